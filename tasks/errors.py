@@ -1,0 +1,81 @@
+"""What goes wrong, said so that a user can mend it: what failed, what is kept, the next command."""
+
+from __future__ import annotations
+
+__all__ = [
+    "ArtifactCorrupt",
+    "BadInput",
+    "DeviceUnavailable",
+    "MissingData",
+    "MissingDependency",
+    "MissingLabels",
+    "MissingSignal",
+    "StoreUnusable",
+    "UnknownName",
+    "WinnowError",
+]
+
+
+class WinnowError(Exception):
+    """Base of Winnow's own errors.
+
+    Args:
+        what: what failed, naming the argument, file or row.
+        kept: what is safe on disk and will be reused; empty where nothing was computed yet.
+        remedy: the next command or change that mends it.
+
+    >>> print(WinnowError("k = 12 neighbours of 10 samples.", remedy="pass k <= 9"))
+    k = 12 neighbours of 10 samples.
+      next: pass k <= 9
+    """
+
+    def __init__(self, what: str, *, kept: str = "", remedy: str = "") -> None:
+        self.what, self.kept, self.remedy = what, kept, remedy
+        lines = [what] + [f"  {name}: {text}" for name, text in (("kept", kept), ("next", remedy)) if text]
+        super().__init__("\n".join(lines))
+
+    def __reduce__(self):  # keyword arguments survive pickling between processes
+        return (_rebuild, (type(self), self.what, self.kept, self.remedy))
+
+    def __str__(self) -> str:  # KeyError would show the repr
+        return str(self.args[0])
+
+
+def _rebuild(kind: type[WinnowError], what: str, kept: str, remedy: str) -> WinnowError:
+    return kind(what, kept=kept, remedy=remedy)
+
+
+class BadInput(WinnowError, ValueError):
+    """An argument, parameter or array that cannot be worked with; nothing was computed."""
+
+
+class UnknownName(BadInput, KeyError):
+    """A name that no registry entry has."""
+
+
+class MissingSignal(BadInput):
+    """A selector needs a signal (labels, features, a graph, …) that the caller did not give."""
+
+
+class MissingLabels(BadInput):
+    """A labelled method was asked to work on unlabelled data."""
+
+
+class MissingData(WinnowError, FileNotFoundError):
+    """A dataset or weights file that is neither on disk nor to be downloaded from here."""
+
+
+class MissingDependency(WinnowError, ImportError):
+    """An optional package that the asked-for feature needs."""
+
+
+class DeviceUnavailable(WinnowError, RuntimeError):
+    """The asked-for device is not there."""
+
+
+class ArtifactCorrupt(WinnowError):
+    """A stored file whose content is not what its digest says; the cache recomputes it."""
+
+
+class StoreUnusable(WinnowError):
+    """The artifact store cannot be written: full disk, no permission, read-only."""

@@ -1,0 +1,193 @@
+"""Devices, dtypes, threads, seeds, timers and the GPU lease: the only file that asks what the machine has."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.errors import BadInput, DeviceUnavailable
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "compute_dtype",
+    "cpu_count",
+    "data_root",
+    "describe",
+    "device",
+    "gpu_ids",
+    "lease",
+    "seed_sequence",
+    "set_threads",
+    "torch_generator",
+]
+
+
+def data_root() -> Path:
+    """Folder of datasets and weights: ``$WINNOW_DATA``, else ``~/.cache/winnow/data``."""
+    return Path(os.environ.get("WINNOW_DATA") or Path.home() / ".cache" / "winnow" / "data").expanduser().absolute()
+
+
+def cpu_count() -> int:
+    """Cores that this process may use; ``$WINNOW_THREADS`` overrides it."""
+    asked = os.environ.get("WINNOW_THREADS")
+    if asked:
+        if not asked.isdigit() or int(asked) < 1:
+            raise BadInput(
+                f"WINNOW_THREADS is {asked!r}, not a positive whole number.", remedy="unset WINNOW_THREADS or set it to a core count"
+            )
+        return int(asked)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def set_threads() -> int:
+    """Give torch as many threads as there are cores to use; returns the number."""
+    import torch
+
+    threads = cpu_count()
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+    return threads
+
+
+def gpu_ids() -> list[str]:
+    """Physical ids of the GPUs that this process may use, ``CUDA_VISIBLE_DEVICES`` respected."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [gpu for gpu in visible.split(",") if gpu]
+    return [str(i) for i in range(torch.cuda.device_count())]
+
+
+def device(name: str = "auto") -> torch.device:
+    """The torch device of that name; ``auto`` is the first GPU, else the CPU.
+
+    Raises:
+        DeviceUnavailable: a GPU is asked for and there is none.
+
+    >>> device("cpu")
+    device(type='cpu')
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(name)
+    except RuntimeError as error:
+        raise BadInput(f"{name!r} is not a device.", remedy="use auto, cpu, cuda or cuda:<index>") from error
+    if found.type == "cuda" and (not torch.cuda.is_available() or (found.index or 0) >= torch.cuda.device_count()):
+        seen = f"{torch.cuda.device_count()} visible" if torch.cuda.is_available() else "none visible"
+        raise DeviceUnavailable(
+            f"device={name}: no such GPU ({seen}).", remedy="`winnow doctor` shows what torch sees; device=cpu always works"
+        )
+    return found
+
+
+def compute_dtype(where: torch.device) -> torch.dtype:
+    """The fastest inference dtype that the device has units for: bfloat16 or float16 on GPUs, float32 on CPUs."""
+    import torch
+
+    if where.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def describe(where: torch.device) -> str:
+    """A device in words, for logs and provenance."""
+    import platform
+
+    import torch
+
+    if where.type == "cuda":
+        return torch.cuda.get_device_name(where)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def seed_sequence(seed: int, *purpose: str) -> list[int]:
+    """Words of entropy for one purpose of one seed, so that data order, augmentation and init draw independent streams.
+
+    >>> seed_sequence(0, "order") != seed_sequence(0, "augment")
+    True
+    """
+    return [seed, *(int.from_bytes(word.encode()[:8].ljust(8, b"\0"), "little") for word in purpose)]
+
+
+def torch_generator(seed: int, *purpose: str, where: torch.device | str = "cpu") -> torch.Generator:
+    """A torch generator for one purpose of one seed."""
+    import numpy as np
+    import torch
+
+    word = np.random.SeedSequence(seed_sequence(seed, *purpose)).generate_state(1, np.uint64)[0]
+    return torch.Generator(device=where).manual_seed(int(word >> np.uint64(1)))
+
+
+def _lock_folder() -> Path:
+    return Path(os.environ.get("WINNOW_GPU_LOCKS") or Path(tempfile.gettempdir()) / "winnow-gpu-locks")
+
+
+@contextmanager
+def lease(count: int = 1, *, pool: list[str] | None = None, poll: float = 0.2, timeout: float | None = None) -> Iterator[list[str]]:
+    """Hold ``count`` GPUs, alone among all threads and processes of this host.
+
+    The kernel decides, by ``flock`` on one file per physical device: it drops the lock when the holder dies by any cause, so a
+    killed run never blocks the next one, and no server is needed. Taken inside a task's body, after the cache look-up and the key
+    lock, so that cached tasks never queue; several devices are taken all or none, so two-GPU tasks cannot deadlock.
+
+    Args:
+        count: devices to hold; 0 holds none.
+        pool: physical ids to choose from, default all visible.
+        poll: seconds between tries.
+        timeout: give up after so many seconds; None waits.
+
+    Yields:
+        ids of the held devices.
+
+    Raises:
+        DeviceUnavailable: more are asked than there are, or the wait took longer than ``timeout``.
+
+    >>> with lease(0) as held:
+    ...     held
+    []
+    """
+    pool = (gpu_ids() if count else []) if pool is None else pool
+    if count > len(pool):
+        raise DeviceUnavailable(
+            f"{count} GPUs asked for, {len(pool)} visible.", remedy="`winnow doctor` shows what torch sees; device=cpu always works"
+        )
+    folder = _lock_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        with ExitStack() as held:
+            taken: list[str] = []
+            for gpu in pool:
+                if len(taken) == count:
+                    break
+                descriptor = os.open(folder / f"{gpu}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    os.close(descriptor)
+                    continue
+                held.callback(os.close, descriptor)
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, f"{socket.gethostname()} {os.getpid()}\n".encode())
+                taken.append(gpu)
+            if len(taken) == count:
+                yield taken
+                return
+        if deadline is not None and time.monotonic() > deadline:
+            raise DeviceUnavailable(f"no {count} free GPUs within {timeout} s.", remedy=f"the holders are named in {folder}/*.lock")
+        time.sleep(poll)

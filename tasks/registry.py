@@ -1,0 +1,157 @@
+"""Names to implementations: one line a method, loaded when first used, so that listing costs nothing.
+
+Each stage's ``__init__`` adds its entries here; ``winnow ls`` reads them without importing torch, NumPy or Prefect.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import BadInput, UnknownName
+
+__all__ = ["Entry", "Registry", "datasets", "embedders", "networks", "policies", "scores", "selectors"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered implementation; calling it calls the function, which is imported on first use.
+
+    Attributes:
+        name: as the user wrote it; for a family such as ``timm:*`` the full name, for example ``timm:resnet18``.
+        target: ``"package.module:function"``.
+        needs: names of the signals that it reads (selectors).
+        facts: anything worth listing, for example ``classes`` or ``dim``.
+        variant: what stood in place of a family's ``*``, else None; handed to the function as keyword ``variant``.
+    """
+
+    name: str
+    target: str
+    needs: tuple[str, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
+    variant: str | None = None
+
+    @cached_property
+    def function(self) -> Callable[..., Any]:
+        module, _, attribute = self.target.partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.variant is not None:
+            kwargs["variant"] = self.variant
+        return self.function(*args, **kwargs)
+
+    @cached_property
+    def doc(self) -> str:
+        """The function's docstring, read from the source without importing it."""
+        module, _, attribute = self.target.partition(":")
+        spec = importlib.util.find_spec(module)
+        if spec is None or spec.origin is None:
+            raise ModuleNotFoundError(f"{self.name}: no module {module}")
+        for node in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == attribute:
+                return ast.get_docstring(node) or ""
+        raise AttributeError(f"{self.name}: {module} has no function {attribute}")
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring."""
+        return self.doc.partition("\n")[0]
+
+    @property
+    def reference(self) -> str:
+        """The docstring's References section (paper, equation), on one line; empty where there is none."""
+        _, _, section = self.doc.partition("References:\n")
+        lines = section.split("\n\n")[0].splitlines()
+        return " ".join(line.strip() for line in lines)
+
+
+@dataclass(frozen=True)
+class SelectorEntry(Entry):
+    """A selector: called with signals and a budget, which are checked; ``balanced=True`` works for every selector with labels."""
+
+    def __call__(self, signals: Any, budget: int | float, **kwargs: Any) -> Any:
+        from tasks.select.budget import run
+
+        return run(self, signals, budget, **kwargs)
+
+
+class Registry:
+    """Named implementations of one kind.
+
+    >>> shapes = Registry("shape")
+    >>> shapes.add("circle", "math:cos")
+    >>> shapes.get("circle")(0.0)
+    1.0
+    >>> shapes.get("circel")
+    Traceback (most recent call last):
+    tasks.errors.UnknownName: 'circel' is not a shape. Did you mean 'circle'? Available: circle
+    """
+
+    def __init__(self, kind: str, *, stage: str | None = None, entry: type[Entry] = Entry) -> None:
+        self.kind = kind
+        self._stage = stage  # the package whose import registers the entries
+        self._entry = entry
+        self._entries: dict[str, Entry] = {}
+
+    def add(self, name: str, target: str, *, needs: tuple[str, ...] = (), **facts: Any) -> None:
+        """Register ``target`` (``"package.module:function"``) under ``name``; a name ending in ``*`` is a family.
+
+        Raises:
+            BadInput: the name is taken.
+        """
+        if name in self._entries:
+            raise BadInput(f"{self.kind} {name!r} is registered twice: {self._entries[name].target} and {target}")
+        self._entries[name] = self._entry(name, target, needs, facts)
+
+    def _load(self) -> dict[str, Entry]:
+        if self._stage is not None:
+            importlib.import_module(self._stage)
+        return self._entries
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        return sorted(self._load())
+
+    def __iter__(self) -> Iterator[Entry]:
+        return (self._entries[name] for name in self.names())
+
+    def __contains__(self, name: str) -> bool:
+        try:
+            self.get(name)
+        except UnknownName:
+            return False
+        return True
+
+    def get(self, name: str) -> Entry:
+        """The entry of that name, or of the family that it belongs to.
+
+        Raises:
+            UnknownName: with the nearest names and the whole list.
+        """
+        entries = self._load()
+        if name in entries and not name.endswith("*"):
+            return entries[name]
+        for family in sorted((n for n in entries if n.endswith("*")), key=len, reverse=True):
+            stem = family[:-1]
+            if name.startswith(stem) and len(name) > len(stem):
+                entry = entries[family]
+                return self._entry(name, entry.target, entry.needs, entry.facts, variant=name[len(stem) :])
+        close = difflib.get_close_matches(str(name), entries, n=3, cutoff=0.5)
+        hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+        raise UnknownName(f"{name!r} is not a {self.kind}.{hint} Available: {', '.join(sorted(entries))}")
+
+
+datasets = Registry("dataset", stage="tasks.data")
+embedders = Registry("embedder", stage="tasks.embed")
+networks = Registry("network", stage="tasks.train")
+policies = Registry("hiding policy", stage="tasks.train")
+scores = Registry("score", stage="tasks.score")
+selectors = Registry("selector", stage="tasks.select", entry=SelectorEntry)
