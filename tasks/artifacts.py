@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
@@ -69,7 +70,6 @@ KINDS: dict[str, dict[str, Any]] = {
         "loss": (pa.float32(),),
         "accuracy": (pa.float32(),),
         "lr": (pa.float32(),),
-        "seconds": (pa.float32(),),
         "samples_seen": (pa.int64(),),
     },
     "table": {},
@@ -443,6 +443,35 @@ def write(
     with ArtifactWriter(kind, schema, meta=meta) as writer:
         writer.write(pa.table(list(arrays.values()), schema=schema))
         return writer.finish()
+
+
+def export_table(artifact: Artifact, destination: Path, provenance: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Copy an artifact to a file of the user's: .parquet (with the provenance in its footer), .csv, .npz, or .npy for ids.
+
+    Raises:
+        BadInput: another suffix.
+    """
+    table = artifact.table()
+    if destination.suffix not in (".parquet", ".csv", ".npz", ".npy"):
+        raise BadInput(f"{destination}: {destination.suffix or 'no'} suffix; .parquet, .csv, .npz and .npy can be written.")
+    with _atomic(destination.absolute(), str(destination)) as temporary:
+        if destination.suffix == ".parquet":
+            notes = {b"winnow.artifact": artifact.model_dump_json().encode(), b"winnow.provenance": json.dumps(list(provenance)).encode()}
+            pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **notes}), temporary, compression="zstd")
+        elif destination.suffix == ".csv":
+            flat = {
+                n: table.column(n)
+                if not pa.types.is_nested(table.column(n).type)
+                else pa.array([json.dumps(v) for v in table.column(n).to_pylist()])
+                for n in table.column_names
+            }
+            pa.csv.write_csv(pa.table(flat), temporary)
+        elif destination.suffix == ".npz":
+            with open(temporary, "wb") as file:
+                np.savez_compressed(file, **{name: to_numpy(table.column(name)) for name in table.column_names})
+        else:
+            with open(temporary, "wb") as file:
+                np.save(file, artifact.numpy("id"))
 
 
 def find(prefix: str) -> list[str]:

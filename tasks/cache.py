@@ -453,3 +453,131 @@ def why(task: str) -> dict[str, Any] | None:
         "changed": best[2] if best else {},
         "because": newest.get("recomputed_because"),
     }
+
+
+def known_artifacts() -> dict[str, Artifact]:
+    """Every artifact that a recorded computation made, by digest; the newest description of each."""
+    return {output["digest"]: Artifact(**output) for step in provenances() for output in step["outputs"]}
+
+
+def lineage(digest: str) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """The computation that made an artifact, then those that made its inputs, and so on: (depth, step), each step once.
+
+    A step is None where an artifact came from a user's file or a step that is not cached.
+    """
+    made: dict[str, dict[str, Any]] = {output["digest"]: step for step in provenances() for output in step["outputs"]}
+    seen: set[str] = set()
+    waiting = [(0, digest)]
+    while waiting:
+        depth, current = waiting.pop()
+        step = made.get(current)
+        if step is None:
+            if depth == 0:
+                yield depth, None
+            continue
+        if step["key"] in seen:
+            continue
+        seen.add(step["key"])
+        yield depth, step
+        waiting += [(depth + 1, each) for each in reversed(list(_digests(step["inputs"])))]
+
+
+def _digests(value: Any) -> Iterator[str]:
+    """Digests of the artifacts inside a canonical payload."""
+    if isinstance(value, dict):
+        if set(value) == {"artifact"} and isinstance(value["artifact"], str):
+            yield value["artifact"]
+        else:
+            for inner in value.values():
+                yield from _digests(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _digests(inner)
+
+
+def verify(*, delete: bool = False) -> tuple[int, dict[str, str]]:
+    """Check every artifact against its digest, and every record.
+
+    Args:
+        delete: remove what is damaged, so that the next run makes it anew.
+
+    Returns:
+        number of sound files, and the damaged ones with what is wrong.
+    """
+    place = store()
+    good, bad = 0, {}
+    for name in place.names("objects"):
+        digest = name.rpartition("/")[2].removesuffix(".parquet")
+        with place.fs.open(place.path(name), "rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() == digest:
+                good += 1
+            else:
+                bad[name] = "its content is not what its digest says"
+    for name in place.names("records"):
+        try:
+            record = json.loads(place.read(name))
+            missing = [a for a in artifacts_in(_from_json(json.loads(record["result"]))) if place.size(a.uri) is None]
+        except (ValueError, KeyError, TypeError):
+            bad[name] = "it cannot be read"
+            continue
+        if missing:
+            bad[name] = f"its artifact {missing[0].digest[:12]} is missing"
+        else:
+            good += 1
+    if delete:
+        for name in bad:
+            place.delete(name)
+    return good, bad
+
+
+def collect_garbage(*, older_than_days: int | None = None, dry_run: bool = False) -> tuple[list[str], int]:
+    """Delete artifacts that no computation made or read and no report shows, scratch of finished tasks, leftovers of killed writes.
+
+    Args:
+        older_than_days: also forget computations that finished before that, and what only they refer to.
+        dry_run: only say what would go.
+
+    Returns:
+        names of what went, and their bytes.
+    """
+    place = store()
+    limit = time.time() - 86_400 * older_than_days if older_than_days is not None else -float("inf")
+    kept: set[str] = set()
+    gone: list[str] = []
+    for name in place.names("provenance"):
+        step = read_json(name)
+        finished = datetime.fromisoformat(step["finished"]).timestamp() if step else -float("inf")
+        if step is None or finished < limit:
+            gone += [name, f"records/{name.removeprefix('provenance/').removesuffix('.json')}"]
+            continue
+        kept |= {output["digest"] for output in step["outputs"]} | set(_digests(step["inputs"]))
+    for name in place.names("results"):
+        result = read_json(name)
+        if result is not None:
+            kept.add(result["digest"])
+    recent = time.time() - 3600  # a running flow may have written it a moment ago
+    for name in place.names("objects"):
+        if name.rpartition("/")[2].removesuffix(".parquet") not in kept and place.modified(name) < recent:
+            gone.append(name)
+    sizes = {name: place.size(name) for name in gone}
+    gone = [name for name in gone if sizes[name] is not None]
+    nbytes = sum(size for size in sizes.values() if size is not None)
+    if not dry_run:
+        for name in gone:
+            place.delete(name)
+    for file in _leftovers(place.local_root, recent):
+        gone.append(str(file.relative_to(place.local_root)))
+        nbytes += file.stat().st_size
+        if not dry_run:
+            file.unlink(missing_ok=True)
+    return gone, nbytes
+
+
+def _leftovers(root: Path, before: float) -> Iterator[Path]:
+    """Temporary files of killed writes, and scratch of tasks that have a record by now."""
+    for file in root.rglob(".tmp-*"):
+        if file.is_file() and file.stat().st_mtime < before:
+            yield file
+    for folder in (root / "partial").glob("*"):
+        if (root / "records" / folder.name).exists():
+            yield from (file for file in folder.rglob("*") if file.is_file())

@@ -25,9 +25,11 @@ __all__ = [
     "device",
     "gpu_ids",
     "lease",
+    "leased_device",
     "seed_sequence",
     "set_threads",
     "torch_generator",
+    "trial_workers",
 ]
 
 
@@ -46,6 +48,18 @@ def cpu_count() -> int:
             )
         return int(asked)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def trial_workers() -> int:
+    """Trainings to run side by side: one a GPU, one on a CPU (its cores share each training); ``$WINNOW_WORKERS`` overrides it.
+
+    Flow modules ask while they are imported, hence without torch.
+    """
+    if asked := os.environ.get("WINNOW_WORKERS"):
+        return max(1, int(asked))
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return max(1, len([gpu for gpu in visible.split(",") if gpu]))
+    return max(1, len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))
 
 
 def set_threads() -> int:
@@ -191,3 +205,24 @@ def lease(count: int = 1, *, pool: list[str] | None = None, poll: float = 0.2, t
         if deadline is not None and time.monotonic() > deadline:
             raise DeviceUnavailable(f"no {count} free GPUs within {timeout} s.", remedy=f"the holders are named in {folder}/*.lock")
         time.sleep(poll)
+
+
+@contextmanager
+def leased_device(name: str = "auto") -> Iterator[torch.device]:
+    """The device of that name, a GPU held alone for as long as the block runs; torch gets all cores that this process may use.
+
+    >>> with leased_device("cpu") as where:
+    ...     where.type
+    'cpu'
+    """
+    import torch
+
+    set_threads()
+    where = device(name)
+    if where.type != "cuda":
+        yield where
+        return
+    visible = gpu_ids()
+    pool = visible if where.index is None else [visible[where.index]]
+    with lease(1, pool=pool) as held:
+        yield torch.device("cuda", visible.index(held[0]))

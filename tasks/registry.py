@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +52,10 @@ class Entry:
     def doc(self) -> str:
         """The function's docstring, read from the source without importing it."""
         module, _, attribute = self.target.partition(":")
-        spec = importlib.util.find_spec(module)
-        if spec is None or spec.origin is None:
-            raise ModuleNotFoundError(f"{self.name}: no module {module}")
-        for node in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == attribute:
-                return ast.get_docstring(node) or ""
-        raise AttributeError(f"{self.name}: {module} has no function {attribute}")
+        docs = _docstrings(module)
+        if attribute not in docs:
+            raise AttributeError(f"{self.name}: {module} has no function {attribute}")
+        return docs[attribute]
 
     @property
     def summary(self) -> str:
@@ -71,6 +68,16 @@ class Entry:
         _, _, section = self.doc.partition("References:\n")
         lines = section.split("\n\n")[0].splitlines()
         return " ".join(line.strip() for line in lines)
+
+
+@lru_cache(maxsize=64)
+def _docstrings(module: str) -> dict[str, str]:
+    """Docstrings of a module's functions and classes, without importing it."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"no module {module}")
+    body = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
+    return {node.name: ast.get_docstring(node) or "" for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
 
 
 @dataclass(frozen=True)

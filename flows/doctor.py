@@ -1,0 +1,168 @@
+"""What `winnow doctor` looks at: each finding with the command that mends it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+__all__ = ["examine"]
+
+Finding = tuple[str, str, str, str]  # (ok | note | wrong, subject, what was found, what to do)
+
+
+def examine() -> Iterator[Finding]:
+    """Findings one by one, so that slow ones do not hold up the rest."""
+    yield from _python()
+    yield from _packages()
+    yield from _torch()
+    yield from _store()
+    yield from _data()
+    yield from _server()
+
+
+def _python() -> Iterator[Finding]:
+    fine = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    yield (
+        "ok" if fine else "wrong",
+        "python",
+        platform.python_version(),
+        "" if fine else "use Python 3.11 to 3.13: make venv PYTHON=python3.12",
+    )
+
+
+def _packages() -> Iterator[Finding]:
+    from packaging.version import Version
+
+    found = {}
+    for name in ("prefect", "fastapi", "torch", "torchvision", "timm", "open_clip_torch", "pyarrow", "webdataset"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            yield ("wrong", name, "not installed", "make venv")
+    faiss = next((f"{name} {version(name)}" for name in ("faiss-gpu", "faiss-cpu") if _installed(name)), None)
+    yield ("ok" if faiss else "wrong", "faiss", faiss or "not installed", "" if faiss else "make venv")
+    yield ("ok", "packages", ", ".join(f"{name} {number}" for name, number in found.items()), "")
+    if "prefect" in found and "fastapi" in found and Version(found["fastapi"]) >= Version("0.151"):
+        yield (
+            "wrong",
+            "fastapi",
+            f"{found['fastapi']} keeps Prefect {found['prefect']} from starting a server",
+            "uv pip install 'fastapi<0.151'",
+        )
+
+
+def _installed(name: str) -> bool:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def _torch() -> Iterator[Finding]:
+    import torch
+
+    from tasks.hardware import cpu_count
+
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        yield ("ok", "gpu", f"{len(names)}: {', '.join(names)}; CUDA {torch.version.cuda}", "")
+    elif Path("/proc/driver/nvidia").exists():
+        yield (
+            "wrong",
+            "gpu",
+            "there is a driver, but torch sees no GPU",
+            "check nvidia-smi and CUDA_VISIBLE_DEVICES; torch is built for CUDA " + str(torch.version.cuda),
+        )
+    else:
+        yield ("note", "gpu", "none; CIFAR-sized recipes need one, elfs/digits does not", "")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    yield ("ok", "cpu", f"{cpu_count()} cores, {memory:.0f} GiB", "")
+
+
+def _store() -> Iterator[Finding]:
+    from tasks.artifacts import store, store_uri
+    from tasks.cache import provenances
+
+    try:
+        place = store()
+        place.write("doctor", b"")
+        place.delete("doctor")
+    except Exception as error:
+        yield ("wrong", "store", f"{store_uri()} cannot be written: {error}", "set WINNOW_STORE to a folder or fsspec address that can")
+        return
+    free = shutil.disk_usage(place.local_root if place.local_root.exists() else tempfile.gettempdir()).free / 2**30
+    yield (
+        "ok" if free > 5 else "note",
+        "store",
+        f"{place.uri}: {len(provenances()):,} computations; {free:.0f} GiB free",
+        "" if free > 5 else "winnow cache gc",
+    )
+    waiting = [folder for folder in (place.local_root / "partial").glob("*") if folder.is_dir()]
+    if waiting:
+        yield (
+            "note",
+            "unfinished",
+            f"{len(waiting)} tasks have checkpoints: {', '.join(sorted(f.name.rpartition('-')[0] for f in waiting)[:5])}",
+            "run the same flow again to go on from there",
+        )
+
+
+def _data() -> Iterator[Finding]:
+    from tasks.hardware import data_root
+
+    root = data_root()
+    found = sorted(entry.name for entry in root.iterdir() if not entry.name.startswith(".")) if root.is_dir() else []
+    yield (
+        "ok",
+        "data",
+        f"{root}: {', '.join(found) if found else 'empty; digits needs nothing, other datasets are fetched or put there'}",
+        "",
+    )
+    if os.environ.get("WINNOW_OFFLINE"):
+        yield ("note", "offline", "WINNOW_OFFLINE is set: nothing is fetched", "")
+
+
+def _server() -> Iterator[Finding]:
+    from prefect.settings import PREFECT_API_URL
+
+    url = PREFECT_API_URL.value()
+    if url is None:
+        yield (
+            "note",
+            "server",
+            "none configured: `winnow run` needs none; for the UI and deployments start one",
+            "prefect server start --background && export PREFECT_API_URL=http://127.0.0.1:4200/api",
+        )
+        return
+    import httpx
+
+    try:
+        httpx.get(f"{url}/health", timeout=5).raise_for_status()
+    except httpx.HTTPError as error:
+        yield ("wrong", "server", f"{url} does not answer: {error}", "prefect server start --background, or unset PREFECT_API_URL")
+        return
+    pools = {pool["name"]: pool for pool in httpx.post(f"{url}/work_pools/filter", json={}, timeout=5).json()}
+    yield ("ok", "server", url, "")
+    for name in ("cpu", "gpu"):
+        if name not in pools:
+            yield ("note", "work pool", f"{name} is missing", f"prefect work-pool create {name} --type process --overwrite")
+        else:
+            ready = pools[name].get("status") == "READY"
+            yield (
+                "ok" if ready else "note",
+                "work pool",
+                f"{name}: {pools[name].get('status', 'unknown').lower()}",
+                "" if ready else f"prefect worker start --pool {name}",
+            )
+    known = {f"{found['name']}" for found in httpx.post(f"{url}/deployments/filter", json={}, timeout=5).json()}
+    if not known:
+        yield ("note", "deployments", "none", "prefect --no-prompt deploy --all --prefect-file deployments/prefect.yaml")
+    else:
+        yield ("ok", "deployments", f"{len(known)}: {', '.join(sorted(known))}", "")

@@ -1,0 +1,161 @@
+"""ELFS: label-free coreset selection with proxy training dynamics (Zheng et al., ICLR 2025), on TEMI cluster heads."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import Field
+
+from flows import checks, presets
+from tasks.artifacts import Artifact
+from tasks.data.task import annotate, bring_embeddings, bring_pseudo_labels, load
+from tasks.embed.task import embed, knn, normalise
+from tasks.hardware import trial_workers
+from tasks.report.task import report_elfs
+from tasks.score.task import record_dynamics
+from tasks.select.task import select
+from tasks.train.task import cluster, cluster_kmeans, clustering_report, hold_out, train_on, with_pseudo_labels
+
+__all__ = ["elfs"]
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0)]
+
+
+def described(position: int, description: str) -> Any:
+    """A parameter's help text and its place in the UI's form."""
+    return Field(description=description, json_schema_extra={"position": position})
+
+
+@flow(name="elfs", flow_run_name="elfs-{dataset}", task_runner=ThreadPoolTaskRunner(max_workers=trial_workers()))
+def elfs(
+    dataset: Annotated[str, described(0, "Registered dataset, or imagefolder:<path>, webdataset:<pattern>")],
+    fractions: Annotated[tuple[Fraction, ...], described(1, "Shares of the samples to keep")] = (0.1, 0.2, 0.3, 0.5, 0.7),
+    seeds: Annotated[tuple[Seed, ...], described(2, "Seeds of the trainings on each coreset, and of the random baseline's draws")] = (
+        0,
+        1,
+        2,
+    ),
+    embedder: Annotated[str | None, described(3, "Registered embedder; default: the dataset's preset")] = None,
+    embeddings: Annotated[str | None, described(4, "Your own embeddings (.parquet, .npy, .npz) in place of an embedder")] = None,
+    pseudo_labels: Annotated[str | None, described(5, "Your own pseudo-labels (.parquet, .npy, .npz) in place of cluster heads")] = None,
+    normalisation: Annotated[Literal["none", "l2", "zscore"] | None, described(6, "Of the embeddings")] = None,
+    neighbours: Annotated[int | None, Field(ge=1), described(7, "k of the kNN graph that cluster heads learn from")] = None,
+    clusters: Annotated[int | None, Field(ge=2), described(8, "Number of clusters; default: number of classes")] = None,
+    heads: Annotated[int | None, Field(ge=1), described(9, "Cluster heads trained side by side")] = None,
+    head_epochs: Annotated[int | None, Field(ge=1), described(10, "Epochs of the cluster heads")] = None,
+    beta: Annotated[float | None, Field(gt=0, le=1), described(11, "Exponent of TEMI's loss")] = None,
+    score: Annotated[str, described(12, "Score whose two ends are pruned")] = "aum",
+    mis_ratio: Annotated[
+        Share | Literal["auto"] | dict[Fraction, Share] | None,
+        described(
+            13, "Share of hardest samples to drop: a number, one a fraction, or auto (a search without labels); default: preset, else auto"
+        ),
+    ] = None,
+    baselines: Annotated[tuple[str, ...], described(14, "Selectors to compare with")] = ("random", "full"),
+    proxy_network: Annotated[str | None, described(15, "Network trained on the pseudo-labels")] = None,
+    proxy_epochs: Annotated[int | None, Field(ge=1), described(16, "Its epochs")] = None,
+    network: Annotated[str | None, described(17, "Network trained on the coreset")] = None,
+    iterations: Annotated[int | None, Field(ge=1), described(18, "Steps of that training, whatever the coreset's size")] = None,
+    epochs: Annotated[int | None, Field(ge=1), described(19, "Or its epochs")] = None,
+    store_dynamics: Annotated[bool, described(20, "Keep each epoch's dynamics of each sample as an artifact")] = False,
+    dataset_options: Annotated[dict[str, Any], described(21, 'Options of the dataset, for example {"verify": false}')] = {},  # noqa: B006  # pydantic copies it
+    device: Annotated[str, described(22, "auto, cpu, cuda or cuda:<index>")] = "auto",
+    seed: Annotated[Seed, described(23, "Seed of embedding, clustering, dynamics and selection")] = 0,
+    upstream: Annotated[bool, described(24, "Replay the published code, its checkpoint choice by test labels included")] = False,
+) -> Artifact:
+    """Label-free coreset selection with proxy training dynamics (Zheng et al., ICLR 2025).
+
+    Embed the images, link each with its nearest neighbours, train cluster heads on these pairs, take the best head's clusters as
+    pseudo-labels, train a proxy network on them and record how it learns each sample. The hardest samples (mostly wrongly clustered) and
+    the easiest are pruned; what remains is annotated and trained on, and compared with the baselines.
+    """
+    preset = checks.elfs_preset(
+        dataset, fractions=fractions, seeds=seeds, score=score, mis_ratio=mis_ratio, baselines=baselines, device=device,
+        files=(embeddings, pseudo_labels), embedder=embedder, normalise=normalisation, neighbours=neighbours,
+        heads={"heads": heads, "epochs": head_epochs, "beta": beta},
+        proxy={"network": proxy_network, "epochs": proxy_epochs},
+        training={"network": network, "iterations": iterations, "epochs": epochs},
+    )  # fmt: skip
+    train = load(dataset, "train", options=dataset_options)
+    test = load(dataset, "test", labels=True, options=dataset_options)
+    classes = checks.elfs_fits(train, test, preset, clusters, fractions, mis_ratio)
+
+    features = graph = None
+    if pseudo_labels is None:
+        if embeddings is not None:
+            features = bring_embeddings(train, embeddings)
+        else:
+            features = embed(train, preset.embedder, options=preset.embedder_options, seed=seed, device=device)
+        if preset.normalise != "none":
+            features = normalise(features, preset.normalise)
+        graph = knn(features, preset.neighbours, upstream=upstream, device=device)
+        oracle = None
+        if upstream:
+            oracle = embed(test, preset.embedder, options=preset.embedder_options, learn_from=train, seed=seed, device=device)
+        clustered = cluster(
+            features, graph, classes, preset.heads, seed=seed, device=device, test=test if upstream else None, test_embeddings=oracle
+        )
+        labels, kmeans = clustered["pseudo_labels"], cluster_kmeans(features, classes, seed=seed)
+    else:
+        clustered, kmeans = None, None
+        labels = bring_pseudo_labels(train, pseudo_labels)
+
+    recorded = record_dynamics(train, labels, preset.proxy, seed=seed, store_dynamics=store_dynamics, device=device)
+    scores = recorded["scores"]
+
+    cuts, searches = {}, {}
+    for fraction in fractions:
+        cuts[fraction] = checks.mis_ratio_of(mis_ratio, preset, fraction)
+        if cuts[fraction] is None:
+            cuts[fraction], searches[fraction] = search_mis_ratio(train, labels, scores, fraction, score, preset.training, seed, device)
+
+    coresets: dict[tuple[str, float], Artifact] = {}
+    trials = []
+    for fraction in fractions:
+        params = {"score": score, "mis_ratio": cuts[fraction], "upstream": upstream}
+        kept = annotate(train, select(train, "elfs", fraction, params=params, seed=seed, scores=scores), f"elfs-{fraction:g}")
+        coresets["elfs", fraction] = kept
+        for each in seeds:
+            trials.append(("elfs", fraction, each, train_on.submit(train, kept, test, preset.training, each, device)))
+    for method in baselines:
+        for fraction in (1.0,) if method == "full" else fractions:
+            for each in seeds:
+                drawn = method == "random"  # a new draw for each seed; other baselines select once
+                chosen = select(train, method, fraction, params=checks.baseline_params(method, score), seed=each if drawn else seed,
+                                scores=None if method in ("random", "full") else scores)  # fmt: skip
+                kept = annotate(train, chosen, f"{method}-{fraction:g}")
+                coresets.setdefault((method, fraction), kept)
+                trials.append((method, fraction, each, train_on.submit(train, kept, test, preset.training, each, device)))
+
+    return report_elfs(
+        dataset, train, labels, scores, score,
+        trials=[(method, fraction, each, future.result()) for method, fraction, each, future in trials],
+        coresets=[(method, fraction, kept) for (method, fraction), kept in coresets.items()],
+        clustering=clustering_report(train, labels, kmeans),
+        head_losses=None if clustered is None else clustered["losses"],
+        cuts=cuts, searches=searches, history=recorded["history"], upstream=upstream,
+        settings=checks.settings(preset, score=score, seed=seed, upstream=upstream),
+    )  # fmt: skip
+
+
+def search_mis_ratio(
+    train: Artifact, labels: Artifact, scores: Artifact, fraction: float, score: str, recipe: Any, seed: int, device: str
+) -> tuple[float, list[tuple[float, float]]]:
+    """mis_ratio for one fraction, chosen without true labels: by accuracy on the pseudo-labels of a random hold-out.
+
+    Returns:
+        the value, and (value tried, accuracy) of every trial.
+    """
+    held = hold_out(train, labels, share=0.1, seed=seed)
+    futures = []
+    for value in presets.mis_ratio_grid(fraction):
+        chosen = select(train, "elfs", fraction, params={"score": score, "mis_ratio": value}, seed=seed, scores=scores, among=held["rest"])
+        kept = with_pseudo_labels(chosen, labels)
+        futures.append((value, train_on.submit(train, kept, held["held"], recipe, seed, device)))
+    tried = [(value, future.result().meta["last_accuracy"]) for value, future in futures]
+    best = max(tried, key=lambda trial: trial[1])  # the first of equals: the smallest cut
+    return best[0], tried

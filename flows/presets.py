@@ -1,0 +1,125 @@
+"""Published hyper-parameters by dataset, as plain values; a flow's own parameters win over them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.train.recipe import Recipe
+
+__all__ = ["ElfsPreset", "elfs", "mis_ratio_grid"]
+
+
+class ElfsPreset(BaseModel):
+    """Everything that ELFS needs to know of a dataset.
+
+    Attributes:
+        embedder: registered name.
+        embedder_options: of the embedder.
+        normalise: of the embeddings: none, l2 or zscore.
+        neighbours: k of the kNN graph.
+        heads: of the cluster heads; what is not named has the default of ``HeadsConfig``, TEMI's.
+        proxy: training on the pseudo-labels that dynamics are recorded of.
+        training: of the coreset, with true labels.
+        mis_ratio: share of hardest samples to drop, by fraction kept; fractions not named are searched.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    embedder: str
+    embedder_options: dict[str, Any] = {}
+    normalise: str = "none"
+    neighbours: int = 50
+    heads: dict[str, Any] = {}
+    proxy: Recipe
+    training: Recipe
+    mis_ratio: dict[float, float] = {}
+
+
+# elfs_temi.md 2.5: the CIFAR-10 command of the ELFS repository
+_TEMI = {"heads": 50, "epochs": 200, "batch_size": 1024, "lr": 1e-4, "min_lr": 1e-4, "warmup_epochs": 20, "beta": 0.6}
+_CIFAR_PROXY = Recipe(network="resnet18", epochs=200)
+_CIFAR_TRAINING = Recipe(network="resnet18", iterations=40_000)
+_IMAGENET = {"network": "resnet34", "weight_decay": 1e-4, "nesterov": False, "augment": "imagenet", "size": 224}
+
+_DIGITS_RECIPE = Recipe(network="convnet", iterations=400, batch_size=64, lr=0.1, augment="crop", pad="scaled")
+
+_ELFS: dict[str, ElfsPreset] = {
+    "digits": ElfsPreset(
+        embedder="patches",
+        neighbours=20,
+        heads={"heads": 8, "epochs": 60, "batch_size": 256, "warmup_epochs": 5},
+        proxy=_DIGITS_RECIPE.model_copy(update={"iterations": None, "epochs": 15}),
+        training=_DIGITS_RECIPE,
+    ),
+    "cifar10": ElfsPreset(embedder="dino_vitb16", heads=_TEMI, proxy=_CIFAR_PROXY, training=_CIFAR_TRAINING, mis_ratio={0.1: 0.4}),
+    "cifar100": ElfsPreset(embedder="dino_vitb16", heads=_TEMI, proxy=_CIFAR_PROXY, training=_CIFAR_TRAINING),
+    "stl10": ElfsPreset(embedder="dino_vitb16", heads=_TEMI, proxy=_CIFAR_PROXY, training=_CIFAR_TRAINING),
+    "cinic10": ElfsPreset(embedder="dino_vitb16", heads=_TEMI, proxy=_CIFAR_PROXY, training=_CIFAR_TRAINING),
+    "svhn": ElfsPreset(
+        embedder="dino_vitb16",
+        heads=_TEMI,
+        proxy=_CIFAR_PROXY.model_copy(update={"augment": "none"}),
+        training=_CIFAR_TRAINING.model_copy(update={"augment": "none"}),
+    ),
+    "fashion_mnist": ElfsPreset(
+        embedder="patches",
+        heads=_TEMI,
+        proxy=Recipe(network="resnet18", epochs=200),
+        training=Recipe(network="resnet18", iterations=40_000),
+    ),
+    "imagenet": ElfsPreset(
+        embedder="dino_vitb16",
+        heads={**_TEMI, "batch_size": 128, "epochs": 100, "embed_norm": True},
+        neighbours=25,
+        proxy=Recipe(epochs=60, **_IMAGENET),
+        training=Recipe(iterations=300_000, **_IMAGENET),
+        mis_ratio={0.1: 0.3},
+    ),
+}
+# datasets without published values of their own
+_ELFS["mnist"] = _ELFS["qmnist"] = _ELFS["fashion_mnist"].model_copy(
+    update={
+        "proxy": _ELFS["fashion_mnist"].proxy.model_copy(update={"augment": "crop"}),
+        "training": _ELFS["fashion_mnist"].training.model_copy(update={"augment": "crop"}),
+    }
+)
+_ELFS["tiny_imagenet"] = _ELFS["cifar100"]
+_ANY = ElfsPreset(
+    embedder="dino_vitb16",
+    heads=_TEMI,
+    proxy=Recipe(network="resnet18", epochs=200, augment="crop_flip", pad="scaled"),
+    training=Recipe(network="resnet18", iterations=40_000, augment="crop_flip", pad="scaled"),
+)
+
+
+def elfs(dataset: str) -> ElfsPreset:
+    """The preset of a dataset; folders and shards of one's own get CIFAR's recipe.
+
+    >>> elfs("cifar10").mis_ratio
+    {0.1: 0.4}
+    """
+    return _ELFS.get(dataset, _ANY)
+
+
+def mis_ratio_grid(fraction: float) -> tuple[float, ...]:
+    """Values of mis_ratio worth trying when this fraction is kept: more is dropped where less is kept.
+
+    The grids that an independent re-implementation of ELFS searches (reference notes, 3.4), taken at the nearest fraction and cut to
+    what fits.
+
+    >>> mis_ratio_grid(0.1)
+    (0.4, 0.5, 0.6, 0.7, 0.8)
+    >>> mis_ratio_grid(0.75)
+    (0.0, 0.1, 0.2)
+    """
+    grids = {
+        0.7: (0.0, 0.1, 0.2, 0.3),
+        0.5: (0.1, 0.2, 0.3, 0.4, 0.5),
+        0.3: (0.2, 0.3, 0.4, 0.5, 0.6),
+        0.2: (0.3, 0.4, 0.5, 0.6, 0.7),
+        0.1: (0.4, 0.5, 0.6, 0.7, 0.8),
+    }
+    nearest = min(grids, key=lambda known: abs(known - fraction))
+    return tuple(value for value in grids[nearest] if value + fraction <= 1 + 1e-9) or (0.0,)

@@ -1,0 +1,158 @@
+"""A flow run watched in a terminal: one line a step, bars for long ones, the table at the end, errors in words."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from tasks.errors import WinnowError
+
+__all__ = ["run_flow"]
+
+# Steps that are many and short: counted, not shown one by one.
+QUIET = ("annotate", "select", "train", "hold-out", "pseudo-annotate")
+
+_FINISHED = re.compile(r"^Finished in state (\w+)")
+
+
+def run_flow(module: str, function: str, parameters: dict[str, Any], *, name: str, plain: bool) -> int:
+    """Run a flow in this process and show it; returns the exit status."""
+    # Prefect reads these when it is imported. Its own console log is replaced by ours; the full log goes to the server as ever.
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    console = Console(stderr=True, no_color=plain or None, force_terminal=False if plain else None, highlight=False)
+    started = time.monotonic()
+    try:
+        with _watched(console) as counts:
+            from tasks.artifacts import store
+
+            console.print(f"[bold]{name}[/]  store {store().uri}")
+            flow = getattr(importlib.import_module(module), function)
+            result = flow(**_validated(flow, parameters))
+    except KeyboardInterrupt:
+        console.print("\n[yellow]stopped.[/] Finished steps and checkpoints are kept; the same command goes on from there.")
+        return 130
+    except WinnowError as error:
+        console.print(f"[red bold]error:[/] {error}", markup=True, soft_wrap=True)
+        return 1
+    except Exception:
+        console.print_exception(max_frames=8)
+        console.print("[red bold]failed.[/] Finished steps and checkpoints are kept; the same command goes on from there.")
+        return 1
+    _show_result(console, result, counts, time.monotonic() - started)
+    return 0
+
+
+def _validated(flow: Any, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Parameters as the flow's types want them; what is wrong is said by name."""
+    import difflib
+
+    from prefect.exceptions import ParameterTypeError
+
+    from tasks.errors import BadInput
+
+    known = list(flow.parameters.properties)
+    for name in parameters:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            raise BadInput(
+                f"{flow.name} has no parameter {name!r}.{f' Did you mean {close[0]!r}?' if close else ''} Parameters: {', '.join(known)}"
+            )
+    for name in flow.parameters.required or []:
+        if name not in parameters:
+            raise BadInput(f"{flow.name} needs the parameter {name!r}.", remedy=f"pass -p {name}=…")
+    try:
+        return flow.validate_parameters(parameters)
+    except ParameterTypeError as error:
+        # pydantic's listing, one parameter and one reason a line, without its links
+        lines = [line.strip() for line in str(error).splitlines() if line.strip() and "errors.pydantic.dev" not in line]
+        raise BadInput(f"{flow.name}: " + "\n  ".join(lines[1:] or lines)) from error
+
+
+@contextlib.contextmanager
+def _watched(console: Console) -> Iterator[Counter[str]]:
+    """Steps and log lines on the console, with bars where it is a terminal."""
+    bars = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[note]}"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    import prefect  # noqa: F401  # configures logging, which ours then joins
+
+    from tasks.progress import terminal
+
+    counts: Counter[str] = Counter()
+    steps = _Steps(console, counts)
+    ours = RichHandler(console=console, show_time=False, show_path=False, level=logging.WARNING if console.is_terminal else logging.INFO)
+    listeners: list[tuple[logging.Logger, logging.Handler]] = [
+        (logging.getLogger("prefect.task_runs"), steps),
+        (logging.getLogger("tasks"), ours),
+    ]
+    for logger, handler in listeners:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        with bars, terminal(bars) if console.is_terminal else contextlib.nullcontext():
+            yield counts
+    finally:
+        for logger, handler in listeners:
+            logger.removeHandler(handler)
+
+
+class _Steps(logging.Handler):
+    """Prefect's "Finished in state …" as one short line a step."""
+
+    def __init__(self, console: Console, counts: Counter[str]) -> None:
+        super().__init__(logging.INFO)
+        self.console, self.counts = console, counts
+
+    def emit(self, record: logging.LogRecord) -> None:
+        found = _FINISHED.match(record.getMessage())
+        if found is None:
+            return
+        name = str(getattr(record, "task_run_name", ""))
+        state = found.group(1)
+        self.counts["cached" if state == "Cached" else "computed" if state == "Completed" else "failed"] += 1
+        if name.startswith(QUIET) and state in ("Cached", "Completed"):
+            trained = self.counts["trainings"] = self.counts["trainings"] + name.startswith("train-")
+            if name.startswith("train-") and trained % 10 == 0:
+                self.console.print(f"  [green]·[/] {trained} trainings")
+            return
+        mark = {"Cached": "[blue]=[/]", "Completed": "[green]✓[/]"}.get(state, "[red]✗[/]")
+        self.console.print(f"  {mark} {name}" + (" [dim]from the cache[/]" if state == "Cached" else ""))
+
+
+def _show_result(console: Console, result: Any, counts: Counter[str], seconds: float) -> None:
+    from tasks.artifacts import Artifact, store
+    from tasks.report.tables import accuracy_table, summarise, to_rich
+
+    if isinstance(result, Artifact) and "report" in result.meta:
+        trials = result.table().to_pylist()
+        out = Console(no_color=console.no_color or None)
+        out.print(to_rich(accuracy_table(summarise(trials))))
+        for verdict in result.meta.get("verdicts", []):
+            out.print(verdict, highlight=False)
+        out.print(f"report: {store().path(result.meta['report'])}", highlight=False, soft_wrap=True)
+        out.print(f"trials: {result.digest[:12]} (`winnow show {result.digest[:12]}`)", highlight=False, soft_wrap=True)
+    total = counts["cached"] + counts["computed"]
+    console.print(f"[dim]{total} steps, {counts['cached']} from the cache, {seconds:.1f} s[/]")
+    sys.stdout.flush()

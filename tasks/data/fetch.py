@@ -1,0 +1,231 @@
+"""Published files: found on disk, else fetched and said so, else asked for by name; never half of one."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import http.client
+import logging
+import lzma
+import os
+import shutil
+import tarfile
+import tempfile
+import time
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.data.index import file_md5
+from tasks.errors import BadInput, MissingData
+
+__all__ = ["Published", "obtain", "unpack", "verify_digests"]
+
+log = logging.getLogger("tasks.data")
+
+_DAMAGED = (EOFError, tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
+_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip", ".gz", ".xz")
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file as its authors publish it.
+
+    Attributes:
+        urls: where from, tried in order.
+        md5: its published digest.
+        size: bytes, for the announcement; None where it is not known beforehand.
+        name: file name, default the last part of the first URL.
+    """
+
+    urls: tuple[str, ...]
+    md5: str | None = None
+    size: int | None = None
+    name: str = ""
+
+    @property
+    def filename(self) -> str:
+        return self.name or self.urls[0].rsplit("/", 1)[-1]
+
+
+def megabytes(size: int | None) -> str:
+    """A size in words.
+
+    >>> megabytes(170_498_071), megabytes(None)
+    ('170.5 MB', 'size not published')
+    """
+    return "size not published" if size is None else f"{size / 1e6:,.1f} MB"
+
+
+def offline(download: bool) -> str:
+    """Why nothing may be fetched; empty where it may."""
+    if not download:
+        return "download=False"
+    if os.environ.get("WINNOW_OFFLINE", "") not in ("", "0"):
+        return "WINNOW_OFFLINE is set"
+    return ""
+
+
+def obtain(dataset: str, published: Published, folder: Path, holds: Sequence[str], *, download: bool, verify: bool) -> None:
+    """Make sure that ``holds`` are in ``folder``: as they are, else from the archive beside them, else from the network.
+
+    Args:
+        dataset: name for messages.
+        published: the file or archive.
+        folder: where the file is put, and unpacked.
+        holds: files or folders, relative to ``folder``, that it is or unpacks to.
+        download: whether fetching is allowed; ``WINNOW_OFFLINE=1`` forbids it.
+        verify: check an archive that the user put there against its published digest.
+
+    Raises:
+        MissingData: it is not there and cannot be fetched; names file, folder and URL.
+        BadInput: the archive is truncated or not the published one.
+    """
+
+    def missing() -> list[str]:
+        return [name for name in holds if not (folder / name).exists()]
+
+    if not missing():
+        return
+    archive = folder / published.filename
+    if not archive.exists():
+        reason = offline(download)
+        if reason:
+            raise _absent(dataset, published, folder, holds, reason)
+        _fetch(dataset, published, archive, holds)
+    elif verify and published.md5 is not None and (found := file_md5(archive)) != published.md5:
+        raise BadInput(
+            f"{dataset}: {archive} ({megabytes(archive.stat().st_size)}) is not the published file ({megabytes(published.size)}): "
+            f"its md5 is {found}, not {published.md5}. A cut-off download looks like this.",
+            remedy=f"delete it and run again, or download {published.urls[0]} by hand; verify=False accepts it as it is",
+        )
+    if published.filename not in holds:
+        log.info("%s: unpacking %s", dataset, archive)
+        unpack(archive, folder)
+    if missing():
+        raise BadInput(
+            f"{dataset}: {archive} does not hold {', '.join(missing())}.", remedy=f"delete it and fetch {published.urls[0]} again"
+        )
+
+
+def _absent(dataset: str, published: Published, folder: Path, holds: Sequence[str], reason: str) -> MissingData:
+    unpacked = "" if published.filename in holds else f" (or unpacked: {', '.join(holds)})"
+    return MissingData(
+        f"{dataset}: {published.filename} is not in {folder}{unpacked}, and could not be fetched: {reason}.",
+        remedy=f"download {' or '.join(published.urls)} where there is a network and put the file into {folder}",
+    )
+
+
+def _fetch(dataset: str, published: Published, target: Path, holds: Sequence[str]) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _absent(dataset, published, target.parent, holds, str(error)) from error
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    failures = []
+    for url in published.urls:
+        log.info("%s: fetching %s (%s) into %s", dataset, url, megabytes(published.size), target.parent)
+        try:
+            digest = _receive(dataset, url, part)
+            if published.md5 is None or digest == published.md5:
+                os.replace(part, target)
+                return
+            failures.append(f"{url}: what came has md5 {digest}, not {published.md5}")
+        except (OSError, http.client.HTTPException) as error:
+            failures.append(f"{url}: {error}")
+        finally:
+            part.unlink(missing_ok=True)
+    raise _absent(dataset, published, target.parent, holds, "; ".join(failures))
+
+
+def _receive(dataset: str, url: str, part: Path) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    request = urllib.request.Request(url, headers={"User-Agent": "winnow"})
+    with urllib.request.urlopen(request, timeout=60) as response, open(part, "wb") as out:
+        total = int(response.headers.get("Content-Length") or 0)
+        received, said = 0, time.monotonic()
+        while chunk := response.read(1 << 20):
+            out.write(chunk)
+            digest.update(chunk)
+            received += len(chunk)
+            if time.monotonic() - said > 10:
+                said = time.monotonic()
+                log.info("%s: %s of %s", dataset, megabytes(received), megabytes(total or None))
+        out.flush()
+        os.fsync(out.fileno())
+    if total and received != total:
+        raise OSError(f"the connection closed after {received:,} of {total:,} bytes")
+    return digest.hexdigest()
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a tar, zip, gz or xz beside ``folder``'s content and then move it in, so that a half-unpacked folder never looks whole.
+
+    Raises:
+        BadInput: the archive is truncated, damaged or of another kind.
+    """
+    name = archive.name.lower()
+    if not name.endswith(_SUFFIXES):
+        raise BadInput(f"{archive} is not an archive of a kind that is known: {', '.join(_SUFFIXES)}.")
+    with tempfile.TemporaryDirectory(prefix=".unpack-", dir=folder) as scratch:
+        try:
+            if name.endswith(".zip"):
+                with zipfile.ZipFile(archive) as bundle:
+                    bundle.extractall(scratch)
+            elif name.endswith((".tar", ".tar.gz", ".tgz")):
+                with tarfile.open(archive) as tar:
+                    extract_tar(tar, Path(scratch))
+            else:
+                opener = gzip.open if name.endswith(".gz") else lzma.open
+                with opener(archive, "rb") as packed, open(Path(scratch) / archive.name[:-3], "wb") as out:
+                    shutil.copyfileobj(packed, out, 1 << 20)
+        except _DAMAGED as error:
+            raise damaged(archive, error) from error
+        _move_in(Path(scratch), folder)
+
+
+def extract_tar(tar: tarfile.TarFile, folder: Path) -> None:
+    """Extract all members, none outside ``folder``."""
+    tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)  # Python < 3.11.4 has no filters
+    tar.extractall(folder)
+
+
+def damaged(archive: Path, error: BaseException) -> BadInput:
+    return BadInput(
+        f"{archive} ({megabytes(archive.stat().st_size)}) cannot be unpacked: {type(error).__name__}: {error}. "
+        "A download that was cut off looks like this.",
+        remedy="delete it and fetch it again",
+    )
+
+
+def _move_in(source: Path, target: Path) -> None:
+    for entry in source.iterdir():
+        place = target / entry.name
+        if entry.is_dir() and place.is_dir():
+            _move_in(entry, place)
+        else:
+            os.replace(entry, place)
+
+
+def verify_digests(dataset: str, folder: Path, published: Mapping[str, str]) -> None:
+    """Compare files with their published md5.
+
+    Args:
+        dataset: name for messages.
+        folder: where the files are.
+        published: file name -> md5 in hex.
+
+    Raises:
+        BadInput: some differ.
+    """
+    differing = {name: found for name, md5 in published.items() if (found := file_md5(folder / name)) != md5}
+    if differing:
+        name, found = next(iter(differing.items()))
+        raise BadInput(
+            f"{dataset}: files in {folder} differ from the published ones: {', '.join(differing)} "
+            f"({name} has md5 {found}, not {published[name]}).",
+            remedy="delete them to fetch the published ones, or pass verify=False to accept them (for re-made files)",
+        )

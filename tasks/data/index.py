@@ -1,0 +1,233 @@
+"""What was learnt of files, remembered by path, size and time of change, so that an unchanged file is read once."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from tasks.hardware import cpu_count, data_root
+
+__all__ = ["Progress", "StatIndex", "file_md5", "index_folder", "remembered", "stat_key", "threaded", "write_atomic"]
+
+Progress = Callable[[int, int, str], None]
+
+log = logging.getLogger("tasks.data")
+
+CHUNK = 4096  # items between two progress calls
+SAVE_EVERY = 60.0  # seconds of work that a killed run may lose
+SETTLED = 2_000_000_000  # ns: a file changed twice within one tick of the clock keeps its time, so young files are not remembered
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def index_folder(cache: Path | None = None) -> Path:
+    """Folder of the indices: ``cache``, else ``.winnow-index`` under the data root."""
+    return data_root() / ".winnow-index" if cache is None else Path(cache)
+
+
+def stat_key(path: str, size: int, mtime_ns: int) -> bytes:
+    """16 bytes that change when a file is moved, resized or written to.
+
+    >>> stat_key("a.png", 10, 1) == stat_key("a.png", 10, 2)
+    False
+    """
+    return hashlib.blake2b(f"{path}\0{size}\0{mtime_ns}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
+
+
+def threaded(function: Callable[[Item], Result], items: Iterable[Item], *, fewest: int = 16) -> list[Result]:
+    """``[function(item) for item in items]`` on all cores that the process may use; order kept.
+
+    >>> threaded(abs, range(-3, 0))
+    [3, 2, 1]
+    """
+    items = list(items)
+    threads = min(cpu_count(), len(items))
+    if threads < 2 or len(items) < fewest:
+        return [function(item) for item in items]
+    block = max(1, min(256, len(items) // (4 * threads)))  # handing over single items would cost more than a stat or a hash
+
+    def run(start: int) -> list[Result]:
+        return [function(item) for item in items[start : start + block]]
+
+    with ThreadPoolExecutor(threads) as pool:
+        return [result for results in pool.map(run, range(0, len(items), block)) for result in results]
+
+
+def write_atomic(file: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old or the new content, never a part."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, part = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as out:
+            out.write(content)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(part, file)
+    except BaseException:
+        Path(part).unlink(missing_ok=True)
+        raise
+
+
+def save_arrays(file: Path, **arrays: np.ndarray) -> None:
+    """Write arrays to an npz, atomically; a folder that cannot be written costs the memory, not the run."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the keywords for allow_pickle
+    try:
+        write_atomic(file, buffer.getvalue())
+    except OSError as error:
+        log.warning("%s cannot be written (%s): what it would remember is computed again next time", file, error)
+
+
+def load_arrays(file: Path, *names: str) -> list[np.ndarray] | None:
+    """The named arrays of an npz, or None where it is absent or damaged."""
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            return [stored[name] for name in names]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        log.warning("%s is damaged (%s) and is made anew", file, error)
+        return None
+
+
+class StatIndex:
+    """A table from stat keys to values of ``width`` bytes, in one npz file.
+
+    Args:
+        file: where it is kept; a missing or damaged file is an empty table.
+        width: bytes of a value.
+
+    >>> import tempfile
+    >>> keys, values = np.zeros((1, 16), np.uint8), np.full((1, 4), 7, np.uint8)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     StatIndex(Path(folder) / "sums.npz", 4).put(keys, values)
+    ...     StatIndex(Path(folder) / "sums.npz", 4).get(keys)
+    (array([[7, 7, 7, 7]], dtype=uint8), array([ True]))
+    """
+
+    def __init__(self, file: Path, width: int) -> None:
+        self.file, self.width = file, width
+
+    def _load(self) -> tuple[np.ndarray, np.ndarray]:
+        stored = load_arrays(self.file, "keys", "values")
+        if stored is not None:
+            keys, values = stored
+            if keys.shape == (len(values), 16) and values.shape == (len(keys), self.width) and keys.dtype == values.dtype == np.uint8:
+                return keys, values
+            log.warning("%s is not an index of %d-byte values and is made anew", self.file, self.width)
+        return np.empty((0, 16), np.uint8), np.empty((0, self.width), np.uint8)
+
+    def get(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Values uint8 (N, width) and which of them are known, bool (N,)."""
+        values = np.zeros((len(keys), self.width), np.uint8)
+        known_keys, known_values = self._load()
+        if not len(known_keys) or not len(keys):
+            return values, np.zeros(len(keys), bool)
+        table, asked = _words(known_keys), _words(keys)
+        place = np.searchsorted(table, asked).clip(max=len(table) - 1)
+        found = table[place] == asked
+        values[found] = known_values[place[found]]
+        return values, found
+
+    def put(self, keys: np.ndarray, values: np.ndarray) -> None:
+        """Remember; another process's entries are kept, a key's newest value wins."""
+        if not len(keys):
+            return
+        known_keys, known_values = self._load()
+        every_key, every_value = np.concatenate([keys, known_keys]), np.concatenate([values, known_values])
+        _, first = np.unique(_words(every_key), return_index=True)
+        save_arrays(self.file, keys=every_key[first], values=every_value[first])
+
+
+def _words(keys: np.ndarray) -> np.ndarray:
+    # Fixed-width byte strings compare like their bytes: NumPy pads with NULs, and all of them are 16 long.
+    return np.ascontiguousarray(keys).view("S16").ravel()
+
+
+def remembered(
+    index: StatIndex,
+    keys: np.ndarray,
+    settled: np.ndarray,
+    compute: Callable[[np.ndarray], np.ndarray],
+    *,
+    progress: Progress | None = None,
+    note: str = "",
+) -> np.ndarray:
+    """Values of all keys: from the index where it has them, else computed and saved as the work goes on.
+
+    Args:
+        index: the table.
+        keys: uint8 (N, 16).
+        settled: bool (N,), which values may be remembered.
+        compute: rows int64 (n,) -> values uint8 (n, width).
+        progress: called with (done, total, note).
+
+    Returns:
+        uint8 (N, width).
+    """
+    values, found = index.get(keys)
+    missing = np.flatnonzero(~found)
+    done = saved = 0
+    saved_at = time.monotonic()
+
+    def save() -> None:
+        rows = missing[saved:done]
+        rows = rows[settled[rows]]
+        index.put(keys[rows], values[rows])
+
+    try:
+        for start in range(0, len(missing), CHUNK):
+            rows = missing[start : start + CHUNK]
+            values[rows] = compute(rows)
+            done = start + len(rows)
+            if progress is not None:
+                progress(len(keys) - len(missing) + done, len(keys), note)
+            if time.monotonic() - saved_at > SAVE_EVERY:
+                save()
+                saved, saved_at = done, time.monotonic()
+    finally:  # an unreadable file or an interrupt loses one chunk, not an hour
+        save()
+    return values
+
+
+def stat_keys(paths: Iterable[tuple[str, Path | str]]) -> tuple[np.ndarray, np.ndarray]:
+    """Stat keys uint8 (N, 16) of (name, file) pairs, and which files last changed long enough ago to be remembered.
+
+    A file that is not there gets a key of its own; whoever reads it reports it.
+    """
+    young = time.time_ns() - SETTLED
+
+    def one(pair: tuple[str, Path | str]) -> tuple[bytes, bool]:
+        try:
+            stat = os.stat(pair[1])
+        except OSError:
+            return stat_key(pair[0], -1, -1), False
+        return stat_key(pair[0], stat.st_size, stat.st_mtime_ns), stat.st_mtime_ns < young
+
+    found = threaded(one, paths, fewest=1024)
+    keys = np.frombuffer(b"".join(key for key, _ in found), np.uint8).reshape(-1, 16)
+    return keys, np.array([settled for _, settled in found], bool)
+
+
+def file_md5(file: Path, cache: Path | None = None) -> str:
+    """md5 of a file in hex; read once as long as the file does not change."""
+    keys, settled = stat_keys([(str(file.absolute()), file)])
+
+    def compute(rows: np.ndarray) -> np.ndarray:
+        with open(file, "rb") as stream:
+            digest: Any = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False))
+        return np.frombuffer(digest.digest(), np.uint8).reshape(1, 16)
+
+    return remembered(StatIndex(index_folder(cache) / "md5.npz", 16), keys, settled, compute)[0].tobytes().hex()

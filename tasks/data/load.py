@@ -1,0 +1,94 @@
+"""The front door to datasets: a name, a split and options give a Split."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tasks.data.split import Split
+from tasks.errors import BadInput
+from tasks.hardware import data_root
+from tasks.registry import datasets
+
+__all__ = ["check_count", "check_split", "data_folder", "load_split", "options_of"]
+
+_RESERVED = {"split", "variant"}
+
+
+def _nearest(word: object, words: Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(word), list(words), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def options_of(name: str) -> dict[str, Any]:
+    """Options of a dataset with their defaults.
+
+    Raises:
+        UnknownName: no such dataset.
+
+    >>> options_of("cifar10")["verify"]
+    True
+    """
+    parameters = inspect.signature(datasets.get(name).function).parameters
+    return {key: parameter.default for key, parameter in parameters.items() if key not in _RESERVED}
+
+
+def load_split(name: str, split: str = "train", **options: Any) -> Split:
+    """Load one split of a dataset.
+
+    Args:
+        name: a registered name, for example ``cifar10`` or ``imagefolder:/path``.
+        split: ``train``, ``test`` or one of the dataset's own.
+        options: ``root`` (default: the data root), ``download`` (default True; ``WINNOW_OFFLINE=1`` forbids it) and the dataset's own.
+
+    Raises:
+        UnknownName: no such dataset.
+        BadInput: no such split or option, or damaged files.
+        MissingData: files that are neither there nor to be fetched.
+
+    >>> split = load_split("digits", "test")
+    >>> len(split), split.images.shape
+    (355, (8, 8, 1))
+    """
+    known = options_of(name)
+    for option in options:
+        if option not in known:
+            raise BadInput(f"{name} has no option {option!r}.{_nearest(option, known)} Options: {', '.join(sorted(known))}.")
+    return datasets.get(name)(split=split, **options)
+
+
+def data_folder(root: Path | str | None) -> Path:
+    """``root``, else the data root; absolute."""
+    return data_root() if root is None else Path(root).expanduser().absolute()
+
+
+def check_split(name: str, split: str, splits: Iterable[str] | None = None) -> None:
+    """Refuse a split that the dataset has not.
+
+    Raises:
+        BadInput: naming the splits.
+
+    >>> check_split("cifar10", "tset")
+    Traceback (most recent call last):
+    tasks.errors.BadInput: cifar10 has no split 'tset'. Did you mean 'test'? Splits: train, test.
+    """
+    known = list(datasets.get(name).facts["splits"] if splits is None else splits)
+    if split not in known:
+        raise BadInput(f"{name} has no split {split!r}.{_nearest(split, known)} Splits: {', '.join(known)}.")
+
+
+def check_count(name: str, split: str, found: int, folder: Path, *, expected: int | None = None) -> None:
+    """Refuse a published split of which images are missing, as an interrupted unpacking leaves it.
+
+    Raises:
+        BadInput: with both numbers.
+    """
+    expected = datasets.get(name).facts["samples"][split] if expected is None else expected
+    if found != expected:
+        raise BadInput(
+            f"{name}/{split}: {found:,} images in {folder}, the published split has {expected:,}.",
+            remedy="unpack or fetch it again (an interrupted run leaves a part), or pass verify=False to use what is there",
+        )

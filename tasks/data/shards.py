@@ -1,0 +1,346 @@
+"""webdataset shards, read by row: an index of (shard, offset, length) stands in for unpacking."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tarfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+from webdataset.shardlists import expand_urls
+
+from tasks.data.fetch import offline
+from tasks.data.folders import finish, natural_key
+from tasks.data.index import SETTLED, StatIndex, index_folder, load_arrays, save_arrays, stat_key, threaded
+from tasks.data.load import check_split, data_folder
+from tasks.data.split import Encoded, Split, readable_suffixes
+from tasks.errors import BadInput, MissingData
+
+__all__ = ["ShardImages", "webdataset"]
+
+log = logging.getLogger("tasks.data")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A tar file as it was found: where, and a key that changes when it does."""
+
+    path: str  # on its file system
+    key: bytes
+    settled: bool
+
+
+class ShardImages(Encoded):
+    """Images inside tar files, on any fsspec file system.
+
+    Args:
+        files: the file system.
+        shards: the tar files.
+        shard: int (N,), which of them each image lies in.
+        place: int64 (N, 2), offset and length of its bytes.
+        keys: webdataset key of each image.
+        shape, size, channels, cache: as in :class:`tasks.data.split.Encoded`.
+    """
+
+    def __init__(
+        self,
+        files: Any,
+        shards: Sequence[Shard],
+        shard: np.ndarray,
+        place: np.ndarray,
+        keys: Sequence[str],
+        *,
+        shape: tuple[int, int, int] | None = None,
+        size: int | None = None,
+        channels: int = 3,
+        cache: Path | None = None,
+    ) -> None:
+        super().__init__(shape=shape, size=size, channels=channels, cache=cache)
+        self.files, self.shards, self.shard, self.place, self.keys = files, shards, shard, place, keys
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def sources(self) -> Sequence[str]:
+        return self.keys
+
+    def name_of(self, row: int) -> str:
+        return f"{self.keys[row]} in {self.shards[self.shard[row]].path}"
+
+    def take(self, rows: np.ndarray) -> ShardImages:
+        keys = [self.keys[row] for row in rows]
+        options = {"shape": self.shape, "size": self.size, "channels": self.channels, "cache": self.cache}
+        return ShardImages(self.files, self.shards, self.shard[rows], self.place[rows], keys, **options)  # type: ignore[arg-type]
+
+    def content(self, row: int) -> bytes:
+        offset, length = map(int, self.place[row])
+        return self.files.cat_file(self.shards[self.shard[row]].path, start=offset, end=offset + length)
+
+    def identify(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        sums = b"".join(
+            hashlib.blake2b(self.shards[self.shard[row]].key + self.place[row].tobytes(), digest_size=16).digest() for row in rows
+        )
+        settled = np.array([shard.settled for shard in self.shards], bool)
+        return np.frombuffer(sums, np.uint8).reshape(-1, 16), settled[self.shard[rows]]
+
+    def index(self, kind: str, width: int) -> StatIndex:
+        every = hashlib.blake2b("\n".join(shard.path for shard in self.shards).encode(), digest_size=8).hexdigest()
+        return StatIndex(index_folder(self.cache) / f"{kind}-{every}.npz", width)
+
+
+def webdataset(
+    split: str = "train",
+    *,
+    variant: str,
+    root: Path | None = None,
+    download: bool = True,
+    test_shards: str | None = None,
+    label: str | None = None,
+    size: int | None = None,
+    channels: int = 3,
+    skip_corrupt: bool = False,
+    cache: Path | None = None,
+) -> Split:
+    """Any webdataset shards: ``webdataset:<pattern, folder or URL>``.
+
+    Shards are uncompressed tars; members that share a key (the path up to the first dot of the file name) are one sample: an image,
+    and a label in ``cls`` (a number or a class name), ``txt`` or a field of ``json``. The tars are not unpacked; each is scanned once
+    and its index kept.
+
+    Args:
+        split: ``train``, or ``test`` where ``test_shards`` is given.
+        variant: ``/path/{000..010}.tar``, ``/path/*.tar``, a folder, or the same on any fsspec file system (``s3://…``). Relative
+            ones are looked for under ``root`` and then in the working directory.
+        root: default the data root.
+        download: whether shards that are not local may be read; ``WINNOW_OFFLINE=1`` forbids it.
+        test_shards: the shards of ``test``, written like ``variant``.
+        label: ``cls``, ``txt`` or ``json.<field>``; default ``cls`` where there is one, else unlabelled.
+        size: short side in pixels; images are then cut to a square of it.
+        channels: 3 (grey images are repeated) or 1 (grey; needs ``size`` or images of one size).
+        skip_corrupt: leave out images that cannot be decoded.
+        cache: folder of the indices.
+
+    Returns:
+        the split; rows in the order of shards and of members in them; ``sources`` are the keys; mean and std are of at most 2,048
+        training images.
+
+    Raises:
+        MissingData: a shard is not there.
+        BadInput: truncated or compressed tars, samples without the label asked for, no images.
+
+    References:
+        A. Aizman, G. Maltby, T. Breuel, High performance I/O for large scale deep learning, 2019; webdataset,
+        src/webdataset/tariterators.py.
+    """
+    name = f"webdataset:{variant}"
+    check_split(name, split, ("train", "test"))
+    if split == "test" and test_shards is None:
+        raise BadInput(f"{name} has no split 'test'.", remedy="pass test_shards=<pattern> for the shards to test on")
+    if label not in (None, "cls", "txt") and not (label.startswith("json.") and len(label) > len("json.")):
+        raise BadInput(f"label = {label!r}: must be cls, txt or json.<field>.")
+    options = {"size": size, "channels": channels, "cache": cache}
+    train, words = _open(variant, root, download, label, options)
+    classes = _classes(name, words)
+    images = train
+    if split == "test" and test_shards is not None:
+        images, words = _open(test_shards, root, download, label, options)
+    truth = None if words is None else _numbers(f"{name}/{split}", words, classes, images)
+    return finish(name, split, train, images, classes, truth, skip_corrupt)
+
+
+def _open(
+    pattern: str, root: Path | None, download: bool, label: str | None, options: dict[str, Any]
+) -> tuple[ShardImages, list[str] | None]:
+    files, paths = find_shards(pattern, root, download)
+    said = time.monotonic()
+    shards: list[Shard] = []
+    tables = []
+    for start in range(0, len(paths), 64):
+        for shard, table in threaded(lambda path: _table(files, path, label, options["cache"]), paths[start : start + 64], fewest=2):
+            shards.append(shard)
+            tables.append(table)
+        if time.monotonic() - said > 10:
+            said = time.monotonic()
+            log.info("%s: %d of %d shards indexed", pattern, len(shards), len(paths))
+    keys = [key for table in tables for key in table.keys]
+    if not keys:
+        raise BadInput(f"there are no images in {pattern}.", remedy=f"image members end in one of {' '.join(sorted(readable_suffixes()))}")
+    found = [word for table in tables for word in table.labels]
+    within = np.repeat(np.arange(len(tables), dtype=np.int32), [len(table.keys) for table in tables])
+    images = ShardImages(files, shards, within, np.concatenate([table.place for table in tables]), keys, **options)
+    if label is None and not any(word is not None for word in found):
+        return images, None
+    words = []
+    for row, word in enumerate(found):
+        if word is None:
+            raise BadInput(f"sample {images.name_of(row)} has no label in {label or 'cls'}, others have.")
+        words.append(word)
+    return images, words
+
+
+def find_shards(pattern: str, root: Path | None, download: bool) -> tuple[Any, list[str]]:
+    """The file system and the tars that a pattern, a folder or a URL stands for, in natural order.
+
+    Raises:
+        MissingData: one is not there, or is remote and nothing may be fetched.
+    """
+    if "://" in pattern:
+        reason = offline(download)
+        if reason and not pattern.startswith(("file://", "memory://")):
+            raise MissingData(
+                f"{pattern} is not local, and nothing may be fetched: {reason}.", remedy="copy the shards here and name that folder"
+            )
+        log.info("reading shards from %s", pattern)
+        candidates = [pattern]
+    else:
+        asked = Path(pattern).expanduser()
+        candidates = [str(asked)] if asked.is_absolute() else [str(data_folder(root) / asked), str(asked.absolute())]
+    missing: list[str] = []
+    for candidate in candidates:
+        try:
+            urls = expand_urls(candidate)
+        except (ValueError, AssertionError) as error:
+            raise BadInput(f"{candidate} is not a pattern of shards: {error}.", remedy="ranges are written {000..010}") from error
+        files = fsspec.core.url_to_fs(urls[0])[0]
+        found: list[str] = []
+        absent: list[str] = []
+        for path in (fsspec.core.url_to_fs(url)[1] for url in urls):
+            if any(sign in path for sign in "*?["):
+                matches = [str(match) for match in files.glob(path)]
+            elif files.isdir(path):
+                matches = [str(match) for match in files.glob(f"{path.rstrip('/')}/*.tar")]
+            else:
+                matches = [path] if files.exists(path) else []
+            found += sorted(matches, key=natural_key)
+            if not matches:
+                absent.append(path)
+        if found and not absent:
+            return files, found
+        missing += absent
+        if found:
+            break  # some shards of a range are missing: say so rather than look elsewhere
+    shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+    raise MissingData(f"{pattern}: no shards at {shown}.", remedy="give the absolute path of the tars, or fetch those that are missing")
+
+
+@dataclass(frozen=True)
+class Table:
+    """The images of one shard."""
+
+    keys: list[str]
+    place: np.ndarray  # int64 (n, 2): offset, length
+    labels: list[str | None]
+
+
+def _table(files: Any, path: str, label: str | None, cache: Path | None) -> tuple[Shard, Table]:
+    info = files.info(path)
+    size = int(info["size"] or 0)
+    changed = info.get("mtime") or info.get("LastModified") or info.get("etag") or info.get("ETag") or info.get("created") or ""
+    young = isinstance(changed, float | int) and changed > time.time() - SETTLED / 1e9
+    key = hashlib.blake2b(f"{files.protocol} {path}\0{size}\0{changed}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
+    shard = Shard(path, key, bool(changed) and not young)
+    stored = index_folder(cache) / "shards" / f"{stat_key(key.hex() + str(label), size, 0).hex()}.npz"
+    arrays = load_arrays(stored, "text", "place") if shard.settled else None
+    if arrays is not None:
+        text = json.loads(arrays[0].tobytes())
+        return shard, Table(text["keys"], arrays[1], text["labels"])
+    table = scan(files, path, size, label)
+    if shard.settled:
+        text = json.dumps({"keys": table.keys, "labels": table.labels}).encode()
+        save_arrays(stored, text=np.frombuffer(text, np.uint8), place=table.place)
+    return shard, table
+
+
+def scan(files: Any, path: str, size: int, label: str | None) -> Table:
+    """Read a tar's headers, and the members that hold labels.
+
+    Raises:
+        BadInput: truncated, compressed or not a tar.
+    """
+    suffixes = readable_suffixes()
+    kind, _, wanted = (label or "cls").partition(".")
+    table = Table([], np.zeros((0, 2), np.int64), [])
+    place: list[tuple[int, int]] = []
+    others = 0
+    open_key: str | None = None
+    image: tuple[int, int] | None = None
+    word: str | None = None
+
+    def close() -> None:
+        nonlocal others
+        if image is not None and open_key is not None:
+            table.keys.append(open_key)
+            place.append(image)
+            table.labels.append(word)
+        elif open_key is not None:
+            others += 1
+
+    try:
+        with files.open(path, "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+            for member in tar:
+                folder, _, file = member.name.rpartition("/")
+                if not member.isfile() or (file.startswith("__") and file.endswith("__")):
+                    continue
+                stem, _, ending = file.partition(".")
+                key = f"{folder}/{stem}" if folder else stem
+                ending = ending.lower()
+                if key != open_key:
+                    close()
+                    open_key, image, word = key, None, None
+                if size and member.offset_data + member.size > size:
+                    raise tarfile.ReadError(f"member {member.name} ends at byte {member.offset_data + member.size:,} of {size:,}")
+                if f".{ending.rpartition('.')[2]}" in suffixes and image is None:
+                    image = (member.offset_data, member.size)
+                elif ending == kind:
+                    content = tar.extractfile(member)
+                    word = _word(content.read() if content else b"", wanted, f"{member.name} in {path}")
+            close()
+    except (tarfile.TarError, EOFError) as error:
+        raise BadInput(
+            f"shard {path} ({size:,} bytes) cannot be indexed: {error}. It is cut off, compressed or not a tar.",
+            remedy="fetch it again; compressed tars must be decompressed, since rows are read at random",
+        ) from error
+    if others:
+        log.warning("%s: %d samples without an image are left out", path, others)
+    return Table(table.keys, np.array(place, np.int64).reshape(-1, 2), table.labels)
+
+
+def _word(content: bytes, wanted: str, where: str) -> str | None:
+    try:
+        text = content.decode().strip()
+        if not wanted:
+            return text
+        value = json.loads(text).get(wanted)
+    except (ValueError, AttributeError) as error:
+        raise BadInput(f"label {where} cannot be read: {error}.") from error
+    return None if value is None else str(value)
+
+
+def _classes(name: str, words: list[str] | None) -> tuple[str, ...]:
+    if words is None:
+        return ()
+    found = set(words)
+    if all(word.isdecimal() for word in found):
+        return tuple(map(str, range(max(map(int, found)) + 1)))
+    if "" in found:
+        raise BadInput(f"{name}: some labels are empty.")
+    return tuple(sorted(found, key=natural_key))
+
+
+def _numbers(where: str, words: list[str], classes: tuple[str, ...], images: ShardImages) -> np.ndarray:
+    numbers = {word: number for number, word in enumerate(classes)}
+    truth = np.empty(len(words), np.int64)
+    for row, word in enumerate(words):
+        number = numbers.get(str(int(word)) if word.isdecimal() else word)
+        if number is None:
+            raise BadInput(f"{where}: sample {images.name_of(row)} has label {word!r}, which no training sample has.")
+        truth[row] = number
+    return truth

@@ -1,0 +1,184 @@
+"""Tasks of the data stage: samples by name, labels when they are paid for, embeddings and pseudo-labels of one's own."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.artifacts import Artifact, write
+from tasks.errors import BadInput
+from tasks.progress import progress
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tasks.data.split import Split
+
+__all__ = ["annotate", "bring_embeddings", "bring_pseudo_labels", "load", "open_split", "rows_of"]
+
+# These tasks are cheap and look at the outside world, so they always run; what they write is named after its content, and all that
+# follows stays cached as long as that is the same.
+
+
+@task(name="load", task_run_name="load-{dataset}-{split}", cache_policy=NO_CACHE)
+def load(dataset: str, split: str = "train", labels: bool = False, options: dict[str, Any] | None = None) -> Artifact:
+    """The samples of one split, with a checksum of each image; with labels only when a labelled method or an evaluation asks for them."""
+    with progress(f"load {dataset}/{split}") as tell:
+        found = _split(dataset, split, json.dumps(options or {}, sort_keys=True))
+        checksums = found.images.checksums(progress=tell)
+    columns: dict[str, Any] = {"id": found.ids, "checksum": _binary(checksums)}
+    if found.sources is not None:
+        columns["source"] = list(found.sources)
+    if labels:
+        columns["label"] = found.labels().astype("int32")
+    return write(
+        "samples",
+        columns,
+        meta={
+            "dataset": dataset,
+            "split": split,
+            "options": options or {},
+            "classes": len(found.classes),
+            "labelled": found.truth is not None,
+            "shape": found.images.shape,
+        },
+    )
+
+
+def _binary(rows: np.ndarray) -> Any:
+    import pyarrow as pa
+
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(rows.shape[1]), len(rows), [None, pa.py_buffer(rows.tobytes())])
+
+
+@lru_cache(maxsize=4)
+def _split(dataset: str, split: str, options: str) -> Split:
+    from tasks.data.load import load_split
+
+    return load_split(dataset, split, **json.loads(options))
+
+
+def open_split(samples: Artifact) -> Split:
+    """The images (and, for annotation and reporting only, the truth) behind a samples artifact."""
+    meta = samples.meta
+    found = _split(meta["dataset"], meta["split"], json.dumps(meta["options"], sort_keys=True))
+    if len(found) != samples.rows:
+        raise BadInput(
+            f"{meta['dataset']}/{meta['split']} has {len(found):,} images now, {samples.rows:,} when this run began.",
+            remedy="leave the dataset alone while a run reads it, then run the same command again",
+        )
+    return found
+
+
+def rows_of(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Position of each wanted id.
+
+    Raises:
+        BadInput: an id that is not there.
+    """
+    import numpy as np
+
+    order = np.argsort(ids, kind="stable")
+    place = np.minimum(np.searchsorted(ids, wanted, sorter=order), len(ids) - 1)
+    rows = order[place]
+    wrong = np.flatnonzero(ids[rows] != wanted)
+    if len(wrong):
+        raise BadInput(f"id {wanted[wrong[0]]} (row {wrong[0]}) is not among the {len(ids):,} samples.")
+    return rows
+
+
+@task(name="annotate", task_run_name="annotate-{purpose}", cache_policy=NO_CACHE)
+def annotate(samples: Artifact, coreset: Artifact, purpose: str = "coreset") -> Artifact:
+    """The coreset with its true labels: the step at which labels are paid for, and the only one that sees them before evaluation."""
+    split = open_split(samples)
+    ids = coreset.numpy("id")
+    labels = split.labels()[rows_of(split.ids, ids)]
+    return with_labels(coreset, labels)
+
+
+def with_labels(coreset: Artifact, labels: np.ndarray) -> Artifact:
+    """The same coreset with a label for each of its rows."""
+    columns = {name: coreset.numpy(name) for name in ("id", "rank", "weight")}
+    return write("coreset", {**columns, "label": labels.astype("int32")}, meta=coreset.meta)
+
+
+@task(name="bring-embeddings", task_run_name="bring-embeddings", cache_policy=NO_CACHE)
+def bring_embeddings(samples: Artifact, path: str) -> Artifact:
+    """A user's own embeddings (Parquet, npy or npz), one row a sample in the dataset's order, or with an ``id`` column or array."""
+    import numpy as np
+
+    ids = samples.numpy("id")
+    vectors = _table(path, ids, ("vector", "embeddings", "features", "x"))
+    if vectors.ndim != 2 or vectors.dtype.kind != "f":
+        raise BadInput(f"{path}: embeddings must be a floating-point matrix (N, D), found {vectors.dtype} {vectors.shape}.")
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(bad):
+        raise BadInput(f"{path}: row {bad[0]} has NaN or infinite values ({len(bad):,} such rows).", remedy="drop or recompute these rows")
+    stored = vectors if vectors.dtype == np.float16 else vectors.astype(np.float32)
+    return write("embeddings", {"id": ids, "vector": stored}, meta={"embedder": Path(path).name})
+
+
+@task(name="bring-pseudo-labels", task_run_name="bring-pseudo-labels", cache_policy=NO_CACHE)
+def bring_pseudo_labels(samples: Artifact, path: str) -> Artifact:
+    """A user's own pseudo-labels (Parquet, npy or npz): one cluster number a sample, in the dataset's order or with ids."""
+    import numpy as np
+
+    ids = samples.numpy("id")
+    clusters = _table(path, ids, ("cluster", "pseudo_labels", "labels", "cluster_ids"))
+    if clusters.ndim != 1 or clusters.dtype.kind not in "iu":
+        raise BadInput(f"{path}: pseudo-labels must be whole numbers (N,), found {clusters.dtype} {clusters.shape}.")
+    if clusters.min() < 0:
+        raise BadInput(f"{path}: row {int(np.argmin(clusters))} has cluster {clusters.min()}; clusters count from 0.")
+    n = len(ids)
+    columns = {"id": ids, "cluster": clusters.astype(np.int32), "confidence": np.ones(n, np.float32), "head": np.full(n, -1, np.int32)}
+    return write("pseudo_labels", columns, meta={"clusters": int(clusters.max()) + 1, "source": Path(path).name})
+
+
+def _table(path: str, ids: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+    """One array from a file, in the order of ``ids``; ``path#name`` picks one of several."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    from tasks.artifacts import to_numpy
+
+    file, _, wanted = path.partition("#")
+    if not Path(file).expanduser().exists():
+        raise BadInput(f"{file}: no such file.", remedy="give the path of a .parquet, .npy or .npz file")
+    source = Path(file).expanduser()
+    arrays: dict[str, np.ndarray]
+    try:
+        if source.suffix == ".npy":
+            arrays = {names[0]: np.load(source, allow_pickle=False)}
+        elif source.suffix == ".npz":
+            with np.load(source, allow_pickle=False) as archive:
+                arrays = dict(archive)
+        elif source.suffix == ".parquet":
+            table = pq.read_table(source)
+            arrays = {name: to_numpy(table.column(name)) for name in table.column_names}
+        else:
+            raise BadInput(f"{file}: {source.suffix or 'no'} suffix; .parquet, .npy and .npz are understood.")
+    except (ValueError, OSError) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"{file} cannot be read: {error}") from error
+    candidates = [wanted] if wanted else [name for name in names if name in arrays]
+    if not candidates and len(arrays) == 1:
+        candidates = list(arrays)
+    if not candidates or candidates[0] not in arrays:
+        raise BadInput(
+            f"{file}: which of its arrays? It has {', '.join(arrays) or 'none'}; expected one of {', '.join(names)}.",
+            remedy=f"name it: {file}#{next(iter(arrays), names[0])}",
+        )
+    values = arrays[candidates[0]]
+    if "id" in arrays:
+        return values[rows_of(arrays["id"], ids)]
+    if len(values) != len(ids):
+        raise BadInput(
+            f"{file}: {len(values):,} rows for {len(ids):,} samples.", remedy="give one row a sample, in the dataset's order, or add ids"
+        )
+    return values

@@ -1,0 +1,321 @@
+"""The small benchmark sets, in torchvision's file layouts under the data root."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import scipy.io
+from torchvision import datasets as stock
+
+from tasks.data.fetch import Published, obtain, verify_digests
+from tasks.data.load import check_count, check_split, data_folder
+from tasks.data.split import ArrayImages, Split
+from tasks.errors import BadInput
+
+__all__ = ["cifar10", "cifar100", "fashion_mnist", "mnist", "qmnist", "stl10", "svhn"]
+
+_DIGITS = tuple(str(digit) for digit in range(10))
+
+
+def mnist(split: str = "train", *, root: Path | None = None, download: bool = True, verify: bool = True) -> Split:
+    """Handwritten digits, 28x28 grey: 60,000 train, 10,000 test.
+
+    Args:
+        split: ``train`` or ``test``.
+        root: folder that holds ``MNIST/raw/``; default the data root.
+        download: fetch what is missing.
+        verify: check the archives' md5 and the number of images.
+
+    Returns:
+        the split; images uint8 (N, 28, 28, 1).
+
+    Raises:
+        MissingData, BadInput: files missing, truncated or not the published ones.
+
+    References:
+        Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, Gradient-based learning applied to document recognition, Proc. IEEE 1998.
+    """
+    return _mnist_like("mnist", stock.MNIST, split, root, download, verify, _DIGITS, 0.1307, 0.3081)
+
+
+def fashion_mnist(split: str = "train", *, root: Path | None = None, download: bool = True, verify: bool = True) -> Split:
+    """Photographs of clothes, 28x28 grey: 60,000 train, 10,000 test.
+
+    Args:
+        split: ``train`` or ``test``.
+        root: folder that holds ``FashionMNIST/raw/``; default the data root.
+        download: fetch what is missing.
+        verify: check the archives' md5 and the number of images.
+
+    Returns:
+        the split; images uint8 (N, 28, 28, 1).
+
+    Raises:
+        MissingData, BadInput: files missing, truncated or not the published ones.
+
+    References:
+        H. Xiao, K. Rasul, R. Vollgraf, Fashion-MNIST: a novel image dataset for benchmarking machine learning algorithms, 2017.
+    """
+    return _mnist_like(
+        "fashion_mnist", stock.FashionMNIST, split, root, download, verify, tuple(stock.FashionMNIST.classes), 0.2861, 0.3530
+    )
+
+
+def _mnist_like(
+    name: str, kind: Any, split: str, root: Path | None, download: bool, verify: bool, classes: tuple[str, ...], mean: float, std: float
+) -> Split:
+    check_split(name, split)
+    stem = {"train": "train", "test": "t10k"}[split]
+    folder = data_folder(root) / kind.__name__ / "raw"
+    for filename, md5 in kind.resources:
+        if filename.startswith(stem):
+            published = Published(tuple(mirror + filename for mirror in kind.mirrors), md5)
+            obtain(name, published, folder, [filename.removesuffix(".gz")], download=download, verify=verify)
+    images = _read_idx(folder / f"{stem}-images-idx3-ubyte", 3)
+    labels = _read_idx(folder / f"{stem}-labels-idx1-ubyte", 1).astype(np.int64)
+    if verify:
+        check_count(name, split, len(images), folder)
+    return Split(name, split, np.arange(len(images)), ArrayImages(images[..., None]), classes, (mean,), (std,), truth=labels)
+
+
+def qmnist(split: str = "train", *, root: Path | None = None, download: bool = True, verify: bool = True) -> Split:
+    """MNIST rebuilt from NIST's archive, 28x28 grey: 60,000 train, 60,000 test.
+
+    Args:
+        split: ``train``, ``test``, ``test10k`` (MNIST's test images), ``test50k`` (the other test images) or ``nist`` (all 402,953 digits).
+        root: folder that holds ``QMNIST/raw/``; default the data root.
+        download: fetch what is missing.
+        verify: check the archives' md5 and the number of images.
+
+    Returns:
+        the split; images uint8 (N, 28, 28, 1); ``truth`` is the first column of the extended labels.
+
+    Raises:
+        MissingData, BadInput: files missing, truncated or not the published ones.
+
+    References:
+        C. Yadav, L. Bottou, Cold case: the lost MNIST digits, NeurIPS 2019.
+    """
+    check_split("qmnist", split)
+    folder = data_folder(root) / "QMNIST" / "raw"
+    files = []
+    for url, md5 in stock.QMNIST.resources[stock.QMNIST.subsets[split]]:
+        published = Published((url,), md5)
+        files.append(folder / published.filename.rpartition(".")[0])
+        obtain("qmnist", published, folder, [files[-1].name], download=download, verify=verify)
+    rows = {"test10k": slice(0, 10_000), "test50k": slice(10_000, None)}.get(split, slice(None))
+    images, labels = _read_idx(files[0], 3)[rows], _read_idx(files[1], 2)[rows, 0].astype(np.int64)
+    if verify:
+        check_count("qmnist", split, len(images), folder)
+    return Split("qmnist", split, np.arange(len(images)), ArrayImages(images[..., None]), _DIGITS, (0.1308,), (0.3088,), truth=labels)
+
+
+def _read_idx(file: Path, dimensions: int) -> np.ndarray:
+    # IDX: two zero bytes, element type, number of dimensions, each length as a big-endian int32, then the elements.
+    head = np.fromfile(file, np.uint8, 4)
+    kinds: dict[int, np.dtype[Any]] = {8: np.dtype(np.uint8), 12: np.dtype(">i4")}
+    if len(head) < 4 or head[0] or head[1] or head[2] not in kinds or head[3] != dimensions:
+        raise BadInput(f"{file} is not an IDX file of {dimensions} dimensions.", remedy="delete it to fetch it again")
+    shape = np.fromfile(file, ">i4", dimensions, offset=4)
+    kind = kinds[int(head[2])]
+    start, expected, found = 4 + 4 * dimensions, int(np.prod(shape, dtype=np.int64)) * kind.itemsize, file.stat().st_size
+    if len(shape) < dimensions or found != start + expected:
+        raise BadInput(
+            f"{file} has {found:,} bytes, its header announces {start + expected:,}: it was cut off.", remedy="delete it to fetch it again"
+        )
+    return np.fromfile(file, kind, offset=start).reshape(shape)
+
+
+def svhn(split: str = "train", *, root: Path | None = None, download: bool = True, verify: bool = True) -> Split:
+    """House numbers from street views, 32x32 colour: 73,257 train, 26,032 test, 531,131 extra.
+
+    Args:
+        split: ``train``, ``test`` or ``extra`` (easier digits, for training).
+        root: folder that holds ``train_32x32.mat`` and the like; default the data root.
+        download: fetch what is missing.
+        verify: check the file's md5 and the number of images.
+
+    Returns:
+        the split; images uint8 (N, 32, 32, 3); the file's label 10 is digit 0.
+
+    Raises:
+        MissingData, BadInput: files missing, truncated or not the published ones.
+
+    References:
+        Y. Netzer et al., Reading digits in natural images with unsupervised feature learning, NIPS workshop 2011.
+    """
+    check_split("svhn", split)
+    folder = data_folder(root)
+    url, filename, md5 = stock.SVHN.split_list[split]
+    sizes = {"train": 182_040_794, "test": 64_275_384, "extra": 1_329_278_602}
+    obtain("svhn", Published((url,), md5, sizes[split]), folder, [filename], download=download, verify=verify)
+    if verify:
+        verify_digests("svhn", folder, {filename: md5})
+    try:
+        content = scipy.io.loadmat(folder / filename, variable_names=["X", "y"])
+        pixels, labels = content["X"], content["y"].astype(np.int64).ravel()
+    except Exception as error:  # SciPy's reader raises many kinds on a damaged file
+        raise BadInput(
+            f"svhn: {folder / filename} cannot be read: {type(error).__name__}: {error}.", remedy="delete it to fetch it again"
+        ) from error
+    if pixels.ndim != 4 or pixels.shape[:3] != (32, 32, 3):
+        raise BadInput(f"svhn: X in {folder / filename} has shape {pixels.shape}, not (32, 32, 3, N).")
+    images = np.ascontiguousarray(pixels.transpose(3, 0, 1, 2))
+    if verify:
+        check_count("svhn", split, len(images), folder)
+    mean, std = (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)
+    return Split("svhn", split, np.arange(len(images)), ArrayImages(images), _DIGITS, mean, std, truth=labels % 10)
+
+
+def cifar10(split: str = "train", *, root: Path | None = None, download: bool = True, verify: bool = True) -> Split:
+    """Small photographs of 10 classes, 32x32 colour: 50,000 train, 10,000 test.
+
+    Args:
+        split: ``train`` or ``test``.
+        root: folder that holds ``cifar-10-batches-py/``; default the data root.
+        download: fetch what is missing.
+        verify: md5 check of the stock files; the check can be skipped for re-made pickles.
+
+    Returns:
+        the split; images uint8 (N, 32, 32, 3), in the published order.
+
+    Raises:
+        MissingData, BadInput: files missing, truncated or not the published ones.
+
+    References:
+        A. Krizhevsky, Learning multiple layers of features from tiny images, 2009. Normalisation: ELFS's and CCS's train.py.
+    """
+    return _cifar("cifar10", stock.CIFAR10, split, root, download, verify, 170_498_071, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+
+
+def cifar100(split: str = "train", *, root: Path | None = None, download: bool = True, verify: bool = True) -> Split:
+    """Small photographs of 100 classes, 32x32 colour: 50,000 train, 10,000 test.
+
+    Args:
+        split: ``train`` or ``test``.
+        root: folder that holds ``cifar-100-python/``; default the data root.
+        download: fetch what is missing.
+        verify: md5 check of the stock files; the check can be skipped for re-made pickles.
+
+    Returns:
+        the split; images uint8 (N, 32, 32, 3), in the published order; the fine labels.
+
+    Raises:
+        MissingData, BadInput: files missing, truncated or not the published ones.
+
+    References:
+        A. Krizhevsky, Learning multiple layers of features from tiny images, 2009. Normalisation: ELFS's and CCS's train.py.
+    """
+    return _cifar("cifar100", stock.CIFAR100, split, root, download, verify, 169_001_437, (0.507, 0.487, 0.441), (0.267, 0.256, 0.276))
+
+
+def _cifar(
+    name: str,
+    kind: Any,
+    split: str,
+    root: Path | None,
+    download: bool,
+    verify: bool,
+    size: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Split:
+    check_split(name, split)
+    above = data_folder(root)
+    folder = above / kind.base_folder
+    batches = dict(kind.train_list if split == "train" else kind.test_list)
+    digests = {**batches, kind.meta["filename"]: kind.meta["md5"]}
+    holds = [f"{kind.base_folder}/{file}" for file in digests]
+    obtain(name, Published((kind.url,), kind.tgz_md5, size, kind.filename), above, holds, download=download, verify=verify)
+    if verify:
+        verify_digests(name, folder, digests)
+    classes = tuple(map(str, _unpickle(folder / kind.meta["filename"], kind.meta["key"])[kind.meta["key"]]))
+    pixels, labels = [], []
+    for file in batches:
+        batch = _unpickle(folder / file, "data")
+        data = np.asarray(batch["data"])
+        truth = batch.get("labels", batch.get("fine_labels"))
+        if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072 or truth is None or len(truth) != len(data):
+            raise BadInput(f"{name}: {folder / file} does not hold rows of 3,072 uint8 pixels with a label each.")
+        pixels.append(data)
+        labels.append(np.asarray(truth, np.int64))
+    images = np.concatenate(pixels).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    if verify:
+        check_count(name, split, len(images), folder)
+    truth = np.concatenate(labels)
+    return Split(name, split, np.arange(len(images)), ArrayImages(np.ascontiguousarray(images)), classes, mean, std, truth=truth)
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Reads pickles of arrays, lists, strings and numbers; refuses all else, since a pickle may name any code to be run."""
+
+    _ALLOWED: ClassVar[dict[str, Any]] = {
+        "ndarray": np.ndarray,
+        "dtype": np.dtype,
+        "_reconstruct": np.empty(0).__reduce__()[0],
+        "_frombuffer": np.empty(0).__reduce_ex__(5)[0],
+        "scalar": np.int64(0).__reduce__()[0],
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2
+            return lambda text, encoding: text.encode(encoding)
+        if module.partition(".")[0] == "numpy" and name in self._ALLOWED:
+            return self._ALLOWED[name]
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which is neither an array nor a number")
+
+
+def _unpickle(file: Path, key: str) -> dict[str, Any]:
+    try:
+        with open(file, "rb") as stream:
+            content = _ArraysOnly(stream, encoding="latin1").load()
+    except Exception as error:  # damaged pickles raise nearly every built-in exception
+        raise BadInput(f"{file} cannot be read: {type(error).__name__}: {error}.", remedy="delete it to fetch it again") from error
+    if not isinstance(content, dict) or key not in content:
+        raise BadInput(f"{file} does not hold {key!r}.", remedy="delete it to fetch it again")
+    return content
+
+
+def stl10(split: str = "train", *, root: Path | None = None, download: bool = True, verify: bool = True) -> Split:
+    """Photographs from ImageNet, 96x96 colour: 5,000 train, 8,000 test, 100,000 unlabeled.
+
+    Args:
+        split: ``train``, ``test`` or ``unlabeled``, which has no labels.
+        root: folder that holds ``stl10_binary/``; default the data root.
+        download: fetch what is missing (one archive of 2.6 GB).
+        verify: check the md5 of the files that are read and the number of images.
+
+    Returns:
+        the split; images uint8 (N, 96, 96, 3), memory-mapped.
+
+    Raises:
+        MissingData, BadInput: files missing, truncated or not the published ones.
+
+    References:
+        A. Coates, H. Lee, A. Ng, An analysis of single-layer networks in unsupervised feature learning, AISTATS 2011. Normalisation:
+        ELFS's train.py.
+    """
+    check_split("stl10", split)
+    kind = stock.STL10
+    above = data_folder(root)
+    folder = above / kind.base_folder
+    digests = {file: md5 for file, md5 in (*kind.train_list, *kind.test_list) if file.startswith(f"{split}_")}
+    published = Published((kind.url,), kind.tgz_md5, 2_640_397_119, kind.filename)
+    obtain("stl10", published, above, [f"{kind.base_folder}/{file}" for file in digests], download=download, verify=verify)
+    if verify:
+        verify_digests("stl10", folder, digests)
+    file = folder / f"{split}_X.bin"
+    if not file.stat().st_size or file.stat().st_size % (3 * 96 * 96):
+        raise BadInput(f"stl10: {file} is not a whole number of images: it was cut off.", remedy="delete it to unpack or fetch it again")
+    columns = np.memmap(file, np.uint8, mode="r").reshape(-1, 3, 96, 96)  # channel, x, y
+    images = ArrayImages(columns.transpose(0, 3, 2, 1))
+    if verify:
+        check_count("stl10", split, len(images), folder)
+    labels = None
+    if split != "unlabeled":
+        labels = np.fromfile(folder / f"{split}_y.bin", np.uint8).astype(np.int64) - 1
+    classes = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
+    return Split("stl10", split, np.arange(len(images)), images, classes, (0.43, 0.42, 0.39), (0.27, 0.26, 0.27), truth=labels)

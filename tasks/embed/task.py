@@ -1,0 +1,122 @@
+"""Tasks of the embedding stage: embed shard by shard, normalise, kNN graph."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from tasks.artifacts import Artifact, ArtifactWriter, write
+from tasks.cache import cached_task, context
+from tasks.data.task import open_split
+from tasks.errors import BadInput
+from tasks.progress import progress
+
+__all__ = ["embed", "knn", "normalise"]
+
+log = logging.getLogger("tasks.embed")
+
+SHARD = 2048  # rows: what is lost at most when a run is killed
+
+
+@cached_task(
+    version="1",
+    name="embed",
+    run_name="embed-{embedder}",
+    ignore=("device", "batch_size"),
+    modules=("tasks.embed.encoder", "tasks.embed.patches", "tasks.embed.preprocess", "tasks.embed.pixels"),
+)
+def embed(
+    samples: Artifact,
+    embedder: str,
+    *,
+    options: dict[str, Any] | None = None,
+    learn_from: Artifact | None = None,
+    storage: str = "float16",
+    seed: int = 0,
+    device: str = "auto",
+    batch_size: int = 256,
+) -> Artifact:
+    """One vector a sample.
+
+    Args:
+        samples: whose images are embedded.
+        embedder: registered name.
+        options: of the embedder.
+        learn_from: samples that a learnt embedder (``patches``) learns from; default the same.
+        storage: ``float16`` or ``float32``.
+        seed: of learnt embedders.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<index>``.
+        batch_size: images at a time; changes nothing but memory and speed.
+    """
+    import numpy as np
+    import pyarrow as pa
+    import torch
+
+    from tasks.embed.encoder import embed as encode
+    from tasks.hardware import compute_dtype, describe, leased_device, torch_generator
+    from tasks.registry import embedders
+
+    split = open_split(samples)
+    scratch = context().scratch
+    starts = range(0, len(split), SHARD)
+    with leased_device(device) as where, progress(f"embed {embedder}") as tell:
+        dtype = compute_dtype(where)
+        context().notes |= {"device": describe(where), "dtype": str(dtype), "seed": seed}
+        log.info("embed %s: %s on %s, %s", samples, embedder, describe(where), dtype)
+        found = [i for i in range(len(starts)) if (state := scratch.load(f"shard-{i:05d}")) is not None and len(state["vector"])]
+        encoder = None
+        for done, i in enumerate(sorted(set(range(len(starts))) - set(found)), start=len(found)):
+            if encoder is None:
+                images = open_split(learn_from).images if learn_from is not None else split.images
+                generator = torch_generator(seed, "embed")
+                encoder = embedders.get(embedder)(images, device=where, dtype=dtype, generator=generator, **(options or {}))
+            rows = np.arange(starts[i], min(starts[i] + SHARD, len(split)))
+            vectors = encode(encoder, split.images, rows, batch_size=batch_size)
+            scratch.save(f"shard-{i:05d}", {"vector": torch.from_numpy(_stored(vectors, storage, int(rows[0])))})
+            tell(done + 1, len(starts), f"{min((done + 1) * SHARD, len(split)):,} images")
+    first = scratch.load("shard-00000")
+    assert first is not None
+    width = first["vector"].shape[1]
+    element = pa.float16() if storage == "float16" else pa.float32()
+    schema = pa.schema([("id", pa.int64()), ("vector", pa.list_(element, width))])
+    with ArtifactWriter("embeddings", schema, meta={"embedder": embedder, "dim": width}) as writer:
+        for i, start in enumerate(starts):
+            state = scratch.load(f"shard-{i:05d}")
+            assert state is not None
+            writer.write({"id": split.ids[start : start + SHARD], "vector": state["vector"].numpy()})
+        return writer.finish()
+
+
+def _stored(vectors: Any, storage: str, first: int) -> Any:
+    import numpy as np
+
+    if storage not in ("float16", "float32"):
+        raise BadInput(f"storage = {storage!r} is neither float16 nor float32.")
+    if storage == "float16":
+        large = np.flatnonzero((np.abs(vectors) > 65504).any(axis=1))
+        if len(large):
+            raise BadInput(f"row {first + large[0]}: the embedding exceeds float16's range.", remedy="pass storage='float32'")
+    return vectors.astype(storage)
+
+
+@cached_task(version="1", name="normalise", run_name="normalise-{how}", modules=("tasks.embed.encoder",))
+def normalise(embeddings: Artifact, how: str) -> Artifact:
+    """Embeddings with unit length (``l2``) or, dimension by dimension, zero mean and unit variance (``zscore``)."""
+    from tasks.embed.encoder import normalise as normalised
+
+    vectors = normalised(embeddings.numpy("vector"), how)
+    meta = {**embeddings.meta, "normalise": how}
+    return write("embeddings", {"id": embeddings.numpy("id"), "vector": vectors.astype("float32")}, meta=meta)
+
+
+@cached_task(version="1", name="knn", run_name="knn-{k}", ignore=("device",), modules=("tasks.embed.knn",))
+def knn(embeddings: Artifact, k: int, *, metric: str = "cosine", upstream: bool = False, device: str = "auto") -> Artifact:
+    """The exact k nearest neighbours of every sample, itself excluded."""
+    from tasks.embed.knn import knn as neighbours
+    from tasks.hardware import describe, leased_device
+
+    with leased_device(device) as where, progress("kNN graph") as tell:
+        context().notes |= {"device": describe(where)}
+        graph = neighbours(embeddings.numpy("vector"), k, metric=metric, device=where, progress=tell, upstream=upstream)
+    columns = {"id": embeddings.numpy("id"), "neighbours": graph.neighbours, "similarity": graph.similarity}
+    return write("graph", columns, meta={"k": k, "metric": metric})

@@ -1,0 +1,115 @@
+"""Progress of long work, wherever a person may look: a bar in the terminal, log lines, a progress artifact in Prefect's UI."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+__all__ = ["Callback", "progress", "terminal"]
+
+Callback = Callable[[int, int, str], None]  # (done, total, note)
+
+log = logging.getLogger("tasks.progress")
+
+LOG_SECONDS = 10.0  # between log lines
+UI_SECONDS = 2.0  # between updates of the UI's progress artifact: each is a request to the server
+
+_bars: Progress | None = None
+
+
+@contextmanager
+def terminal(bars: Progress) -> Iterator[None]:
+    """Show the progress of this process's tasks in these bars instead of log lines."""
+    global _bars
+    _bars = bars
+    try:
+        yield
+    finally:
+        _bars = None
+
+
+@contextmanager
+def progress(description: str) -> Iterator[Callback]:
+    """A callback for ``(done, total, note)``, shown as a bar, as log lines and in the UI.
+
+    >>> with progress("embed") as tell:
+    ...     tell(1, 2, "shard 1")
+    """
+    started = logged = time.monotonic()
+    bar = _bars.add_task(description, total=None, note="") if _bars is not None else None
+    ui = _UIProgress(description)
+
+    def tell(done: int, total: int, note: str = "") -> None:
+        nonlocal logged
+        now = time.monotonic()
+        if _bars is not None and bar is not None:
+            _bars.update(bar, completed=done, total=total, note=note)
+        elif now - logged > LOG_SECONDS:
+            logged = now
+            left = (now - started) / max(done, 1) * (total - done)
+            log.info("%s: %d of %d%s, about %s left", description, done, total, f" ({note})" if note else "", _duration(left))
+        ui.tell(now, done / max(total, 1))
+
+    try:
+        yield tell
+    finally:
+        if _bars is not None and bar is not None:
+            _bars.remove_task(bar)
+        ui.close()
+
+
+def _duration(seconds: float) -> str:
+    """
+    >>> _duration(75)
+    '1 min 15 s'
+    """
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+class _UIProgress:
+    """A progress artifact of the running Prefect task, if a server with a UI is there."""
+
+    def __init__(self, description: str) -> None:
+        self.description = description
+        self.artifact: Any = None
+        self.last = time.monotonic()
+        self.enabled = _server_is_watched()
+
+    def tell(self, now: float, share: float) -> None:
+        if not self.enabled or now - self.last < UI_SECONDS:
+            return
+        self.last = now
+        self._send(100.0 * share)
+
+    def close(self) -> None:
+        if self.artifact is not None:
+            self._send(100.0)
+
+    def _send(self, percent: float) -> None:
+        from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+        try:
+            if self.artifact is None:
+                key = re.sub("[^a-z0-9]+", "-", self.description.lower()).strip("-")
+                self.artifact = create_progress_artifact(percent, key=f"progress-{key}", description=self.description)
+            else:
+                update_progress_artifact(self.artifact, percent)
+        except Exception as error:  # a picture of progress must never stop the work
+            log.debug("no progress artifact: %s", error)
+            self.enabled = False
+
+
+def _server_is_watched() -> bool:
+    """Inside a Prefect run, on a server that outlives it (the temporary one has no viewer)."""
+    from prefect.context import TaskRunContext
+    from prefect.settings import PREFECT_API_URL
+
+    return TaskRunContext.get() is not None and PREFECT_API_URL.value() is not None

@@ -1,0 +1,22 @@
+"""Scores: one number a sample that says how easy or hard it is to learn. ``higher_is`` is each score's polarity."""
+
+from tasks.registry import scores
+
+_dynamics = {"needs": ("labels", "dynamics")}
+scores.add("aum", "tasks.score.dynamics:aum", higher_is="easier", **_dynamics)
+scores.add("confidence", "tasks.score.dynamics:confidence", higher_is="easier", **_dynamics)
+scores.add("correctness", "tasks.score.dynamics:correctness", higher_is="easier", **_dynamics)
+scores.add("el2n", "tasks.score.dynamics:el2n", higher_is="harder", **_dynamics)
+scores.add("entropy", "tasks.score.dynamics:entropy", higher_is="harder", **_dynamics)
+scores.add("forgetting", "tasks.score.dynamics:forgetting", higher_is="harder", **_dynamics)
+scores.add("forgetting_toneva", "tasks.score.dynamics:forgetting_toneva", higher_is="harder", **_dynamics)
+scores.add("last_correctness", "tasks.score.dynamics:last_correctness", higher_is="easier", **_dynamics)
+scores.add("loss", "tasks.score.dynamics:loss", higher_is="harder", **_dynamics)
+scores.add("variability", "tasks.score.dynamics:variability", higher_is="harder", **_dynamics)
+
+_final = {"needs": ("labels", "logits")}
+scores.add("final_confidence", "tasks.score.dynamics:final_confidence", higher_is="easier", **_final)
+scores.add("final_entropy", "tasks.score.dynamics:final_entropy", higher_is="harder", **_final)
+scores.add("final_loss", "tasks.score.dynamics:final_loss", higher_is="harder", **_final)
+
+HIGHER_IS: dict[str, str] = {entry.name: entry.facts["higher_is"] for entry in scores}

@@ -1,0 +1,106 @@
+"""Task of the scoring stage: train a proxy and record how it learns each sample."""
+
+from __future__ import annotations
+
+import logging
+
+from tasks.artifacts import Artifact, ArtifactWriter, write
+from tasks.cache import cached_task, context
+from tasks.data.task import open_split, rows_of
+from tasks.progress import progress
+from tasks.train.recipe import Recipe
+from tasks.train.task import history_columns
+
+__all__ = ["record_dynamics"]
+
+log = logging.getLogger("tasks.score")
+
+
+@cached_task(
+    version="1",
+    name="dynamics",
+    run_name="dynamics",
+    ignore=("device",),
+    modules=(
+        "tasks.score.dynamics",
+        "tasks.train.loop",
+        "tasks.train.loader",
+        "tasks.train.recipe",
+        "tasks.train.networks.small",
+        "tasks.train.networks.resnet",
+    ),
+)
+def record_dynamics(
+    samples: Artifact, labels: Artifact, recipe: Recipe, *, seed: int = 0, store_dynamics: bool = False, device: str = "auto"
+) -> dict[str, Artifact]:
+    """Train a proxy network on (pseudo-)labels and score every sample by its training dynamics.
+
+    Args:
+        samples: all of them are trained on.
+        labels: pseudo-labels, or samples loaded with labels.
+        recipe: of the proxy's training.
+        seed: of the proxy.
+        store_dynamics: also keep each epoch's margin, loss, correctness, EL2N and entropy of each sample.
+        device: where.
+
+    Returns:
+        ``scores``, ``history`` and, if stored, ``dynamics``.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    from tasks.hardware import describe, leased_device
+    from tasks.score.dynamics import HIGHER_IS, DynamicsAccumulator
+    from tasks.train.loop import train as run_training
+
+    split = open_split(samples)
+    column = "cluster" if labels.kind == "pseudo_labels" else "label"
+    targets = labels.numpy(column).astype(np.int64)[rows_of(labels.numpy("id"), split.ids)]
+    classes = int(targets.max()) + 1
+    with leased_device(device) as where, progress(f"dynamics of {recipe.network}") as tell:
+        context().notes |= {"device": describe(where), "seed": seed}
+        log.info("dynamics: %s on %s samples, %s, seed %d", recipe.network, f"{len(targets):,}", describe(where), seed)
+        accumulator = DynamicsAccumulator(len(targets), classes, where, keep_rows=store_dynamics)
+        trained = run_training(
+            split.images,
+            targets,
+            classes=classes,
+            mean=split.mean,
+            std=split.std,
+            recipe=recipe,
+            seed=seed,
+            device=where,
+            observe=accumulator,
+            scratch=context().scratch,
+            progress=tell,
+        )
+        values = accumulator.scores()
+    written = {
+        "scores": write(
+            "scores",
+            {"id": split.ids, **{name: value.astype(np.float32) for name, value in values.items()}},
+            field_metadata={name: {"higher_is": HIGHER_IS[name]} for name in values if name in HIGHER_IS},
+        ),
+        "history": write("metrics", history_columns(trained.history)),
+    }
+    if store_dynamics:
+        types = {"epoch": pa.int16(), "id": pa.int64(), "label": pa.int32(), "margin": pa.float32(), "loss": pa.float32()}
+        schema = pa.schema({**types, "correct": pa.bool_(), "el2n": pa.float32(), "entropy": pa.float32()})
+        with ArtifactWriter("dynamics", schema) as writer:
+            for rows in accumulator.epoch_rows():
+                ids = split.ids[rows.ids]
+                writer.write(
+                    {
+                        "epoch": np.full(len(ids), rows.epoch, np.int16),
+                        "id": ids,
+                        "label": targets[rows.ids].astype(np.int32),
+                        "margin": rows.margin,
+                        "loss": rows.loss,
+                        "correct": rows.correct,
+                        "el2n": rows.el2n,
+                        "entropy": rows.entropy,
+                    },
+                    row_group=len(ids),
+                )
+            written["dynamics"] = writer.finish()
+    return written

@@ -1,0 +1,45 @@
+"""The two baselines: everything, and a random subset."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tasks.errors import BadInput
+from tasks.select.budget import order
+from tasks.select.signals import Selection, Signals
+
+__all__ = ["full", "random"]
+
+
+def full(signals: Signals, budget: int, *, generator: np.random.Generator) -> Selection:
+    """Keep every sample: the ceiling that coresets are compared with.
+
+    Raises:
+        BadInput: the budget is not all samples.
+
+    >>> full(Signals(n=3), 3, generator=np.random.default_rng(0)).indices.tolist()
+    [0, 1, 2]
+    """
+    if budget != signals.n:
+        raise BadInput(f"full keeps all {signals.n} samples, not {budget}.", remedy="use fraction 1.0, or the selector random")
+    return Selection.of(np.arange(signals.n))
+
+
+def random(signals: Signals, budget: int, *, generator: np.random.Generator) -> Selection:
+    """Keep a uniform random subset without replacement: the baseline that every method must beat.
+
+    A smaller subset with the same seed is a prefix of a larger one.
+
+    Args:
+        signals: n (and ids, to which the draw is tied).
+        budget: k, samples to keep.
+        generator: of the draw.
+
+    Returns:
+        Selection in random order.
+
+    >>> random(Signals(n=100), 3, generator=np.random.default_rng(0)).indices.tolist()
+    [29, 34, 73]
+    """
+    keys = signals.keys(generator)
+    return Selection.of(order(keys, keys)[:budget])

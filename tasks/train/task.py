@@ -1,0 +1,248 @@
+"""Tasks of the training stage: cluster heads and their baseline, hold-outs, training on a coreset."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pyarrow as pa
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.artifacts import Artifact, write
+from tasks.cache import cached_task, context
+from tasks.data.task import open_split, rows_of, with_labels
+from tasks.errors import BadInput
+from tasks.progress import progress
+from tasks.train.recipe import Recipe
+
+__all__ = ["cluster", "cluster_kmeans", "clustering_report", "hold_out", "train_on", "with_pseudo_labels"]
+
+log = logging.getLogger("tasks.train")
+
+
+@cached_task(version="1", name="cluster", run_name="cluster-{classes}", ignore=("device",), modules=("tasks.train.cluster_heads",))
+def cluster(
+    embeddings: Artifact,
+    graph: Artifact,
+    classes: int,
+    heads: dict[str, Any],
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    test: Artifact | None = None,
+    test_embeddings: Artifact | None = None,
+) -> dict[str, Artifact]:
+    """Pseudo-labels by TEMI cluster heads, and every head's loss per epoch.
+
+    Head and epoch are chosen by training loss. With ``test`` and ``test_embeddings`` the epoch is chosen by test labels, as the published
+    code does; for comparison only.
+    """
+    import numpy as np
+
+    from tasks.embed.knn import Graph
+    from tasks.hardware import describe, leased_device
+    from tasks.train.cluster_heads import HeadsConfig, train_cluster_heads
+
+    config = HeadsConfig(**heads)
+    vectors = embeddings.numpy("vector")
+    oracle = None
+    if test is not None and test_embeddings is not None:
+        oracle = (test_embeddings.numpy("vector"), test.numpy("label").astype(np.int64))
+    with leased_device(device) as where, progress("cluster heads") as tell:
+        context().notes |= {"device": describe(where), "seed": seed}
+        log.info("cluster heads: %d heads, %d clusters on %s, seed %d", config.heads, classes, describe(where), seed)
+        found = train_cluster_heads(
+            vectors,
+            Graph(graph.numpy("neighbours"), graph.numpy("similarity")),
+            config,
+            classes=classes,
+            seed=seed,
+            device=where,
+            scratch=context().scratch,
+            progress=tell,
+            oracle=oracle,
+        )
+    ids = embeddings.numpy("id")
+    pseudo_labels = write(
+        "pseudo_labels",
+        {
+            "id": ids,
+            "cluster": found.labels.astype(np.int32),
+            "confidence": found.confidence.astype(np.float32),
+            "head": np.full(len(ids), found.head, np.int32),
+        },
+        meta={
+            "clusters": classes,
+            "used": len(np.unique(found.labels)),
+            "head": int(found.head),
+            "epoch": int(found.epoch),
+            "oracle": oracle is not None,
+        },
+    )
+    epochs, count = found.losses.shape
+    losses = write(
+        "table",
+        {
+            "epoch": np.repeat(np.arange(epochs, dtype=np.int32), count),
+            "head": np.tile(np.arange(count, dtype=np.int32), epochs),
+            "loss": found.losses.astype(np.float32).reshape(-1),
+        },
+        meta={"heads": count, "epochs": epochs, "head": int(found.head)},
+    )
+    return {"pseudo_labels": pseudo_labels, "losses": losses}
+
+
+@cached_task(version="1", name="kmeans", run_name="kmeans-{classes}", modules=("tasks.train.cluster_heads",))
+def cluster_kmeans(embeddings: Artifact, classes: int, *, seed: int = 0) -> Artifact:
+    """Pseudo-labels by k-means on the same embedding: the baseline that cluster heads must beat."""
+    import numpy as np
+
+    from tasks.train.cluster_heads import kmeans_labels
+
+    with progress("k-means"):
+        labels = kmeans_labels(embeddings.numpy("vector").astype(np.float32), classes, seed=seed)
+    n = len(labels)
+    columns = {
+        "id": embeddings.numpy("id"),
+        "cluster": labels.astype(np.int32),
+        "confidence": np.ones(n, np.float32),
+        "head": np.full(n, -1, np.int32),
+    }
+    return write("pseudo_labels", columns, meta={"clusters": classes, "used": len(np.unique(labels))})
+
+
+@task(name="clustering-report", task_run_name="clustering-report", cache_policy=NO_CACHE)
+def clustering_report(samples: Artifact, pseudo_labels: Artifact, kmeans: Artifact | None = None) -> dict[str, dict[str, float]]:
+    """Agreement of pseudo-labels with true labels, where these exist: reported, never used."""
+    from tasks.train.metrics import clustering_metrics
+
+    split = open_split(samples)
+    if split.truth is None:
+        return {}
+    found = {"pseudo-labels": clustering_metrics(pseudo_labels.numpy("cluster"), split.truth)}
+    if kmeans is not None:
+        found["k-means"] = clustering_metrics(kmeans.numpy("cluster"), split.truth)
+    return found
+
+
+@cached_task(version="1", name="hold-out", run_name="hold-out")
+def hold_out(samples: Artifact, pseudo_labels: Artifact, *, share: float, seed: int = 0) -> dict[str, Artifact]:
+    """A random share of the samples with their pseudo-labels, to judge hyper-parameters on without true labels, and the rest."""
+    import numpy as np
+
+    from tasks.hardware import seed_sequence
+
+    ids = samples.numpy("id")
+    order = np.random.default_rng(seed_sequence(seed, "holdout")).permutation(len(ids))
+    count = max(1, int(share * len(ids)))
+    parts = {}
+    for name, rows in (("held", order[:count]), ("rest", order[count:])):
+        k = len(rows)
+        columns = {
+            "id": ids[np.sort(rows)],
+            "rank": np.arange(k, dtype=np.int32),
+            "weight": np.ones(k, np.float32),
+            "label": pa.nulls(k, pa.int32()),
+        }
+        parts[name] = _pseudo(write("coreset", columns, meta={"method": f"hold-out {name}"}), pseudo_labels)
+    return parts
+
+
+def _pseudo(coreset: Artifact, pseudo_labels: Artifact) -> Artifact:
+    rows = rows_of(pseudo_labels.numpy("id"), coreset.numpy("id"))
+    return with_labels(coreset, pseudo_labels.numpy("cluster")[rows])
+
+
+@cached_task(version="1", name="pseudo-annotate", run_name="pseudo-annotate")
+def with_pseudo_labels(coreset: Artifact, pseudo_labels: Artifact) -> Artifact:
+    """The coreset labelled with pseudo-labels: for trials that may not see true ones."""
+    return _pseudo(coreset, pseudo_labels)
+
+
+@cached_task(
+    version="1",
+    name="train",
+    run_name="train-{seed}",
+    ignore=("device",),
+    modules=("tasks.train.loop", "tasks.train.loader", "tasks.train.recipe", "tasks.train.networks.small", "tasks.train.networks.resnet"),
+)
+def train_on(train: Artifact, coreset: Artifact, evaluation: Artifact, recipe: Recipe, seed: int, device: str = "auto") -> Artifact:
+    """Train a network on an annotated coreset; test accuracy after every so many steps, last and best.
+
+    Args:
+        train: the samples that the coreset is of.
+        coreset: with labels.
+        evaluation: a test set (samples with labels), or a labelled coreset of ``train`` to judge on.
+        recipe: of the training.
+        seed: of initial weights, order and augmentation.
+        device: where.
+
+    Returns:
+        metrics, with ``last_accuracy`` and ``best_accuracy`` (fractions) among its facts.
+    """
+    import numpy as np
+
+    from tasks.hardware import describe, leased_device
+    from tasks.train.loop import train as run_training
+
+    split = open_split(train)
+    rows, labels = _labelled(split.ids, coreset)
+    weights = coreset.numpy("weight")
+    if evaluation.kind == "coreset":
+        held, test_labels = _labelled(split.ids, evaluation)
+        test = (_some(split.images, held), test_labels)
+        classes = int(max(labels.max(), test_labels.max())) + 1
+    else:
+        other = open_split(evaluation)
+        test = (other.images, evaluation.numpy("label").astype(np.int64))
+        classes = train.meta["classes"]
+    with leased_device(device) as where, progress(f"train {recipe.network}, {len(rows):,} samples") as tell:
+        context().notes |= {"device": describe(where), "seed": seed}
+        log.info("train %s on %s samples, %s, seed %d", recipe.network, f"{len(rows):,}", describe(where), seed)
+        trained = run_training(
+            split.images,
+            labels,
+            rows=rows,
+            weights=None if np.all(weights == 1) else weights,
+            classes=classes,
+            mean=split.mean,
+            std=split.std,
+            recipe=recipe,
+            seed=seed,
+            device=where,
+            test=test,
+            scratch=context().scratch,
+            progress=tell,
+        )
+    context().notes |= {"samples": len(rows)}
+    return write(
+        "metrics",
+        history_columns(trained.history),
+        meta={"last_accuracy": trained.last_accuracy, "best_accuracy": trained.best_accuracy, "samples": len(rows)},
+    )
+
+
+def _some(images: Any, rows: Any) -> Any:
+    """These rows only of a dataset's images."""
+    from tasks.data.split import ArrayImages
+
+    return images.take(rows) if hasattr(images, "take") else ArrayImages(images.read(rows))
+
+
+def history_columns(history: list[dict[str, Any]]) -> dict[str, Any]:
+    """A training's history as columns; wall-clock times are left to the provenance, so that equal trainings have equal digests."""
+    import numpy as np
+
+    types = {"epoch": np.int32, "step": np.int64, "loss": np.float32, "accuracy": np.float32, "lr": np.float32, "samples_seen": np.int64}
+    columns: dict[str, Any] = {name: np.array([row[name] for row in history], kind) for name, kind in types.items()}
+    return {**columns, "split": [row["split"] for row in history]}
+
+
+def _labelled(ids: Any, coreset: Artifact) -> tuple[Any, Any]:
+    import numpy as np
+
+    labels = coreset.table(["label"]).column("label")
+    if labels.null_count:
+        raise BadInput(f"{labels.null_count:,} of {coreset.rows:,} samples of the coreset have no label.", remedy="annotate it first")
+    return rows_of(ids, coreset.numpy("id")), labels.to_numpy().astype(np.int64)

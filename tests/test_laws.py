@@ -1,0 +1,123 @@
+"""Laws that every registered selector obeys; a new one is picked up from the registry."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tasks.registry import selectors
+from tasks.select.signals import Signals
+
+N, CLASSES = 240, 6
+NAMES = selectors.names()
+
+
+def signals(n: int = N, *, dtype=np.float32, ids=None) -> Signals:
+    """Everything that a selector may ask for, with ties in the scores."""
+    generator = np.random.default_rng(7)
+    labels = generator.integers(0, CLASSES, n)
+    features = (generator.normal(size=(n, 12)) + 2 * np.eye(CLASSES, 12)[labels]).astype(dtype)
+    margins = generator.normal(size=n).round(1)  # rounding makes ties
+    scores = {"aum": margins.astype(dtype), "el2n": generator.random(n).round(1).astype(dtype), "forgetting": generator.integers(0, 5, n)}
+    return Signals(n=n, labels=labels, features=features, scores=scores, ids=np.arange(n) if ids is None else ids)
+
+
+def choose(name: str, given: Signals, budget: int | float, *, seed: int = 0, **params):
+    if name == "full":
+        budget = given.n
+    return selectors.get(name)(given, budget, generator=np.random.default_rng(seed), **params)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("budget", [1, 0.1, 37, 0.5, 1.0])
+def test_exact_budget_and_valid_rows(name, budget):
+    chosen = choose(name, signals(), budget)
+    k = N if name == "full" else int(budget * N) if isinstance(budget, float) else budget
+    assert chosen.indices.dtype == np.int64
+    assert len(chosen.indices) == len(np.unique(chosen.indices)) == k
+    assert chosen.indices.min() >= 0
+    assert chosen.indices.max() < N
+    assert chosen.weights.shape == (k,)
+    assert chosen.weights.dtype == np.float32
+    assert chosen.gains is None or chosen.gains.shape == (k,)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "full"])
+def test_balanced_budget(name):
+    given = signals()
+    chosen = choose(name, given, 0.25, balanced=True)
+    assert len(np.unique(chosen.indices)) == 60
+    share = np.bincount(given.labels[chosen.indices], minlength=CLASSES) / np.bincount(given.labels, minlength=CLASSES)
+    assert np.all(np.abs(share * np.bincount(given.labels) - 0.25 * np.bincount(given.labels)) <= 1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_seed_same_result(name):
+    first, second = choose(name, signals(), 0.3, seed=5), choose(name, signals(), 0.3, seed=5)
+    assert first.indices.tolist() == second.indices.tolist()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ids_do_not_depend_on_storage_order(name):
+    given = signals()
+    shuffle = np.random.default_rng(1).permutation(N)
+    moved = Signals(
+        n=N,
+        labels=given.labels[shuffle],
+        features=given.features[shuffle],
+        scores={k: v[shuffle] for k, v in given.scores.items()},
+        ids=given.ids[shuffle],
+    )
+    ours, theirs = choose(name, given, 0.3), choose(name, moved, 0.3)
+    assert sorted(given.ids[ours.indices]) == sorted(moved.ids[theirs.indices])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_string_ids(name):
+    given = signals(ids=np.array([f"sample-{i:04d}" for i in range(N)]))
+    assert choose(name, given, 0.3).indices.tolist() == choose(name, signals(), 0.3).indices.tolist()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_dtypes(name, dtype):
+    assert len(choose(name, signals(dtype=dtype), 0.2).indices) == (N if name == "full" else 48)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "scores" in selectors.get(name).needs])
+def test_ties_are_broken_by_the_generator(name):
+    flat = Signals(n=N, scores={"aum": np.zeros(N), "el2n": np.zeros(N)})
+    first, second = choose(name, flat, 0.2, seed=1), choose(name, flat, 0.2, seed=2)
+    assert set(first.indices.tolist()) != set(second.indices.tolist())
+    assert first.indices.max() > N // 2, "ties must not go to the first rows"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_inputs_and_global_state_are_left_alone(name):
+    import torch
+
+    given = signals()
+    copies = {k: v.copy() for k, v in given.scores.items()}
+    features, labels = given.features.copy(), given.labels.copy()
+    np.random.seed(3)  # noqa: NPY002  # the global state is what is watched
+    torch.manual_seed(3)
+    before, before_torch = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+    choose(name, given, 0.3)
+    assert np.array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), before_torch)
+    assert all(np.array_equal(given.scores[k], v) for k, v in copies.items())
+    assert np.array_equal(given.features, features)
+    assert np.array_equal(given.labels, labels)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_sample(name):
+    one = Signals(n=1, labels=np.array([0]), features=np.ones((1, 3)), scores={"aum": np.ones(1), "el2n": np.ones(1)})
+    assert choose(name, one, 1.0).indices.tolist() == [0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_documented(name):
+    entry = selectors.get(name)
+    assert entry.summary.endswith("."), entry.doc
+    assert ">>>" in entry.doc
