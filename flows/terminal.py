@@ -88,7 +88,7 @@ def _watched(console: Console) -> Iterator[Counter[str]]:
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
-        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.percentage:>3.0f} %"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("[dim]{task.fields[note]}"),
@@ -96,13 +96,21 @@ def _watched(console: Console) -> Iterator[Counter[str]]:
         transient=True,
         disable=not console.is_terminal,
     )
-    import prefect  # noqa: F401  # configures logging, which ours then joins
+    from prefect.logging.configuration import setup_logging
 
     from tasks.progress import terminal
 
+    setup_logging()  # now rather than at the first run, where it would replace our handlers
+
     counts: Counter[str] = Counter()
     steps = _Steps(console, counts)
-    ours = RichHandler(console=console, show_time=False, show_path=False, level=logging.WARNING if console.is_terminal else logging.INFO)
+    ours: logging.Handler
+    if console.is_terminal:  # the bars tell the rest
+        ours = RichHandler(console=console, show_time=False, show_path=False, level=logging.WARNING)
+    else:
+        ours = logging.StreamHandler()
+        ours.setFormatter(logging.Formatter("    %(message)s"))
+        ours.addFilter(lambda record: record.name != "tasks.report")  # shown at the end
     listeners: list[tuple[logging.Logger, logging.Handler]] = [
         (logging.getLogger("prefect.task_runs"), steps),
         (logging.getLogger("tasks"), ours),
@@ -150,7 +158,7 @@ def _show_result(console: Console, result: Any, counts: Counter[str], seconds: f
         out = Console(no_color=console.no_color or None)
         out.print(to_rich(accuracy_table(summarise(trials))))
         for verdict in result.meta.get("verdicts", []):
-            out.print(verdict, highlight=False)
+            out.print(verdict, highlight=False, soft_wrap=True)
         out.print(f"report: {store().path(result.meta['report'])}", highlight=False, soft_wrap=True)
         out.print(f"trials: {result.digest[:12]} (`winnow show {result.digest[:12]}`)", highlight=False, soft_wrap=True)
     total = counts["cached"] + counts["computed"]

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from tasks.errors import BadInput
+from tasks.errors import BadInput, WinnowError
 
 __all__ = [
     "COLUMNS",
@@ -317,6 +317,19 @@ class EpochRows:
     entropy: np.ndarray
 
 
+def _spilled(epoch: int) -> str:
+    return f"dynamics-{epoch:05d}"
+
+
+def _packed(rows: EpochRows) -> dict[str, Any]:
+    return {name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for name, value in vars(rows).items()}
+
+
+def _unpacked(state: dict[str, Any]) -> EpochRows:
+    arrays: dict[str, Any] = {name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in state.items()}
+    return EpochRows(**arrays)
+
+
 _SUMS = ("aum", "el2n", "entropy", "loss", "correctness", "forgetting", "confidence", "spread", "visits", "was_correct")
 
 
@@ -381,7 +394,8 @@ class DynamicsAccumulator:
         classes: C.
         device: where the batches are.
         el2n_epochs: EL2N sums over so many epochs.
-        keep_rows: keep each finished epoch's columns until :meth:`epoch_rows` hands them out.
+        keep_rows: keep each finished epoch's columns for :meth:`epoch_rows`.
+        spill: a scratch (``save(name, state)``, ``load(name)``) that keeps them on disk, one state an epoch, instead of in memory.
 
     Raises:
         BadInput: from a batch or at the epoch's end: ids or labels out of range, shapes that do not fit, NaN or infinite logits, a
@@ -404,11 +418,13 @@ class DynamicsAccumulator:
         count, ``forgetting_toneva`` the original's.
     """
 
-    def __init__(self, n: int, classes: int, device: torch.device | str = "cpu", *, el2n_epochs: int = 10, keep_rows: bool = False) -> None:
+    def __init__(
+        self, n: int, classes: int, device: torch.device | str = "cpu", *, el2n_epochs: int = 10, keep_rows: bool = False, spill: Any = None
+    ) -> None:
         if n < 1 or classes < 2:
             raise BadInput(f"n = {n}, classes = {classes}: dynamics need a sample and two classes.")
         self.n, self.classes, self.device = n, classes, torch.device(device)
-        self.keep_rows = keep_rows
+        self.keep_rows, self._spill = keep_rows, spill
         self._running = _Running(n, el2n_epochs, self.device)
         self._epoch: int | None = None
         self._last = -1
@@ -417,7 +433,7 @@ class DynamicsAccumulator:
         self._labels = torch.zeros(n + 1, dtype=torch.int64, device=self.device)
         self._visits = torch.zeros(n + 1, dtype=torch.int64, device=self.device)
         self._range = self._no_range()
-        self._rows: list[EpochRows] = []
+        self._rows: list[EpochRows | int] = []  # in memory, or the epoch's number where the rows are spilled
 
     def _no_range(self) -> torch.Tensor:
         """Least and greatest id and label of the epoch so far."""
@@ -499,7 +515,10 @@ class DynamicsAccumulator:
         seen = self._checked_epoch()
         self._running.fold(self._epoch, self._columns[: self.n].T, seen)
         if self.keep_rows:
-            self._rows.append(self._take_rows(seen))
+            rows = self._take_rows(seen)
+            if self._spill is not None:
+                self._spill.save(_spilled(rows.epoch), _packed(rows))
+            self._rows.append(rows if self._spill is None else rows.epoch)
         self._last, self._epoch = self._epoch, None
         self._columns.zero_()
         self._visits.zero_()
@@ -512,9 +531,22 @@ class DynamicsAccumulator:
         return EpochRows(self._epoch, ids.cpu().numpy(), labels, margin, loss_, correct > 0, error, entropy_)
 
     def epoch_rows(self) -> Iterator[EpochRows]:
-        """Hand out, once, the columns of the epochs that have ended (``keep_rows=True``)."""
+        """Hand out, once, the columns of the epochs that have ended (``keep_rows=True``), one epoch in memory at a time.
+
+        Raises:
+            WinnowError: a spilled epoch is missing or damaged.
+        """
         while self._rows:
-            yield self._rows.pop(0)
+            rows = self._rows.pop(0)
+            if isinstance(rows, int):
+                state = self._spill.load(_spilled(rows))
+                if state is None:
+                    raise WinnowError(
+                        f"the recorded dynamics of epoch {rows} are missing or damaged.",
+                        remedy="delete the task's scratch folder and run again: the proxy is trained anew",
+                    )
+                rows = _unpacked(state)
+            yield rows
 
     def scores(self) -> dict[str, np.ndarray]:
         """All scores, float32 (n,) each; ends the open epoch.
@@ -538,7 +570,7 @@ class DynamicsAccumulator:
             "labels": self._labels.cpu().clone(),
             "visits": self._visits.cpu().clone(),
             "range": self._range.cpu().clone(),
-            "rows": [{k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in vars(rows).items()} for rows in self._rows],
+            "rows": [rows if isinstance(rows, int) else _packed(rows) for rows in self._rows],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -551,10 +583,7 @@ class DynamicsAccumulator:
         self._labels.copy_(state["labels"])
         self._visits.copy_(state["visits"])
         self._range.copy_(state["range"])
-        arrays: list[dict[str, Any]] = [
-            {k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in rows.items()} for rows in state["rows"]
-        ]
-        self._rows = [EpochRows(**rows) for rows in arrays]
+        self._rows = [rows if isinstance(rows, int) else _unpacked(rows) for rows in state["rows"]]
 
 
 def scores_from_epoch_rows(epochs: Iterable[EpochRows], n: int, *, el2n_epochs: int = 10) -> dict[str, np.ndarray]:

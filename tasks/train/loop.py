@@ -331,8 +331,6 @@ def train(
         exam = open_loader(
             test[0], test_targets, mean=mean, std=std, device=device, size=size, margin=margin, workers=workers
         )  # fmt: skip
-        if exam.shape != loader.shape:
-            raise BadInput(f"test images have shape {exam.shape}, training images {loader.shape}.")
     network = build(recipe.network, classes=classes, channels=channels, size=size, seed=seed, pretrained=recipe.pretrained)
     network = _placed(network, device)
     step_of = _Step(network, recipe, device, _training_dtype(recipe, device))

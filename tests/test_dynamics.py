@@ -1,0 +1,307 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.artifacts import Scratch
+from tasks.errors import BadInput, WinnowError
+from tasks.registry import scores as registered
+from tasks.score import dynamics as module
+from tasks.score.dynamics import (
+    HIGHER_IS,
+    DynamicsAccumulator,
+    final_scores,
+    scores_from_epoch_rows,
+    scores_from_log_probs,
+    scores_from_logits,
+)
+
+UPSTREAM = {
+    "aum": "accumulated_margin",
+    "correctness": "correctness",
+    "el2n": "el2n",
+    "forgetting": "forgetting",
+    "last_correctness": "last_correctness",
+}
+
+
+def random_log(epochs=7, n=23, classes=4, seed=0, scale=2.0):
+    rng = np.random.default_rng(seed)
+    logits = (scale * rng.normal(size=(epochs, n, classes))).astype(np.float32)
+    return logits, rng.integers(0, classes, n)
+
+
+def feed(accumulator, logits, labels, *, first=0, batch=5, seed=0):
+    labels = torch.as_tensor(labels)
+    for epoch, rows in enumerate(torch.as_tensor(logits), start=first):
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed + epoch))
+        for ids in order.split(batch):
+            accumulator(ids, rows[ids], labels[ids], epoch)
+    return accumulator
+
+
+# -- against the published code -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", ["ccs_main", "elfs_main", "short"])
+@pytest.mark.parametrize("streamed", [True, False])
+def test_matches_the_published_scores(golden, case, streamed):
+    g = golden("dynamics_scores")
+    log, targets, raw = g[f"{case}_log"], g[f"{case}_targets"], bool(g[f"{case}_raw_logits"][0])
+    if streamed:
+        accumulator = DynamicsAccumulator(log.shape[1], log.shape[2])
+        take = accumulator if raw else accumulator.add_log_probs
+        for epoch, order in enumerate(g[f"{case}_order"].astype(np.int64)):
+            for ids in torch.from_numpy(order).split(32):
+                take(ids, torch.from_numpy(log[epoch])[ids], torch.from_numpy(targets)[ids], epoch)
+        found = accumulator.scores()
+    else:
+        found = (scores_from_logits if raw else scores_from_log_probs)(log, targets)
+    for name, upstream in UPSTREAM.items():
+        expected = g[f"{case}_{upstream}"]
+        if expected.dtype.kind == "i":
+            assert np.array_equal(found[name], expected), name
+        else:
+            np.testing.assert_allclose(found[name], expected, atol=1e-5, err_msg=name)
+    assert np.array_equal(found["forgetting_toneva"], g[f"corrected_{case}_forgetting"])
+    never = g[f"{case}_never_learned"]
+    assert never.any()
+    assert np.array_equal(found["correctness"] == 0, never)
+    assert (found["forgetting"][never] == 0).all()
+    assert (found["forgetting_toneva"][never] == len(log)).all()
+
+
+def test_final_scores_match_the_published_ones(golden):
+    g = golden("dynamics_scores")
+    found = final_scores(g["final_logits"], g["final_targets"])
+    np.testing.assert_allclose(found["entropy"], g["final_entropy"], atol=1e-5)
+    np.testing.assert_allclose(found["loss"], g["final_loss"], atol=1e-5)
+    np.testing.assert_allclose(found["confidence"], g["final_confidence"], atol=1e-6)
+    for name, values in found.items():
+        assert np.array_equal(registered.get(f"final_{name}")(g["final_logits"], g["final_targets"]), values)
+
+
+# -- streaming is the definition ------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    epochs=st.integers(1, 14),
+    n=st.integers(1, 12),
+    classes=st.integers(2, 5),
+    batch=st.integers(1, 13),
+    seed=st.integers(0, 1000),
+    scale=st.sampled_from([0.0, 1.0, 8.0, 60.0]),
+)
+def test_streaming_equals_each_definition(epochs, n, classes, batch, seed, scale):
+    logits, labels = random_log(epochs, n, classes, seed, scale)
+    found = feed(DynamicsAccumulator(n, classes), logits, labels, batch=batch, seed=seed).scores()
+    log_probs = torch.log_softmax(torch.from_numpy(logits), -1)
+    for entry in registered:
+        if "dynamics" in entry.needs:
+            np.testing.assert_allclose(found.pop(entry.name), entry(log_probs, labels), rtol=1e-6, atol=1e-6, err_msg=entry.name)
+    assert not found, "a score that is not registered"
+
+
+def test_definitions_by_hand():
+    p = np.array([[[0.6, 0.3, 0.1]], [[0.2, 0.5, 0.3]], [[0.5, 0.1, 0.4]]])
+    found = {name: float(v[0]) for name, v in scores_from_log_probs(np.log(p), [0], el2n_epochs=2).items()}
+    own = p[:, 0, 0]
+    assert found["aum"] == pytest.approx(0.3 - 0.3 + 0.1, abs=1e-6)
+    assert found["el2n"] == pytest.approx(np.sqrt(0.16 + 0.09 + 0.01) + np.sqrt(0.64 + 0.25 + 0.09))
+    assert found["confidence"] == pytest.approx(own.mean())
+    assert found["variability"] == pytest.approx(own.std())
+    assert found["entropy"] == pytest.approx(-(p * np.log(p)).sum(-1).mean())
+    assert found["loss"] == pytest.approx(-np.log(own).mean())
+    assert (found["correctness"], found["forgetting"], found["forgetting_toneva"], found["last_correctness"]) == (2, 1, 1, 1)
+
+
+def test_batching_order_and_dtype_change_nothing():
+    logits, labels = random_log(12)
+    one = feed(DynamicsAccumulator(23, 4), logits, labels, batch=23).scores()
+    other = feed(DynamicsAccumulator(23, 4), logits, labels, batch=3, seed=9).scores()
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+    half = torch.from_numpy(logits).half()
+    rounded = feed(DynamicsAccumulator(23, 4), half, labels).scores()
+    same = feed(DynamicsAccumulator(23, 4), half.float(), labels).scores()
+    assert all(np.array_equal(rounded[name], same[name]) for name in one)
+
+
+def test_variability_is_stable_where_probabilities_hardly_move():
+    p = 0.9 + 1e-4 * np.random.default_rng(0).normal(size=(500, 8, 1))
+    found = scores_from_log_probs(np.log(np.concatenate([p, 1 - p], -1)), np.zeros(8, int))
+    np.testing.assert_allclose(found["variability"], p[..., 0].std(0), rtol=5e-3)
+
+
+def test_epochs_that_leave_samples_out_count_only_visits():
+    logits, labels = random_log(3, n=4, scale=1.0)
+    y = torch.as_tensor(labels)
+    accumulator = DynamicsAccumulator(4, 4)
+    for epoch, ids in enumerate([[0, 1, 2, 3], [0, 2], [0, 1, 2]]):
+        ids = torch.tensor(ids)
+        accumulator(ids, torch.from_numpy(logits[epoch])[ids], y[ids], epoch)
+    found = accumulator.scores()
+    full = scores_from_logits(logits, labels)
+    partial = scores_from_logits(logits[[0, 2]], labels)
+    for name in ("aum", "confidence", "variability", "loss", "entropy", "correctness", "forgetting"):
+        np.testing.assert_allclose(found[name][[0, 2]], full[name][[0, 2]], rtol=1e-6)
+        np.testing.assert_allclose(found[name][1], partial[name][1], rtol=1e-6)
+        np.testing.assert_allclose(found[name][3], scores_from_logits(logits[:1], labels)[name][3], rtol=1e-6, atol=1e-7)
+
+
+def test_state_does_not_grow_with_epochs():
+    accumulator = DynamicsAccumulator(23, 4)
+    sizes = []
+    for epoch in range(3):
+        logits, labels = random_log(1, seed=epoch)
+        feed(accumulator, logits, labels, first=epoch)
+        sizes.append(sum(v.numel() for v in accumulator.state_dict().values() if isinstance(v, torch.Tensor)))
+    assert len(set(sizes)) == 1
+    assert sizes[0] < 23 * 20 + 50
+
+
+def test_registry_says_which_end_is_hard():
+    table = {entry.name: entry.facts["higher_is"] for entry in registered if "dynamics" in entry.needs}
+    assert table == HIGHER_IS
+    logits, labels = random_log(12, n=200, scale=1.0, seed=3)
+    logits[np.arange(12)[:, None], np.arange(200), labels] += np.linspace(0, 4, 200)  # the later the easier
+    for name, values in scores_from_logits(logits, labels).items():
+        trend = np.corrcoef(np.arange(200), values)[0, 1]
+        if name not in ("variability", "forgetting"):  # hard here because undecided, not because wrong
+            assert (trend > 0) == (HIGHER_IS[name] == "easier"), name
+    assert all(entry.summary and entry.reference for entry in registered if entry.target.startswith(module.__name__) and entry.facts)
+
+
+# -- resuming and storing -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spilled", [True, False])
+@pytest.mark.parametrize("stop", [0, 7, 23 * 3 + 11])
+def test_resumed_amid_an_epoch_is_bit_identical(stop, spilled, tmp_path):
+    logits, labels = random_log(5)
+    options = {"keep_rows": True, "spill": Scratch(tmp_path) if spilled else None}
+    whole = feed(DynamicsAccumulator(23, 4, keep_rows=True), logits, labels, batch=1)
+    halves = [DynamicsAccumulator(23, 4, **options), DynamicsAccumulator(23, 4, **options)]
+    y = torch.as_tensor(labels)
+    visits = 0
+    for epoch in range(5):
+        for i in torch.randperm(23, generator=torch.Generator().manual_seed(epoch)).split(1):
+            if visits == stop:
+                saved = Scratch(tmp_path / "checkpoint")
+                saved.save("state", halves[0].state_dict())
+                halves[1].load_state_dict(saved.load("state"))
+            halves[visits >= stop](i, torch.from_numpy(logits[epoch])[i], y[i], epoch)
+            visits += 1
+    one, other = whole.scores(), halves[1].scores()
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+    for a, b in zip(whole.epoch_rows(), halves[1].epoch_rows(), strict=True):
+        assert all(np.array_equal(getattr(a, name), getattr(b, name)) for name in vars(a))
+
+
+def test_stored_epochs_give_the_same_scores_and_are_handed_out_once():
+    logits, labels = random_log(12)
+    accumulator = feed(DynamicsAccumulator(23, 4, keep_rows=True), logits, labels)
+    found = accumulator.scores()
+    stored = list(accumulator.epoch_rows())
+    assert list(accumulator.epoch_rows()) == []
+    assert [rows.epoch for rows in stored] == list(range(12))
+    assert all(np.array_equal(rows.ids, np.arange(23)) and np.array_equal(rows.labels, labels) for rows in stored)
+    again = scores_from_epoch_rows(stored, 23)
+    assert all(np.array_equal(found[name], again[name]) for name in found)
+    with pytest.raises(BadInput, match="epoch 0 comes after epoch 11"):
+        scores_from_epoch_rows([stored[11], stored[0]], 23)
+    with pytest.raises(BadInput, match="id 10 is outside"):
+        scores_from_epoch_rows(stored, 10)
+
+
+def test_a_damaged_spill_is_said(tmp_path):
+    logits, labels = random_log(2)
+    accumulator = feed(DynamicsAccumulator(23, 4, keep_rows=True, spill=Scratch(tmp_path)), logits, labels)
+    accumulator.end_epoch()
+    file = next(tmp_path.glob("*00001*"))
+    file.write_bytes(file.read_bytes()[:-3])
+    rows = accumulator.epoch_rows()
+    assert next(rows).epoch == 0
+    with pytest.raises(WinnowError, match="epoch 1 are missing or damaged"):
+        next(rows)
+
+
+# -- what is refused ------------------------------------------------------------------------------------------------------
+
+
+def test_refuses_what_cannot_be(tmp_path):
+    logits, labels = torch.zeros(2, 3), torch.tensor([0, 1])
+    ids = torch.tensor([0, 1])
+    make = lambda: DynamicsAccumulator(4, 3)  # noqa: E731
+    with pytest.raises(BadInput, match="id 4 is outside 0 to 3"):
+        make()(torch.tensor([0, 4]), logits, labels, 0)
+    with pytest.raises(BadInput, match="id -1 is outside"):
+        make()(torch.tensor([-1, 0]), logits, labels, 0)
+    with pytest.raises(BadInput, match="label 3 is outside 0 to 2"):
+        make()(ids, logits, torch.tensor([0, 3]), 0)
+    with pytest.raises(BadInput, match="do not fit"):
+        make()(ids, torch.zeros(2, 4), labels, 0)
+    with pytest.raises(BadInput, match="do not fit"):
+        make()(ids, logits, torch.tensor([0]), 0)
+    with pytest.raises(BadInput, match="two classes"):
+        DynamicsAccumulator(4, 1)
+
+    twice = make()
+    twice(torch.tensor([2, 2]), logits, labels, 0)
+    with pytest.raises(BadInput, match="epoch 0: sample 2 was visited 2 times"):
+        twice.end_epoch()
+    for value in (np.nan, np.inf):
+        broken = make()
+        broken(ids, torch.tensor([[0.0, 0, 0], [0, value, 0]]), labels, 0)
+        with pytest.raises(BadInput, match="epoch 0: sample 1 has NaN"):
+            broken(ids, logits, labels, 1)
+    back = make()
+    back(ids, logits, labels, 1)
+    back(ids, logits, labels, 2)
+    with pytest.raises(BadInput, match="epoch 1 comes after epoch 2"):
+        back(ids, logits, labels, 1)
+    partial = make()
+    partial(ids, logits, labels, 0)
+    with pytest.raises(BadInput, match=r"sample 2 was never seen \(2 of 4\)"):
+        partial.scores()
+    with pytest.raises(BadInput, match="2 samples and 3 classes"):
+        make().load_state_dict(DynamicsAccumulator(2, 3).state_dict())
+
+
+def test_stored_logs_are_checked_at_the_start():
+    logits, labels = random_log()
+    with pytest.raises(BadInput, match=r"labels\[3\] = 9"):
+        scores_from_logits(logits, np.where(np.arange(23) == 3, 9, labels))
+    with pytest.raises(BadInput, match="labels have shape"):
+        scores_from_logits(logits, labels[:-1])
+    with pytest.raises(BadInput, match="epochs, samples"):
+        scores_from_logits(logits[0], labels)
+    logits[2, 5, 1] = np.nan
+    with pytest.raises(BadInput, match=r"logits\[2, 5\]"):
+        scores_from_logits(logits, labels)
+
+
+def test_inputs_and_global_random_state_stay():
+    logits, labels = random_log()
+    kept = logits.copy(), labels.copy()
+    before = torch.get_rng_state()
+    scores_from_logits(logits, labels)
+    scores_from_log_probs(logits - 9, labels)
+    assert np.array_equal(logits, kept[0])
+    assert np.array_equal(labels, kept[1])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_gpu_agrees_and_refuses_at_the_epochs_end():
+    logits, labels = random_log(12)
+    expected = scores_from_logits(logits, labels)
+    found = scores_from_logits(torch.from_numpy(logits).cuda(), torch.from_numpy(labels).cuda())
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-5, err_msg=name)
+    accumulator = DynamicsAccumulator(4, 3, "cuda")
+    accumulator(torch.tensor([0, 9]).cuda(), torch.zeros(2, 3).cuda(), torch.tensor([0, 7]).cuda(), 0)
+    with pytest.raises(BadInput, match="id 9 is outside"):
+        accumulator.end_epoch()

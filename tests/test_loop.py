@@ -1,0 +1,521 @@
+import threading
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pydantic import ValidationError
+from sklearn.datasets import load_digits
+from torch.nn import functional as F
+
+from tasks.artifacts import Scratch
+from tasks.errors import BadInput, UnknownName, WinnowError
+from tasks.score.dynamics import DynamicsAccumulator
+from tasks.train import loop
+from tasks.train.loader import DeviceLoader, StreamLoader, crop_flip, draws_of, open_loader, random_resized_crop
+from tasks.train.loop import build, predict, train
+from tasks.train.recipe import Recipe
+
+GREY = {"mean": (0.3,), "std": (0.35,)}
+FAST = Recipe(network="mlp", iterations=12, batch_size=16, lr=0.05, augment="crop", pad=1)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    data = load_digits()
+    images = np.round(data.images * 255 / 16).astype(np.uint8)[..., None]
+    order = np.random.default_rng(0).permutation(len(images))
+    return images, data.target.astype(np.int64), order[:1437], order[1437:]
+
+
+def toy(n=50, size=8, classes=3, channels=1, seed=0):
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(0, classes, n)
+    images = rng.integers(0, 120, (n, size, size, channels)) + 60 * targets[:, None, None, None]
+    return images.astype(np.uint8), targets
+
+
+def toy_train(recipe=FAST, *, seed=0, n=50, **options):
+    images, targets = toy(n)
+    return train(images, targets, classes=3, recipe=recipe, seed=seed, **{**GREY, **options})
+
+
+def same_weights(one, other):
+    return all(torch.equal(one.network[name], other.network[name]) for name in one.network)
+
+
+class Listed:
+    """Images that are read by row, of any size."""
+
+    def __init__(self, images, shape=None):
+        self.images, self.shape = images, shape
+
+    def __len__(self):
+        return len(self.images)
+
+    def read(self, rows):
+        if self.shape is not None:
+            return self.images[rows]
+        return [Image.fromarray(self.images[row]) for row in rows]
+
+
+# -- recipe ---------------------------------------------------------------------------------------------------------------
+
+
+def torch_rates(make, steps):
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9)
+    scheduler = make(optimiser)
+    rates = []
+    for step in range(steps):
+        rates.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        if step + 1 < steps:
+            scheduler.step()
+    return rates
+
+
+@pytest.mark.parametrize(
+    ("recipe", "n", "make"),
+    [
+        (Recipe(iterations=100, batch_size=30), 210, lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 100, 1e-4)),
+        (Recipe(iterations=100, batch_size=30, upstream=True), 210, lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 100, 1e-4)),
+        (Recipe(iterations=97, scheduler="onecycle"), 1000, lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.1, 97)),
+        (Recipe(iterations=50, scheduler="multistep", milestones=(10, 30)), 9, lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [10, 30])),
+        (
+            Recipe(epochs=9, batch_size=50, scheduler="multistep", milestones=(3, 6)),
+            100,
+            lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [6, 12]),
+        ),
+        (Recipe(epochs=3, scheduler="constant"), 1000, lambda o: torch.optim.lr_scheduler.ConstantLR(o, 1.0)),
+    ],
+)
+def test_learning_rates_are_torchs(recipe, n, make):
+    rates = recipe.learning_rates(n)
+    assert len(rates) == recipe.total_steps(n)
+    np.testing.assert_allclose(rates, torch_rates(make, len(rates)), rtol=1e-9, atol=1e-15)
+
+
+def test_published_length():
+    thirty = Recipe(iterations=40_000)
+    assert (thirty.steps_per_epoch(15_000), thirty.total_steps(15_000)) == (59, 40_000)
+    assert thirty.model_copy(update={"upstream": True}).total_steps(15_000) == 678 * 59
+    assert Recipe(epochs=2, batch_size=4, drop_last=True).total_steps(10) == 4
+    with pytest.raises(BadInput, match="no batch of 4"):
+        Recipe(epochs=2, batch_size=4, drop_last=True).total_steps(3)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"epochs": 1, "iterations": 1}, {"epochs": 0}, {"epochs": 1, "lr": float("nan")}, {"epochs": 1, "momentum": 0.0},
+     {"epochs": 1, "lr": 1e-5}, {"epochs": 1, "milestones": (3,)}, {"epochs": 1, "scheduler": "multistep"},
+     {"epochs": 9, "scheduler": "multistep", "milestones": (5, 3)}, {"epochs": 1, "speed": 2}, {"epochs": 1, "pad": -1}],
+)  # fmt: skip
+def test_recipe_refuses(fields):
+    with pytest.raises(ValidationError):
+        Recipe(**fields)
+
+
+# -- loaders --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("pad", [0, 2, 5])
+def test_crops_are_those_of_a_padded_image(channels, pad):
+    images = torch.from_numpy(toy(20, size=6, channels=channels)[0])
+    rows = torch.tensor([3, 3, 19, 0, 7])
+    top, left, flip = draws_of(20, pad, True, seed=1, epoch=2)
+    found = crop_flip(images, rows, (top[rows], left[rows], flip[rows]), pad)
+    padded = F.pad(images.permute(0, 3, 1, 2).float(), (pad,) * 4, mode="reflect") if pad else images.permute(0, 3, 1, 2).float()
+    for i, row in enumerate(rows.tolist()):
+        crop = padded[row, :, top[row] : top[row] + 6, left[row] : left[row] + 6]
+        crop = crop.flip(-1) if flip[row] else crop
+        assert torch.equal(found[i].permute(2, 0, 1).float(), crop)
+
+
+def test_draws_cover_their_range_evenly():
+    top, left, flip = draws_of(9000, 1, True, seed=0, epoch=0)
+    for offsets in (top, left):
+        assert torch.bincount(offsets, minlength=3).tolist() == pytest.approx([3000] * 3, abs=200)
+    assert flip.float().mean().item() == pytest.approx(0.5, abs=0.03)
+    assert not draws_of(50, 1, False, seed=0, epoch=0)[2].any()
+    assert not torch.equal(top, draws_of(9000, 1, True, seed=0, epoch=1)[0])
+    assert not torch.equal(top, left)
+
+
+def batches(loader, epoch=0):
+    return [tuple(part.clone() for part in batch) for batch in loader.epoch(epoch)]
+
+
+@pytest.mark.parametrize("augment", ["none", "crop", "crop_flip"])
+def test_resident_and_streamed_batches_are_the_same(augment, monkeypatch):
+    images, targets = toy(30, channels=3)
+    rows = np.arange(29, 4, -1)
+    options = {
+        "mean": (0.4, 0.5, 0.6),
+        "std": (0.2, 0.3, 0.4),
+        "device": torch.device("cpu"),
+        "batch_size": 8,
+        "augment": augment,
+        "pad": 2,
+    }
+    resident = open_loader(images, targets[rows], rows=rows, seed=3, **options)
+    streamed = open_loader(Listed(images, (8, 8, 3)), targets[rows], rows=rows, seed=3, resident=False, workers=0, **options)
+    assert isinstance(resident, DeviceLoader)
+    assert isinstance(streamed, StreamLoader)
+    monkeypatch.setattr("tasks.train.loader.CHUNK_VALUES", {"cpu": 8 * 8 * 3 * 8, "cuda": 1})  # one batch a chunk
+    for a, b in zip(batches(resident, 4), batches(streamed, 4), strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    found = torch.cat([x for _, x, _ in resident.sequential(7)])
+    expected = (
+        torch.from_numpy(images[rows]).permute(0, 3, 1, 2).double() / 255 - torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1)
+    ) / torch.tensor([0.2, 0.3, 0.4]).view(3, 1, 1)
+    torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-6)
+
+
+def test_an_epoch_visits_every_sample_once_in_an_order_of_its_own():
+    images, targets = toy(23)
+    loader = open_loader(images, targets, **GREY, device=torch.device("cpu"), batch_size=5, seed=0)
+    orders = [torch.cat([rows for rows, _, _ in loader.epoch(e)]) for e in (0, 1, 0)]
+    assert all(torch.equal(order.sort().values, torch.arange(23)) for order in orders)
+    assert torch.equal(orders[0], orders[2])
+    assert not torch.equal(orders[0], orders[1])
+    for rows, _, y in loader.epoch(2):
+        assert np.array_equal(y.numpy(), targets[rows.numpy()])
+    dropping = open_loader(images, targets, **GREY, device=torch.device("cpu"), batch_size=5, seed=0, drop_last=True)
+    assert [len(rows) for rows, _, _ in dropping.epoch(0)] == [5] * 4
+
+
+def test_random_resized_crops_have_the_published_area_and_aspect():
+    rng = np.random.default_rng(0)
+    boxes = np.array([random_resized_crop(240, 240, rng) for _ in range(3000)])
+    w, h = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    assert (boxes >= 0).all()
+    assert (boxes <= 240).all()
+    area, aspect = w * h / 240**2, w / h
+    assert area.min() == pytest.approx(0.08, abs=0.01)
+    assert area.max() > 0.95
+    assert np.quantile(area, 0.25) == pytest.approx(0.08 + 0.92 / 4, abs=0.04)  # uniform, but for tries that did not fit
+    assert (aspect.min(), aspect.max()) == (pytest.approx(3 / 4, abs=0.03), pytest.approx(4 / 3, abs=0.03))
+    assert random_resized_crop(10, 1000, rng) == (493, 0, 506, 10)  # nothing fits: the centre
+
+
+def of_many_sizes(n=24, classes=3, seed=0):
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(0, classes, n)
+    shapes = rng.integers(9, 30, (n, 2))
+    return Listed([np.full((*shape, 3), 40 + 80 * y, np.uint8) for shape, y in zip(shapes, targets, strict=True)]), targets
+
+
+@pytest.mark.slow
+def test_images_of_many_sizes_do_not_depend_on_batches_or_workers():
+    images, targets = of_many_sizes()
+    rng = np.random.default_rng(1)
+    images.images = [rng.integers(0, 256, image.shape, dtype=np.uint8) for image in images.images]
+    options = {"mean": (0.5,) * 3, "std": (0.3,) * 3, "device": torch.device("cpu"), "augment": "imagenet", "size": 12, "seed": 1}
+    seen = []
+    for batch_size, workers in ((7, 0), (24, 1)):
+        loader = open_loader(images, targets, batch_size=batch_size, workers=workers, **options)
+        found = torch.empty(2, 24, 3, 12, 12)
+        for epoch in (0, 1):
+            for rows, x, y in loader.epoch(epoch):
+                found[epoch, rows] = x
+                assert np.array_equal(y.numpy(), targets[rows.numpy()])
+        loader.close()
+        seen.append(found)
+    assert torch.equal(seen[0], seen[1])
+    assert not torch.equal(seen[0][0], seen[0][1])
+
+
+@pytest.mark.parametrize("augment", ["none", "crop_flip", "imagenet"])
+def test_trains_on_images_of_many_sizes(augment):
+    images, targets = of_many_sizes()
+    recipe = Recipe(network="convnet", epochs=12, batch_size=8, lr=0.02, augment=augment, size=12, pad="scaled")
+    trained = train(
+        images, targets, classes=3, mean=(0.5,) * 3, std=(0.3,) * 3, recipe=recipe, seed=0, test=(images, targets), workers=0
+    )  # fmt: skip
+    assert trained.size == 12
+    assert trained.last_accuracy > 0.9
+
+
+def test_loader_refusals():
+    images, targets = toy(10)
+    cpu = {"device": torch.device("cpu"), **GREY}
+    with pytest.raises(BadInput, match="9 targets of 10 images"):
+        open_loader(images, targets[:9], **cpu)
+    with pytest.raises(BadInput, match=r"rows\[1\] = 10 is outside"):
+        open_loader(images, targets[:2], rows=np.array([0, 10]), **cpu)
+    with pytest.raises(BadInput, match="not uint8"):
+        open_loader(images.astype(np.float32), targets, **cpu)
+    with pytest.raises(BadInput, match="3 channels"):
+        open_loader(np.repeat(images, 3, -1), targets, **cpu)
+    with pytest.raises(BadInput, match="not square"):
+        open_loader(images[:, :6], targets, **cpu)
+    with pytest.raises(BadInput, match="pad = 8"):
+        open_loader(images, targets, augment="crop", pad=8, **cpu)
+    with pytest.raises(BadInput, match="no images"):
+        open_loader(images[:0], targets[:0], **cpu)
+
+
+# -- the loop -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_loop_is_plain_sgd():
+    images, targets = toy(50)
+    recipe = Recipe(network="convnet", iterations=9, batch_size=16, augment="crop", pad=1, label_smoothing=0.1)
+    trained = train(images, targets, classes=3, recipe=recipe, seed=3, **GREY)
+    network = build("convnet", classes=3, channels=1, size=8, seed=3)
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, foreach=False)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 9, 1e-4)
+    loader = open_loader(images, targets, **GREY, device=torch.device("cpu"), batch_size=16, augment="crop", pad=1, seed=3)
+    losses = []
+    for _, x, y in [batch for epoch in range(3) for batch in loader.epoch(epoch)][:9]:
+        optimiser.zero_grad()
+        loss = F.cross_entropy(network(x.contiguous()), y, label_smoothing=0.1)
+        losses.append(loss.item() * len(y))
+        loss.backward()
+        optimiser.step()
+        scheduler.step()
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(trained.network[name], value, atol=1e-5, rtol=1e-4, msg=name)
+    rows = [row for row in trained.history if row["split"] == "train"]
+    assert [row["samples_seen"] for row in rows] == [50, 100, 116]
+    assert rows[0]["loss"] == pytest.approx(sum(losses[:4]) / 50, rel=1e-5)
+
+
+def test_digits_are_learned_and_fewer_samples_give_less(digits):
+    images, targets, rows, held = digits
+    recipe = Recipe(network="convnet", iterations=300, batch_size=64, augment="none")
+    found = {}
+    for n in (72, 1437):
+        result = train(
+            images, targets[rows[:n]], rows=rows[:n], classes=10, recipe=recipe, seed=0, test=(images[held], targets[held]), **GREY
+        )  # fmt: skip
+        found[n] = result.last_accuracy
+    assert found[1437] > 0.98
+    assert found[72] < found[1437] - 0.03
+
+
+def test_history_and_lengths():
+    images, targets = toy(50)
+    told = []
+    trained = toy_train(
+        FAST.model_copy(update={"iterations": 10}),
+        test=(images[:20], targets[:20]),
+        evaluate_every=4,
+        progress=lambda done, total, note: told.append((done, total)),
+    )
+    assert trained.steps == 10
+    assert trained.epochs == 3  # 4 + 4 + 2 steps
+    tests = [row for row in trained.history if row["split"] == "test"]
+    assert [row["step"] for row in tests] == [4, 8, 10]
+    assert set(tests[0]) == {"epoch", "step", "split", "loss", "accuracy", "lr", "seconds", "samples_seen"}
+    assert trained.last_accuracy == tests[-1]["accuracy"]
+    assert trained.best_accuracy == max(row["accuracy"] for row in tests)
+    assert trained.samples_seen == 50 + 50 + 32
+    assert trained.history[0]["lr"] == pytest.approx(FAST.model_copy(update={"iterations": 10}).learning_rates(50)[3])
+    assert told[-1] == (10, 10)
+    seconds = [row["seconds"] for row in trained.history]
+    assert seconds == sorted(seconds)
+    assert toy_train(FAST.model_copy(update={"iterations": 10, "upstream": True})).steps == 12
+    once = toy_train(test=(images, targets))
+    assert [row["step"] for row in once.history if row["split"] == "test"] == [12]
+    assert toy_train().best_accuracy is None
+
+
+def test_same_seed_same_network_and_nothing_global_moves():
+    images, _ = toy(50)
+    kept, before, threads = images.copy(), torch.get_rng_state(), torch.get_num_threads()
+    numpy_before = np.random.get_state()[1].copy()  # noqa: NPY002
+    one, again, other = toy_train(), toy_train(), toy_train(seed=1)
+    assert same_weights(one, again)
+    assert not same_weights(one, other)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert np.array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002
+    assert torch.get_num_threads() == threads
+    assert np.array_equal(images, kept)
+
+
+def test_trainings_side_by_side_do_not_touch_each_other():
+    threads = torch.get_num_threads()
+    alone = [toy_train(seed=s) for s in (0, 1)]
+    together = [None, None]
+
+    def work(i):
+        together[i] = toy_train(seed=i)
+
+    workers = [threading.Thread(target=work, args=(i,)) for i in (0, 1)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert all(same_weights(a, b) for a, b in zip(alone, together, strict=True))
+    assert torch.get_num_threads() == threads
+
+
+def test_observer_sees_the_logits_of_the_loss():
+    images, targets = toy(50)
+    seen = []
+    recipe = Recipe(network="convnet", epochs=3, batch_size=16, augment="crop", pad=1)
+    trained = train(
+        images, targets, classes=3, recipe=recipe, seed=0,
+        observe=lambda rows, logits, y, epoch: seen.append((rows.clone(), logits.clone(), y.clone(), epoch)), **GREY,
+    )  # fmt: skip
+    loader = open_loader(images, targets, **GREY, device=torch.device("cpu"), batch_size=16, augment="crop", pad=1, seed=0)
+    rows, x, y = next(iter(loader.epoch(0)))
+    network = build("convnet", classes=3, channels=1, size=8, seed=0).train()
+    assert torch.equal(seen[0][0], rows)
+    torch.testing.assert_close(seen[0][1], network(x).detach(), atol=1e-5, rtol=1e-5)
+    assert torch.equal(seen[0][2], y)
+    for epoch in range(3):
+        visited = torch.cat([r for r, _, _, e in seen if e == epoch])
+        assert torch.equal(visited.sort().values, torch.arange(50))
+    last = [(logits, y) for _, logits, y, e in seen if e == 2]
+    loss = sum(F.cross_entropy(logits, y, reduction="sum") for logits, y in last) / 50
+    accuracy = sum((logits.argmax(1) == y).sum() for logits, y in last) / 50
+    assert trained.history[-1]["loss"] == pytest.approx(float(loss), rel=1e-5)
+    assert trained.history[-1]["accuracy"] == pytest.approx(float(accuracy))
+
+
+class Killed(Exception):
+    pass
+
+
+class Dying(DynamicsAccumulator):
+    """An accumulator whose process dies in a given epoch."""
+
+    dies = -1
+
+    def __call__(self, rows, logits, y, epoch):
+        if epoch == self.dies:
+            raise Killed
+        super().__call__(rows, logits, y, epoch)
+
+
+@pytest.mark.parametrize("cadence", [0.0, 0.004])
+@pytest.mark.parametrize("network", ["mlp", "convnet"])
+def test_resumed_is_bit_identical(network, cadence, tmp_path, monkeypatch):
+    images, targets = toy(50)
+    recipe = Recipe(network=network, epochs=9, batch_size=16, lr=0.05, augment="crop", pad=1)
+    options = {"classes": 3, "recipe": recipe, "seed": 0, "test": (images, targets), "evaluate_every": 4, **GREY}
+    whole_dynamics = DynamicsAccumulator(50, 3)
+    whole = train(images, targets, observe=whole_dynamics, **options)
+
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", cadence)
+    scratch = Scratch(tmp_path)
+    for epoch in (5, 7):
+        dynamics = Dying(50, 3)
+        dynamics.dies = epoch
+        with pytest.raises(Killed):
+            train(images, targets, observe=dynamics, scratch=scratch, **options)
+    saved = scratch.load("train")
+    if not cadence:
+        assert saved["epochs_done"] == 7
+    dynamics = DynamicsAccumulator(50, 3)
+    resumed = train(images, targets, observe=dynamics, scratch=scratch, **options)
+    assert same_weights(whole, resumed)
+    one, other = whole_dynamics.scores(), dynamics.scores()
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+    strip = lambda rows: [{k: v for k, v in row.items() if k != "seconds"} for row in rows]  # noqa: E731
+    assert strip(whole.history) == strip(resumed.history)
+
+
+def test_a_checkpoint_of_other_work_is_not_continued(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    scratch = Scratch(tmp_path)
+    toy_train(scratch=scratch)
+    assert scratch.load("train")["step"] == 12
+    assert same_weights(toy_train(seed=1, scratch=scratch), toy_train(seed=1))
+    file = next(tmp_path.glob("*.state"))
+    file.write_bytes(file.read_bytes()[:-9])
+    assert same_weights(toy_train(seed=1, scratch=scratch), toy_train(seed=1))
+
+
+def test_an_observer_that_cannot_resume_needs_no_scratch(tmp_path):
+    with pytest.raises(BadInput, match="state_dict"):
+        toy_train(observe=lambda *batch: None, scratch=Scratch(tmp_path))
+
+
+def test_weights_are_multiplicities():
+    images, targets = toy(12)
+    recipe = Recipe(network="mlp", iterations=5, batch_size=64, lr=0.05, augment="none")
+    twice = np.array([0, 1, 2, 2, 3, 3, 4, 5, 6, 7, 8, 8, 9, 10, 11])
+    weights = np.bincount(twice).astype(float)
+    options = {"classes": 3, "recipe": recipe, "seed": 0, **GREY}
+    repeated = train(images, targets[twice], rows=twice, **options)
+    weighted = train(images, targets, weights=weights, **options)
+    unweighted = train(images, targets, **options)
+    scaled = train(images, targets, weights=7 * weights, **options)
+    gap = lambda a, b: max(float((a.network[k] - b.network[k]).abs().max()) for k in a.network)  # noqa: E731
+    assert gap(repeated, weighted) < 1e-5
+    assert gap(scaled, weighted) < 1e-5
+    assert gap(unweighted, weighted) > 1e-3
+    with pytest.raises(BadInput, match=r"weights\[0\] = 0.0 is not positive"):
+        train(images, targets, weights=np.zeros(12), **options)
+    with pytest.raises(BadInput, match="weights have shape"):
+        train(images, targets, weights=np.ones(11), **options)
+
+
+def test_divergence_is_named(tmp_path):
+    with pytest.raises(WinnowError, match=r"diverged: loss (nan|inf) at epoch \d+, step \d+, learning rate 1e\+30") as error:
+        toy_train(Recipe(network="convnet", epochs=4, batch_size=16, lr=1e30, scheduler="constant"), observe=DynamicsAccumulator(50, 3))
+    assert "lr" in error.value.remedy
+
+
+def test_refusals():
+    images, targets = toy(50)
+    options = {"classes": 3, "recipe": FAST, "seed": 0, **GREY}
+    with pytest.raises(BadInput, match=r"targets\[4\] = 3 is not one of 3 classes"):
+        train(images, np.where(np.arange(50) == 4, 3, targets), **options)
+    with pytest.raises(BadInput, match="not whole numbers"):
+        train(images, targets.astype(float), **options)
+    with pytest.raises(BadInput, match=r"test targets\[0\] = -1"):
+        train(images, targets, test=(images, targets - 1 - targets[0]), **options)
+    with pytest.raises(BadInput, match="3 channels"):
+        train(images, targets, test=(np.repeat(toy(5)[0], 3, -1), targets[:5]), **options)
+    with pytest.raises(UnknownName, match="convnet"):
+        toy_train(FAST.model_copy(update={"network": "convnets"}))
+
+
+# -- after training -------------------------------------------------------------------------------------------------------
+
+
+def test_predictions_are_those_that_were_evaluated(digits):
+    images, targets, rows, held = digits
+    recipe = Recipe(network="convnet", iterations=60, batch_size=64)
+    trained = train(images, targets[rows], rows=rows, classes=10, recipe=recipe, seed=0, test=(images[held], targets[held]), **GREY)
+    network = trained.module()
+    assert not network.training
+    logits, features = predict(network, images, rows=held, batch_size=50, **GREY)
+    assert (logits.shape, features.shape) == ((360, 10), (360, 32))
+    assert logits.dtype == features.dtype == np.float32
+    assert (logits.argmax(1) == targets[held]).mean() == pytest.approx(trained.last_accuracy)
+    x = torch.from_numpy(images[held[:3]]).permute(0, 3, 1, 2) / 255
+    with torch.inference_mode():
+        direct = network((x - 0.3) / 0.35).numpy()
+    np.testing.assert_allclose(logits[:3], direct, atol=1e-4)
+    with torch.inference_mode():
+        np.testing.assert_allclose(network.head(torch.from_numpy(features)).numpy(), logits, atol=1e-4)
+    whole, _ = predict(network, images, **GREY)
+    np.testing.assert_allclose(whole[held], logits, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_captured_steps_are_eager_steps(monkeypatch):
+    images, targets = toy(200)
+    recipe = Recipe(network="convnet", epochs=6, batch_size=64, lr=0.02, augment="crop", pad=1, amp="off")  # 3 full batches and one of 8
+    seen = {}
+
+    def run(name):
+        dynamics = DynamicsAccumulator(200, 3, "cuda")
+        trained = train(images, targets, classes=3, recipe=recipe, seed=0, device="cuda", observe=dynamics, **GREY)
+        seen[name] = trained, dynamics.scores()
+
+    run("graph")
+    monkeypatch.setattr(loop, "WARM_UP_STEPS", 10**9)
+    run("eager")
+    for name, value in seen["eager"][0].network.items():
+        torch.testing.assert_close(seen["graph"][0].network[name], value, atol=2e-3, rtol=1e-2, msg=name)
+    np.testing.assert_allclose(seen["graph"][1]["aum"], seen["eager"][1]["aum"], atol=2e-2)
+    cpu = train(images, targets, classes=3, recipe=recipe, seed=0, **GREY)
+    np.testing.assert_allclose([r["loss"] for r in cpu.history], [r["loss"] for r in seen["graph"][0].history], rtol=0.05, atol=0.01)
