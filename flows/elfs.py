@@ -23,55 +23,79 @@ __all__ = ["elfs"]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0)]
-
-
-def described(position: int, description: str) -> Any:
-    """A parameter's help text and its place in the UI's form."""
-    return Field(description=description, json_schema_extra={"position": position})
+Positive = Annotated[int, Field(ge=1)]
 
 
 @flow(name="elfs", flow_run_name="elfs-{dataset}", task_runner=ThreadPoolTaskRunner(max_workers=trial_workers()))
 def elfs(
-    dataset: Annotated[str, described(0, "Registered dataset, or imagefolder:<path>, webdataset:<pattern>")],
-    fractions: Annotated[tuple[Fraction, ...], described(1, "Shares of the samples to keep")] = (0.1, 0.2, 0.3, 0.5, 0.7),
-    seeds: Annotated[tuple[Seed, ...], described(2, "Seeds of the trainings on each coreset, and of the random baseline's draws")] = (
-        0,
-        1,
-        2,
-    ),
-    embedder: Annotated[str | None, described(3, "Registered embedder; default: the dataset's preset")] = None,
-    embeddings: Annotated[str | None, described(4, "Your own embeddings (.parquet, .npy, .npz) in place of an embedder")] = None,
-    pseudo_labels: Annotated[str | None, described(5, "Your own pseudo-labels (.parquet, .npy, .npz) in place of cluster heads")] = None,
-    normalisation: Annotated[Literal["none", "l2", "zscore"] | None, described(6, "Of the embeddings")] = None,
-    neighbours: Annotated[int | None, Field(ge=1), described(7, "k of the kNN graph that cluster heads learn from")] = None,
-    clusters: Annotated[int | None, Field(ge=2), described(8, "Number of clusters; default: number of classes")] = None,
-    heads: Annotated[int | None, Field(ge=1), described(9, "Cluster heads trained side by side")] = None,
-    head_epochs: Annotated[int | None, Field(ge=1), described(10, "Epochs of the cluster heads")] = None,
-    beta: Annotated[float | None, Field(gt=0, le=1), described(11, "Exponent of TEMI's loss")] = None,
-    score: Annotated[str, described(12, "Score whose two ends are pruned")] = "aum",
-    mis_ratio: Annotated[
-        Share | Literal["auto"] | dict[Fraction, Share] | None,
-        described(
-            13, "Share of hardest samples to drop: a number, one a fraction, or auto (a search without labels); default: preset, else auto"
-        ),
-    ] = None,
-    baselines: Annotated[tuple[str, ...], described(14, "Selectors to compare with")] = ("random", "full"),
-    proxy_network: Annotated[str | None, described(15, "Network trained on the pseudo-labels")] = None,
-    proxy_epochs: Annotated[int | None, Field(ge=1), described(16, "Its epochs")] = None,
-    network: Annotated[str | None, described(17, "Network trained on the coreset")] = None,
-    iterations: Annotated[int | None, Field(ge=1), described(18, "Steps of that training, whatever the coreset's size")] = None,
-    epochs: Annotated[int | None, Field(ge=1), described(19, "Or its epochs")] = None,
-    store_dynamics: Annotated[bool, described(20, "Keep each epoch's dynamics of each sample as an artifact")] = False,
-    dataset_options: Annotated[dict[str, Any], described(21, 'Options of the dataset, for example {"verify": false}')] = {},  # noqa: B006  # pydantic copies it
-    device: Annotated[str, described(22, "auto, cpu, cuda or cuda:<index>")] = "auto",
-    seed: Annotated[Seed, described(23, "Seed of embedding, clustering, dynamics and selection")] = 0,
-    upstream: Annotated[bool, described(24, "Replay the published code, its checkpoint choice by test labels included")] = False,
+    dataset: str,
+    fractions: tuple[Fraction, ...] = (0.1, 0.2, 0.3, 0.5, 0.7),
+    seeds: tuple[Seed, ...] = (0, 1, 2),
+    embedder: str | None = None,
+    embeddings: str | None = None,
+    pseudo_labels: str | None = None,
+    normalisation: Literal["none", "l2", "zscore"] | None = None,
+    neighbours: Positive | None = None,
+    clusters: Annotated[int, Field(ge=2)] | None = None,
+    heads: Positive | None = None,
+    head_epochs: Positive | None = None,
+    beta: Annotated[float, Field(gt=0, le=1)] | None = None,
+    score: str = "aum",
+    mis_ratio: Share | Literal["auto"] | dict[Fraction, Share] | None = None,
+    baselines: tuple[str, ...] = ("random", "full"),
+    proxy_network: str | None = None,
+    proxy_epochs: Positive | None = None,
+    network: str | None = None,
+    iterations: Positive | None = None,
+    epochs: Positive | None = None,
+    store_dynamics: bool = False,
+    dataset_options: dict[str, Any] | None = None,
+    device: str = "auto",
+    seed: Seed = 0,
+    upstream: bool = False,
 ) -> Artifact:
     """Label-free coreset selection with proxy training dynamics (Zheng et al., ICLR 2025).
 
     Embed the images, link each with its nearest neighbours, train cluster heads on these pairs, take the best head's clusters as
     pseudo-labels, train a proxy network on them and record how it learns each sample. The hardest samples (mostly wrongly clustered) and
-    the easiest are pruned; what remains is annotated and trained on, and compared with the baselines.
+    the easiest are pruned; what remains is annotated, trained on with true labels and compared with the baselines.
+
+    What is None comes from the dataset's preset, the published values where there are any.
+
+    Args:
+        dataset: Registered dataset, or imagefolder:<path>, webdataset:<pattern>.
+        fractions: Shares of the samples to keep.
+        seeds: Seeds of the trainings on each coreset, and of the random baseline's draws.
+        embedder: Registered embedder.
+        embeddings: Your own embeddings (.parquet, .npy, .npz) in place of an embedder.
+        pseudo_labels: Your own pseudo-labels (.parquet, .npy, .npz) in place of cluster heads.
+        normalisation: Of the embeddings.
+        neighbours: k of the kNN graph that cluster heads learn from.
+        clusters: Number of clusters; None is the number of classes.
+        heads: Cluster heads trained side by side.
+        head_epochs: Epochs of the cluster heads.
+        beta: Exponent of TEMI's loss.
+        score: Score of the training dynamics whose two ends are pruned.
+        mis_ratio: Share of hardest samples to drop: a number, one a fraction, or auto (searched without labels). None: preset, else auto.
+        baselines: Selectors to compare with.
+        proxy_network: Network trained on the pseudo-labels.
+        proxy_epochs: Its epochs.
+        network: Network trained on the coreset.
+        iterations: Steps of that training, whatever the coreset's size.
+        epochs: Or its epochs.
+        store_dynamics: Keep each epoch's dynamics of each sample as an artifact.
+        dataset_options: Options of the dataset, for example {"verify": false}.
+        device: auto, cpu, cuda or cuda:<index>.
+        seed: Seed of embedding, clustering, dynamics and selection.
+        upstream: Replay the published code, its choice of the epoch by test labels included.
+
+    References:
+        Zheng et al., ELFS: Label-Free Coreset Selection with Proxy Training Dynamics, ICLR 2025; Adaloglou et al., BMVC 2023 (TEMI).
+        Upstream: eltsai/elfs@089444b.
+
+    Differences from upstream:
+        Head and epoch of the cluster heads are chosen by training loss (upstream: the epoch by test labels); the kNN graph never contains
+        the sample itself; ``score`` is honoured; seeds are set; last and best test accuracy are both reported (upstream: best).
     """
     preset = checks.elfs_preset(
         dataset, fractions=fractions, seeds=seeds, score=score, mis_ratio=mis_ratio, baselines=baselines, device=device,

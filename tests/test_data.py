@@ -756,6 +756,25 @@ def test_corrupt_images_are_named_or_left_out(tmp_path, rng, caplog):
     assert len(kept.images.checksums()) == 7
 
 
+def test_only_good_images_are_remembered(tmp_path, rng, monkeypatch):
+    names = [f"{i}.png" for i in range(5)]
+    folder = make_folder(tmp_path / "set", rng, names)
+    images = FileImages(folder, names, cache=tmp_path / "cache")
+    with monkeypatch.context() as hiccup:
+        original = FileImages.content
+
+        def flaky(self, row):
+            if row == 3:
+                raise OSError("stale file handle")
+            return original(self, row)
+
+        hiccup.setattr(FileImages, "content", flaky)
+        assert images.decodable().tolist() == [True, True, True, False, True]
+    read = count_reads(monkeypatch)
+    assert images.decodable().all()
+    assert [Path(name).name for name in read] == ["3.png"]
+
+
 def test_a_file_that_went_away_is_named(tmp_path, rng):
     folder = make_folder(tmp_path, rng, ["a.png", "b.png"])
     images = FileImages(folder, ["a.png", "b.png"], cache=tmp_path)

@@ -222,11 +222,7 @@ class Encoded:
         Raises:
             BadInput: naming row and file.
         """
-        content = self.bytes_of(row)
-        try:
-            image = decode(content, self.channels)
-        except Exception as error:  # Pillow's plug-ins raise nearly every built-in exception on damaged files
-            raise self._unusable(row, "cannot be decoded", error) from error
+        image = self._decoded(row)
         if self.size is not None:
             return resize_crop(image, self.size)
         if self.shape is not None and image.size != (self.shape[1], self.shape[0]):
@@ -236,6 +232,13 @@ class Encoded:
                 remedy="remove it, or pass size=<pixels> where the dataset has that option",
             )
         return image
+
+    def _decoded(self, row: int) -> Image.Image:
+        content = self.bytes_of(row)
+        try:
+            return decode(content, self.channels)
+        except Exception as error:  # Pillow's plug-ins raise nearly every built-in exception on damaged files
+            raise self._unusable(row, "cannot be decoded", error) from error
 
     def _unusable(self, row: int, what: str, error: Exception) -> BadInput:
         return BadInput(
@@ -311,20 +314,25 @@ class Encoded:
         return np.array(threaded(one, rows.tolist()), np.uint32).reshape(-1, 2).view(np.uint8)
 
     def decodable(self, progress: Progress | None = None) -> np.ndarray:
-        """Which images can be read, bool (N,); every image is decoded once and the outcome remembered."""
-        every = np.arange(len(self))
+        """Which images can be read and decoded, bool (N,); each is decoded once, and remembered where it is good.
+
+        A bad one is tried again every time: a network file system's hiccup must not cost an image for ever.
+        """
+        keys, settled = self.identify(np.arange(len(self)))
 
         def one(row: int) -> bool:
             try:
-                self.image(row)
+                self._decoded(row)
             except BadInput:
                 return False
             return True
 
         def compute(rows: np.ndarray) -> np.ndarray:
-            return np.array(threaded(one, rows.tolist()), np.uint8).reshape(-1, 1)
+            good = np.array(threaded(one, rows.tolist()), bool)
+            settled[rows[~good]] = False
+            return good.astype(np.uint8)[:, None]
 
-        found = remembered(self.index("decodable", 1), *self.identify(every), compute, progress=progress, note="decoding every image")
+        found = remembered(self.index("decodable", 1), keys, settled, compute, progress=progress, note="decoding every image")
         return found[:, 0].astype(bool)
 
 

@@ -177,7 +177,14 @@ def _selection_sections(
         score_histogram(values, kept, score_name=score.upper() if score == "aum" else score, higher_is=higher),
         class_balance(found, split.classes, dataset=split.truth),
         selection_montage(
-            split.images.read, rows_of(ids, coreset.numpy("id")), ids, scores=values, labels=clusters, score_name=score, higher_is=higher
+            split.images.read,
+            rows_of(ids, coreset.numpy("id")),
+            ids,
+            scores=values,
+            labels=clusters,
+            score_name=score,
+            higher_is=higher,
+            classes=[f"cluster {i}" for i in range(int(clusters.max()) + 1)],
         ),
     ]
     text = (

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.sgd import sgd
 
 from tasks.errors import BadInput, WinnowError
 from tasks.hardware import compute_dtype, torch_generator
@@ -129,30 +130,29 @@ class _Step:
         self.network, self.device, self.dtype = network, device, dtype
         self.smoothing = recipe.label_smoothing
         self.batch_size = recipe.batch_size
-        parameters = [p for p in network.parameters() if p.requires_grad]
-        lr = torch.tensor(recipe.lr, device=device) if device.type == "cuda" else recipe.lr  # a captured step reads it from the device
-        self.optimiser = torch.optim.SGD(
-            parameters, lr=lr, momentum=recipe.momentum, nesterov=recipe.nesterov, weight_decay=recipe.weight_decay, fused=True
-        )
-        if recipe.momentum:  # zeros give the same first step as torch's own lazy start, and the graph finds its buffers in place
-            for p in parameters:
-                self.optimiser.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        self.parameters = [p for p in network.parameters() if p.requires_grad]
+        # zeros give the same first step as torch's own lazy start, and the graph finds its buffers in place
+        self.momenta = [torch.zeros_like(p) for p in self.parameters]
+        # a captured step reads its learning rate from the device
+        self.lr: Any = torch.tensor(recipe.lr, device=device) if device.type == "cuda" else recipe.lr
+        self.sgd: dict[str, Any] = {"momentum": recipe.momentum, "nesterov": recipe.nesterov, "weight_decay": recipe.weight_decay}
         self._full_steps = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._capture = device.type == "cuda"
 
-    def momenta(self) -> list[torch.Tensor]:
-        return [state["momentum_buffer"] for state in self.optimiser.state.values()]
-
-    def _set_lr(self, lr: float) -> None:
-        for group in self.optimiser.param_groups:
-            if isinstance(group["lr"], torch.Tensor):
-                group["lr"].fill_(lr)
-            else:
-                group["lr"] = lr
+    def _update(self) -> None:
+        """torch's fused SGD. Its optimiser class would do the same, and import the compiler (four seconds) to be constructed."""
+        used = [(p, p.grad, momentum) for p, momentum in zip(self.parameters, self.momenta, strict=True) if p.grad is not None]
+        parameters, grads, momenta = (list(group) for group in zip(*used, strict=True))
+        with torch.no_grad():
+            sgd(
+                parameters, grads, momenta if self.sgd["momentum"] else [], lr=self.lr, dampening=0.0, maximize=False,
+                has_sparse_grad=False, foreach=False, fused=True, **self.sgd,
+            )  # fmt: skip
 
     def _run(self, images: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
-        self.optimiser.zero_grad(set_to_none=True)
+        for p in self.parameters:
+            p.grad = None
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32, cache_enabled=False):
             logits = self.network(images)
         logits = logits.float()
@@ -162,13 +162,16 @@ class _Step:
             each = F.cross_entropy(logits, targets, label_smoothing=self.smoothing, reduction="none")
             loss = (weights * each).sum() / weights.sum()
         loss.backward()
-        self.optimiser.step()
+        self._update()
         logits, loss = logits.detach(), loss.detach()
         return logits, loss, (logits.argmax(1) == targets).sum()
 
     def __call__(self, images: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None, lr: float) -> tuple[torch.Tensor, ...]:
         """One step. Returns logits (valid until the next step), loss and number of correct predictions, all from before the update."""
-        self._set_lr(lr)
+        if isinstance(self.lr, torch.Tensor):
+            self.lr.fill_(lr)
+        else:
+            self.lr = lr
         if not self._capture or len(targets) != self.batch_size:
             return self._run(images, targets, weights)
         logits, loss, correct = self._captured(images, targets, weights)
@@ -334,7 +337,7 @@ def train(
     network = build(recipe.network, classes=classes, channels=channels, size=size, seed=seed, pretrained=recipe.pretrained)
     network = _placed(network, device)
     step_of = _Step(network, recipe, device, _training_dtype(recipe, device))
-    run = _Run(recipe, seed, n, classes, targets, evaluate_every)
+    run = _Run([recipe.model_dump_json(), seed, n, classes, evaluate_every, *map(_checksum, (targets, rows, weights))])
 
     start = run.load(scratch, network, step_of, observe)
     began = checkpointed = told = time.perf_counter()
@@ -449,12 +452,15 @@ def _checked_weights(weights: np.ndarray, n: int) -> np.ndarray:
     return found
 
 
+def _checksum(array: np.ndarray | None) -> str:
+    return "-" if array is None else f"{zlib.crc32(np.ascontiguousarray(array).tobytes()):08x}"
+
+
 class _Run:
     """What a training has come to, beside its tensors: the part of a checkpoint that is plain values."""
 
-    def __init__(self, recipe: Recipe, seed: int, n: int, classes: int, targets: np.ndarray, evaluate_every: int) -> None:
-        labels = zlib.crc32(targets.tobytes())
-        self.same = f"{recipe.model_dump_json()} {seed} {n} {classes} {labels:08x} {evaluate_every}"
+    def __init__(self, work: list[Any]) -> None:
+        self.same = " ".join(map(str, work))
         self.step = self.samples = 0
         self.seconds = 0.0
         self.history: list[dict[str, Any]] = []
@@ -476,7 +482,7 @@ class _Run:
                 "seconds": self.seconds,
                 "history": self.history,
                 "network": {name: value.detach().cpu() for name, value in network.state_dict().items()},
-                "momenta": [value.cpu() for value in step.momenta()],
+                "momenta": [value.cpu() for value in step.momenta],
                 "observer": None if observe is None else observe.state_dict(),
             },
         )
@@ -487,7 +493,7 @@ class _Run:
         if state is None or state["same"] != self.same:
             return 0
         network.load_state_dict(state["network"])
-        for buffer, value in zip(step.momenta(), state["momenta"], strict=True):
+        for buffer, value in zip(step.momenta, state["momenta"], strict=True):
             buffer.copy_(value)
         if observe is not None:
             observe.load_state_dict(state["observer"])

@@ -163,7 +163,7 @@ def with_pseudo_labels(coreset: Artifact, pseudo_labels: Artifact) -> Artifact:
 @cached_task(
     version="1",
     name="train",
-    run_name="train-{seed}",
+    run_name="train-{coreset.meta[method]}-{coreset.meta[fraction]}-s{seed}",
     ignore=("device",),
     modules=("tasks.train.loop", "tasks.train.loader", "tasks.train.recipe", "tasks.train.networks.small", "tasks.train.networks.resnet"),
 )

@@ -1,0 +1,228 @@
+"""What a user fears: kill -9, damaged files, a full disk, two runs at once. On real processes, with the real flow."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
+
+# the whole flow in small: patches, 2 heads, a proxy, a search, 6 trainings
+SMALL = {
+    "fractions": [0.2],
+    "seeds": [0, 1],
+    "heads": 2,
+    "head_epochs": 12,
+    "proxy_epochs": 4,
+    "iterations": 60,
+    "mis_ratio": 0.2,
+}
+
+
+class Store:
+    """A store, and runs of the flow on it."""
+
+    def __init__(self, folder: Path, server: dict[str, str]) -> None:
+        self.folder = folder
+        self.environment = {**os.environ, **server, "WINNOW_STORE": str(folder)}
+
+    def start(self) -> subprocess.Popen[str]:
+        arguments = [argument for key, value in SMALL.items() for argument in ("-p", f"{key}={json.dumps(value)}")]
+        command = [sys.executable, "-c", "from flows.cli import main; main()", "run", "elfs/digits", "--plain", *arguments]
+        return subprocess.Popen(
+            command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+
+    def run(self) -> str:
+        """Run to the end; the digest of the trials."""
+        return self.finish(self.start())
+
+    @staticmethod
+    def finish(process: subprocess.Popen[str]) -> str:
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        found = re.search(r"trials: ([0-9a-f]{12})", out)
+        assert found is not None, out
+        return found.group(1)
+
+    def kill_when(self, ready, timeout: float = 120) -> None:
+        """Start a run and SIGKILL it, and all it started, as soon as ``ready()`` holds."""
+        process = self.start()
+        deadline = time.monotonic() + timeout
+        while not ready() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert process.poll() is None, f"it ended before it could be killed: {process.communicate()}"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+    def files(self, folder: str, pattern: str = "*") -> list[Path]:
+        return sorted((self.folder / folder).glob(pattern)) if (self.folder / folder).exists() else []
+
+    def computed(self) -> dict[str, int]:
+        """When each computation was finished, by key."""
+        return {file.stem: file.stat().st_mtime_ns for file in self.files("provenance")}
+
+    def of_task(self, task: str) -> dict:
+        for file in self.files("provenance", f"{task}-*.json"):
+            return json.loads(file.read_text())
+        raise AssertionError(f"{task} never ran")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prefect_server, tmp_path_factory) -> Store:
+    """A run that nothing happened to."""
+    store = Store(tmp_path_factory.mktemp("undisturbed") / "store", prefect_server)
+    store.trials = store.run()
+    return store
+
+
+@pytest.fixture
+def copy(undisturbed, tmp_path) -> Store:
+    """A copy of its store, to damage."""
+    import shutil
+
+    shutil.copytree(undisturbed.folder, tmp_path / "store")
+    copied = Store(tmp_path / "store", {})
+    copied.environment = {**undisturbed.environment, "WINNOW_STORE": str(copied.folder)}
+    return copied
+
+
+def test_run_again_computes_nothing(undisturbed):
+    before = undisturbed.computed()
+    assert undisturbed.run() == undisturbed.trials
+    assert undisturbed.computed() == before
+
+
+@pytest.mark.parametrize("moment", ["embed", "cluster", "dynamics", "train"])
+def test_kill_9_inside_a_task(undisturbed, tmp_path, moment):
+    store = Store(tmp_path / "store", {})
+    store.environment = {**undisturbed.environment, "WINNOW_STORE": str(store.folder)}
+    if moment == "embed":  # its one shard takes a moment: kill while it is being made
+        store.kill_when(lambda: bool(store.files("locks", "embed-*")))
+    else:  # its first checkpoint is there
+        store.kill_when(lambda: bool(store.files("partial", f"{moment}-*/*.state")) or bool(store.files("provenance", f"{moment}-*")))
+    before = store.computed()
+    assert store.run() == undisturbed.trials, "the same results, bit for bit"
+    after = store.computed()
+    assert {key: after[key] for key in before} == before, "nothing that was finished is computed again"
+
+
+def test_kill_9_again_and_again(undisturbed, tmp_path):
+    """Killed after every few seconds, it still gets there: each run goes on where the last one was stopped."""
+    store = Store(tmp_path / "store", {})
+    store.environment = {**undisturbed.environment, "WINNOW_STORE": str(store.folder)}
+    for computations in (1, 3, 6, 9):
+        before = store.computed()
+        store.kill_when(lambda wanted=computations: len(store.files("provenance")) >= wanted)
+        after = store.computed()
+        # the last one finished may have been killed between its artifact and its record
+        again = [key for key in before if after[key] != before[key]]
+        assert len(again) <= 1
+    assert store.run() == undisturbed.trials
+
+
+@pytest.mark.parametrize("damage", ["delete", "truncate", "flip"])
+@pytest.mark.parametrize("task", ["embed", "cluster", "dynamics"])
+def test_damaged_artifacts_are_made_again(copy, undisturbed, task, damage):
+    outputs = copy.of_task(task)["outputs"]
+    file = copy.folder / outputs[0]["uri"]
+    content = bytearray(file.read_bytes())
+    if damage == "delete":
+        file.unlink()
+    elif damage == "truncate":
+        file.write_bytes(content[: len(content) // 2])
+    else:
+        content[len(content) // 3] ^= 0x10
+        file.write_bytes(content)
+    before = copy.computed()
+    assert copy.run() == undisturbed.trials
+    after = copy.computed()
+    changed = {key.rpartition("-")[0] for key in before if after[key] != before[key]}
+    assert changed == {task}, "only the damaged artifact is made again"
+
+
+@pytest.mark.parametrize("damage", ["truncate", "rubbish", "delete"])
+def test_damaged_records_are_made_again(copy, undisturbed, damage):
+    record = copy.files("records", "cluster-*")[0]
+    content = record.read_bytes()
+    if damage == "delete":
+        record.unlink()
+    else:
+        record.write_bytes(content[: len(content) // 2] if damage == "truncate" else b"\x00" * len(content))
+    before = copy.computed()
+    assert copy.run() == undisturbed.trials
+    after = copy.computed()
+    assert {key.rpartition("-")[0] for key in before if after[key] != before[key]} == {"cluster"}
+
+
+def test_two_runs_at_once_compute_everything_once(undisturbed, tmp_path):
+    store = Store(tmp_path / "store", {})
+    store.environment = {**undisturbed.environment, "WINNOW_STORE": str(store.folder)}
+    processes = [store.start(), store.start()]
+    outputs = [process.communicate(timeout=400) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    for out, _ in outputs:
+        assert f"trials: {undisturbed.trials}" in out
+    cached = sum(int(re.search(r"(\d+) from the cache", err).group(1)) for _, err in outputs)
+    assert cached == len(store.computed()), "one of the two computed each artifact, the other took it"
+
+
+@contextmanager
+def small_disk(folder: Path, kilobytes: int) -> Iterator[Path]:
+    """A file system of that size; needs the right to mount."""
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"a file system of a fixed size cannot be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=False)
+
+
+def test_a_full_disk_is_said_and_gone_on_from(undisturbed, tmp_path):
+    with small_disk(tmp_path / "disk", 400) as disk:
+        store = Store(disk / "store", {})
+        store.environment = {**undisturbed.environment, "WINNOW_STORE": str(store.folder)}
+        process = store.start()
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 1
+        assert "the disk is full" in err
+        assert "WINNOW_STORE elsewhere" in err
+        assert "Traceback" not in err
+        before = store.computed()
+        subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
+        assert store.run() == undisturbed.trials
+        after = store.computed()
+        assert {key: after[key] for key in before} == before
+
+
+def test_an_exception_loses_nothing(undisturbed, tmp_path):
+    """A step that fails (here: its scratch folder cannot be made) leaves all that was finished before it."""
+    store = Store(tmp_path / "store", {})
+    store.environment = {**undisturbed.environment, "WINNOW_STORE": str(store.folder)}
+    key = next(file.stem for file in undisturbed.files("provenance", "dynamics-*.json"))
+    (store.folder / "partial").mkdir(parents=True)
+    (store.folder / "partial" / key).write_text("in the way")
+    process = store.start()
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert "the same command goes on from there" in " ".join(err.split())
+    before = store.computed()
+    assert before
+    (store.folder / "partial" / key).unlink()
+    assert store.run() == undisturbed.trials
+    after = store.computed()
+    assert {name: after[name] for name in before} == before
