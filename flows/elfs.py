@@ -26,7 +26,7 @@ Seed = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 
 
-@flow(name="elfs", flow_run_name="elfs-{dataset}", task_runner=ThreadPoolTaskRunner(max_workers=trial_workers()))
+@flow(name="elfs", flow_run_name="elfs-{dataset}", task_runner=ThreadPoolTaskRunner[Any](max_workers=trial_workers()))
 def elfs(
     dataset: str,
     fractions: tuple[Fraction, ...] = (0.1, 0.2, 0.3, 0.5, 0.7),
@@ -131,11 +131,13 @@ def elfs(
     recorded = record_dynamics(train, labels, preset.proxy, seed=seed, store_dynamics=store_dynamics, device=device)
     scores = recorded["scores"]
 
-    cuts, searches = {}, {}
+    cuts: dict[float, float] = {}
+    searches: dict[float, list[tuple[float, float]]] = {}
     for fraction in fractions:
-        cuts[fraction] = checks.mis_ratio_of(mis_ratio, preset, fraction)
-        if cuts[fraction] is None:
-            cuts[fraction], searches[fraction] = search_mis_ratio(train, labels, scores, fraction, score, preset.training, seed, device)
+        known = checks.mis_ratio_of(mis_ratio, preset, fraction)
+        if known is None:
+            known, searches[fraction] = search_mis_ratio(train, labels, scores, fraction, score, preset.training, seed, device)
+        cuts[fraction] = known
 
     coresets: dict[tuple[str, float], Artifact] = {}
     trials = []

@@ -71,7 +71,7 @@ _ELFS: dict[str, ElfsPreset] = {
     ),
     "imagenet": ElfsPreset(
         embedder="dino_vitb16",
-        heads={**_TEMI, "batch_size": 128, "epochs": 100, "embed_norm": True},
+        heads={**_TEMI, "batch_size": 128, "epochs": 100, "normalise": "zscore"},
         neighbours=25,
         proxy=Recipe(epochs=60, **_IMAGENET),
         training=Recipe(iterations=300_000, **_IMAGENET),

@@ -467,8 +467,9 @@ def export_table(artifact: Artifact, destination: Path, provenance: Sequence[Map
             }
             pa.csv.write_csv(pa.table(flat), temporary)
         elif destination.suffix == ".npz":
+            arrays: dict[str, Any] = {name: to_numpy(table.column(name)) for name in table.column_names}
             with open(temporary, "wb") as file:
-                np.savez_compressed(file, **{name: to_numpy(table.column(name)) for name in table.column_names})
+                np.savez_compressed(file, **arrays)
         else:
             with open(temporary, "wb") as file:
                 np.save(file, artifact.numpy("id"))

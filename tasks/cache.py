@@ -24,7 +24,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, ParamSpec, TypeVar
 
 from prefect import Task
 from prefect.cache_policies import CachePolicy
@@ -40,6 +40,9 @@ from tasks.errors import ArtifactCorrupt
 __all__ = ["CachedTask", "Context", "cached_task", "canonical", "context", "why"]
 
 log = logging.getLogger("tasks.cache")
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 # -- keys ---------------------------------------------------------------------------------------------------------------
@@ -298,7 +301,7 @@ def context() -> Context:
     return _context.get()
 
 
-class CachedTask(Task):
+class CachedTask(Task[P, R]):
     """A Prefect task whose result is an artifact in the configured store.
 
     Attributes:
@@ -319,7 +322,7 @@ class CachedTask(Task):
 
 def cached_task(
     *, version: str, name: str, run_name: str | Callable[[], str], ignore: tuple[str, ...] = (), modules: tuple[str, ...] = ()
-) -> Callable[[Callable[..., Any]], CachedTask]:
+) -> Callable[[Callable[P, R]], CachedTask[P, R]]:
     """Decorator: a function from artifacts and plain values to artifacts, computed once per content of its inputs.
 
     Args:
@@ -331,11 +334,11 @@ def cached_task(
     """
     policy = ArtifactPolicy(version=version, ignore=ignore).configure(lock_manager=_locks, isolation_level=IsolationLevel.SERIALIZABLE)
 
-    def decorate(function: Callable[..., Any]) -> CachedTask:
+    def decorate(function: Callable[P, R]) -> CachedTask[P, R]:
         signature = inspect.signature(function)
 
         @functools.wraps(function)
-        def body(*args: Any, **kwargs: Any) -> Any:
+        def body(*args: P.args, **kwargs: P.kwargs) -> R:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
             payload = policy.payload(name, bound.arguments)  # a TypeError here is louder than Prefect's, which runs uncached
@@ -350,7 +353,7 @@ def cached_task(
             _record_provenance(current, payload, result, time.perf_counter() - start)
             return result
 
-        task = CachedTask(
+        task: CachedTask[P, R] = CachedTask(
             fn=body,
             name=name,
             task_run_name=run_name,

@@ -234,12 +234,16 @@ def test_refuses_what_cannot_be(tmp_path):
     logits, labels = torch.zeros(2, 3), torch.tensor([0, 1])
     ids = torch.tensor([0, 1])
     make = lambda: DynamicsAccumulator(4, 3)  # noqa: E731
-    with pytest.raises(BadInput, match="id 4 is outside 0 to 3"):
-        make()(torch.tensor([0, 4]), logits, labels, 0)
-    with pytest.raises(BadInput, match="id -1 is outside"):
-        make()(torch.tensor([-1, 0]), logits, labels, 0)
-    with pytest.raises(BadInput, match="label 3 is outside 0 to 2"):
-        make()(ids, logits, torch.tensor([0, 3]), 0)
+    for wrong_ids, wrong_labels, message in (
+        ([0, 4], [0, 1], "epoch 0: id 4 is outside 0 to 3"),
+        ([-1, 0], [0, 1], "id -1 is outside"),
+        ([0, 1], [0, 3], "label 3 is outside 0 to 2"),
+        ([0, 1], [0, -1], "label -1 is outside"),
+    ):
+        accumulator = make()
+        accumulator(torch.tensor(wrong_ids), logits, torch.tensor(wrong_labels), 0)
+        with pytest.raises(BadInput, match=message):
+            accumulator.end_epoch()
     with pytest.raises(BadInput, match="do not fit"):
         make()(ids, torch.zeros(2, 4), labels, 0)
     with pytest.raises(BadInput, match="do not fit"):

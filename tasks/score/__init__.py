@@ -1,5 +1,7 @@
 """Scores: one number a sample that says how easy or hard it is to learn. ``higher_is`` is each score's polarity."""
 
+from typing import Literal
+
 from tasks.registry import scores
 
 _dynamics = {"needs": ("labels", "dynamics")}
@@ -19,4 +21,4 @@ scores.add("final_confidence", "tasks.score.dynamics:final_confidence", higher_i
 scores.add("final_entropy", "tasks.score.dynamics:final_entropy", higher_is="harder", **_final)
 scores.add("final_loss", "tasks.score.dynamics:final_loss", higher_is="harder", **_final)
 
-HIGHER_IS: dict[str, str] = {entry.name: entry.facts["higher_is"] for entry in scores}
+HIGHER_IS: dict[str, Literal["easier", "harder"]] = {entry.name: entry.facts["higher_is"] for entry in scores}

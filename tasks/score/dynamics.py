@@ -58,6 +58,8 @@ HIGHER_IS = {
 }
 COLUMNS = ("margin", "loss", "correct", "el2n", "entropy")
 
+HELD_VALUES = {"cpu": 1 << 15, "cuda": 1 << 22}  # logits held back, so that small batches are measured together
+
 Array = np.ndarray | torch.Tensor
 
 
@@ -69,7 +71,7 @@ def _measure(log_probs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     others = probs.scatter(-1, at, -1.0).amax(-1)
     correct = log_probs.argmax(-1) == labels
     error = torch.linalg.vector_norm(probs.scatter(-1, at, (own - 1).unsqueeze(-1)), dim=-1)
-    return torch.stack([own - others, -own_log, correct.float(), error, torch.special.entr(probs).sum(-1)], dim=-1)
+    return torch.stack([own - others, -own_log, correct.float(), error, -(probs * log_probs.clamp(min=-1e4)).sum(-1)], dim=-1)
 
 
 # -- the definitions ----------------------------------------------------------------------------------------------------
@@ -386,8 +388,9 @@ class _Running:
 class DynamicsAccumulator:
     """Every dynamics score from batches as they come, with O(N) state on the device and one synchronisation an epoch.
 
-    A batch costs a few kernels on (b, C) and one write of five numbers a sample; when the epoch ends, the epoch's columns are checked
-    and folded into float64 sums. Calling the accumulator is what the training loop's ``observe`` expects.
+    A batch costs one copy of its logits; every few batches these are measured together and five numbers a sample are written; when the
+    epoch ends, its columns are checked and folded into float64 sums. Calling the accumulator is what the training loop's ``observe``
+    expects.
 
     Args:
         n: samples; ids run from 0 to n − 1.
@@ -398,8 +401,8 @@ class DynamicsAccumulator:
         spill: a scratch (``save(name, state)``, ``load(name)``) that keeps them on disk, one state an epoch, instead of in memory.
 
     Raises:
-        BadInput: from a batch or at the epoch's end: ids or labels out of range, shapes that do not fit, NaN or infinite logits, a
-            sample visited twice in an epoch, an epoch that comes back.
+        BadInput: from a batch: shapes that do not fit, an epoch that comes back. At the epoch's end at the latest: ids or labels out of
+            range, NaN or infinite logits, a sample visited twice.
 
     >>> dynamics = DynamicsAccumulator(2, classes=2)
     >>> for epoch, logits in enumerate([[[2.0, 0.0], [0.0, 1.0]], [[0.0, 2.0], [0.0, 1.0]]]):
@@ -433,6 +436,9 @@ class DynamicsAccumulator:
         self._labels = torch.zeros(n + 1, dtype=torch.int64, device=self.device)
         self._visits = torch.zeros(n + 1, dtype=torch.int64, device=self.device)
         self._range = self._no_range()
+        self._held: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self._held_values = 0
+        self._normalised = False
         self._rows: list[EpochRows | int] = []  # in memory, or the epoch's number where the rows are spilled
 
     def _no_range(self) -> torch.Tensor:
@@ -448,26 +454,42 @@ class DynamicsAccumulator:
             labels: int (b,).
             epoch: from 0, never falling.
         """
-        self._check_shapes(ids, logits, labels)
-        self.add_log_probs(ids, F.log_softmax(logits.detach().float(), dim=1), labels, epoch)
+        self._take(ids, logits, labels, epoch, normalised=False)
 
     def add_log_probs(self, ids: torch.Tensor, log_probs: torch.Tensor, labels: torch.Tensor, epoch: int) -> None:
         """Take a batch's log-probabilities (b, C) as they are; other arguments as in calling the accumulator."""
-        self._check_shapes(ids, log_probs, labels)
+        self._take(ids, log_probs, labels, epoch, normalised=True)
+
+    def _take(self, ids: torch.Tensor, outputs: torch.Tensor, labels: torch.Tensor, epoch: int, *, normalised: bool) -> None:
+        self._check_shapes(ids, outputs, labels)
         if epoch != self._epoch:
             self._begin(epoch)
-        if len(ids) == 0:
+        if normalised != self._normalised:
+            self._measure_held()
+            self._normalised = normalised
+        # a copy: the caller may reuse its buffer, as a captured CUDA graph does
+        self._held.append((ids, outputs.detach().to(self.device, torch.float32, copy=True), labels))
+        self._held_values += outputs.numel()
+        if self._held_values >= HELD_VALUES[self.device.type]:
+            self._measure_held()
+
+    def _measure_held(self) -> None:
+        """Measure the batches that were held back, into the open epoch's columns."""
+        if not self._held_values:
             return
-        ids, labels = ids.to(self.device).long(), labels.to(self.device).long()
+        parts = zip(*self._held, strict=True)
+        ids, outputs, labels = (torch.cat([part.to(self.device) for part in group]) for group in parts)
+        ids, labels = ids.long(), labels.long()
+        self._held, self._held_values = [], 0
         (low, high), (least, greatest) = ids.aminmax(), labels.aminmax()
-        found = torch.stack([low, -high, least, -greatest])
-        self._range = torch.minimum(self._range, found)
+        self._range = torch.minimum(self._range, torch.stack([low, -high, least, -greatest]))
         if self.device.type == "cpu":
             self._check_range()
         else:  # asking now would make the device wait: write where it is harmless and refuse at the epoch's end
             ids = ids.where((ids >= 0) & (ids < self.n), self.n)
             labels = labels.clamp(0, self.classes - 1)
-        self._columns.index_copy_(0, ids, _measure(log_probs.detach().to(self.device).float(), labels))
+        log_probs = outputs if self._normalised else F.log_softmax(outputs, dim=1)
+        self._columns.index_copy_(0, ids, _measure(log_probs, labels))
         self._labels.index_copy_(0, ids, labels)
         self._visits.scatter_add_(0, ids, torch.ones_like(ids))
 
@@ -499,6 +521,7 @@ class DynamicsAccumulator:
 
     def _checked_epoch(self) -> torch.Tensor:
         """The open epoch's ``seen`` mask, once its content has been found good."""
+        self._measure_held()
         self._check_range()
         visits, columns = self._visits[: self.n], self._columns[: self.n]
         bad = torch.stack([visits > 1, ~columns.isfinite().all(1)])
@@ -559,6 +582,7 @@ class DynamicsAccumulator:
 
     def state_dict(self) -> dict[str, Any]:
         """The whole state as tensors and plain values, also amid an epoch."""
+        self._measure_held()
         return {
             "n": self.n,
             "classes": self.classes,
@@ -577,6 +601,7 @@ class DynamicsAccumulator:
         """Continue from :meth:`state_dict`."""
         if (state["n"], state["classes"]) != (self.n, self.classes):
             raise BadInput(f"a state of {state['n']} samples and {state['classes']} classes, not {self.n} and {self.classes}.")
+        self._held, self._held_values = [], 0
         self._epoch, self._last, self._running.epochs = state["epoch"], state["last"], state["epochs"]
         self._running.sums.copy_(state["sums"])
         self._columns.copy_(state["columns"])

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -18,11 +19,10 @@ from torch.nn import functional as F
 
 from tasks import hardware
 from tasks.embed.knn import Graph
-from tasks.errors import BadInput
+from tasks.errors import BadInput, WinnowError
 from tasks.train.metrics import clustering_metrics
 
 __all__ = [
-    "DIGITS",
     "ClusterHeads",
     "ClusterResult",
     "HeadsConfig",
@@ -52,31 +52,33 @@ class HeadsConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    heads: int = Field(50, ge=1, description="Independent heads; the one with the lowest training loss gives the labels")
-    epochs: int = Field(200, ge=1)
-    batch_size: int = Field(1024, ge=1, description="Pairs in a step; a smaller data set is one batch")
-    neighbours: int = Field(50, ge=1, description="Nearest neighbours among which a sample's partner is drawn")
-    beta: float = Field(0.6, gt=0, le=1, description="Below 1 it keeps all clusters in use")
+    heads: int = Field(default=50, ge=1, description="Independent heads; the one with the lowest training loss gives the labels")
+    epochs: int = Field(default=200, ge=1)
+    batch_size: int = Field(default=1024, ge=1, description="Pairs in a step; a smaller data set is one batch")
+    neighbours: int = Field(default=50, ge=1, description="Nearest neighbours among which a sample's partner is drawn")
+    beta: float = Field(default=0.6, gt=0, le=1, description="Below 1 it keeps all clusters in use")
     loss: Loss = "temi"
     positive_pmi: bool = Field(False, description="Clamp the pointwise mutual information at zero")
-    lr: float = Field(1e-4, gt=0)
-    min_lr: float = Field(1e-4, ge=0)
-    warmup_epochs: int = Field(20, ge=0)
-    weight_decay: float = Field(1e-4, ge=0)
-    weight_decay_end: float = Field(1e-4, ge=0)
-    momentum: float = Field(0.996, ge=0, le=1, description="Of the teacher, at the start")
-    momentum_end: float = Field(0.996, ge=0, le=1)
-    student_temperature: float = Field(0.1, gt=0)
-    teacher_temperature: float = Field(0.1, gt=0)
-    teacher_temperature_start: float = Field(0.1, gt=0)
-    teacher_temperature_epochs: int = Field(30, ge=0)
-    prior_momentum: float = Field(0.9, ge=0, lt=1)
-    frozen_epochs: int = Field(1, ge=0, description="Epochs at the start in which the last layer rests")
-    layers: int = Field(2, ge=1)
-    hidden: int = Field(512, ge=1)
-    bottleneck: int = Field(256, ge=1)
-    normalise: Literal["none", "l2", "zscore"] = Field("none", description="Of the embeddings; zscore takes the training mean and deviation")
-    noise: float = Field(0.0, ge=0, description="Standard deviation of Gaussian noise on the embeddings of a step")
+    lr: float = Field(default=1e-4, gt=0)
+    min_lr: float = Field(default=1e-4, ge=0)
+    warmup_epochs: int = Field(default=20, ge=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    weight_decay_end: float = Field(default=1e-4, ge=0)
+    momentum: float = Field(default=0.996, ge=0, le=1, description="Of the teacher, at the start")
+    momentum_end: float = Field(default=0.996, ge=0, le=1)
+    student_temperature: float = Field(default=0.1, gt=0)
+    teacher_temperature: float = Field(default=0.1, gt=0)
+    teacher_temperature_start: float = Field(default=0.1, gt=0)
+    teacher_temperature_epochs: int = Field(default=30, ge=0)
+    prior_momentum: float = Field(default=0.9, ge=0, lt=1)
+    frozen_epochs: int = Field(default=1, ge=0, description="Epochs at the start in which the last layer rests")
+    layers: int = Field(default=2, ge=1)
+    hidden: int = Field(default=512, ge=1)
+    bottleneck: int = Field(default=256, ge=1)
+    normalise: Literal["none", "l2", "zscore"] = Field(
+        "none", description="Of the embeddings; zscore takes the training mean and deviation"
+    )
+    noise: float = Field(default=0.0, ge=0, description="Standard deviation of Gaussian noise on the embeddings of a step")
 
 
 class ClusterHeads(torch.nn.Module):
@@ -116,7 +118,7 @@ class ClusterHeads(torch.nn.Module):
         super().__init__()
         generator = generator or torch.Generator().manual_seed(0)
         sizes = [dim, *[hidden] * (layers - 1), bottleneck]
-        for depth, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True), 1):
+        for depth, (inputs, outputs) in enumerate(pairwise(sizes), 1):
             weight = torch.empty(heads, outputs, inputs).normal_(std=0.02, generator=generator)
             self.register_parameter(f"w{depth}", torch.nn.Parameter(weight))
             self.register_parameter(f"b{depth}", torch.nn.Parameter(torch.zeros(heads, outputs)))
@@ -146,7 +148,7 @@ def _directions(weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
 def _logits(weights: Mapping[str, Tensor], directions: Tensor) -> Tensor:
     """(H, n, K)."""
     # g scales the logits, not the weights: the same product, and K·n instead of K·bottleneck multiplications when K is small
-    return torch.bmm(directions, F.normalize(weights["v"], dim=-1, eps=0.0).transpose(1, 2)).float() * weights["g"].transpose(1, 2)
+    return torch.bmm(directions, F.normalize(weights["v"], dim=-1).transpose(1, 2)).float() * weights["g"].transpose(1, 2)
 
 
 def class_prior(prior: Tensor, teacher_logits: Tensor, *, temperature: float | Tensor = 0.1, momentum: float = 0.9) -> Tensor:
@@ -184,9 +186,9 @@ def temi_loss(
 ) -> Tensor:
     """Loss of each head on a batch of pairs: weighted pointwise mutual information between a sample and its neighbour.
 
-    l_h = ½ Σ_{(a,b) ∈ {(0,1),(1,0)}} mean_i w_i · (−log Σ_k (p^s_a,k · p^t_b,k)^β / π_k) with p = softmax(z/T) of student s and teacher t on
-    views 0 (sample) and 1 (neighbour), π the class prior, and w_i = mean_h Σ_k p^t_0,k · p^t_1,k, without gradient. Computed as
-    −logsumexp_k(β(log p^s + log p^t) − log π), which stays finite for any logits.
+    l_h = ½ Σ_(a,b) mean_i w_i · (−log Σ_k (p^s_a,k · p^t_b,k)^β / π_k) over (a,b) = (0,1), (1,0), with p = softmax(z/T) of student s
+    and teacher t on view 0 (the sample) and 1 (its neighbour), π the class prior, and w_i = mean_h Σ_k p^t_0,k · p^t_1,k, which has no
+    gradient. Computed as −logsumexp_k(β(log p^s + log p^t) − log π), which stays finite for any logits.
 
     Args:
         student_logits: (H, 2B, K) float32; rows 0..B−1 are samples, rows B..2B−1 their neighbours.
@@ -295,24 +297,22 @@ class _Trainer:
         self.teacher = {name: p.clone() for name, p in self.student.items()}
         heads, classes = self.student["v"].shape[:2]
         self.prior = torch.full((heads, classes), 1.0 / classes, device=device)
-        for parameter in self.student.values():
-            parameter.grad = torch.zeros_like(parameter)
         self.last = ("v", "g")
         lr = cosine_schedule(config.lr * batch / 256, config.min_lr * batch / 256, config.epochs, steps, config.warmup_epochs)
         decay = cosine_schedule(config.weight_decay, config.weight_decay_end, config.epochs, steps)
         momentum = cosine_schedule(config.momentum, config.momentum_end, config.epochs, steps)
         temperature = np.repeat(teacher_temperatures(config), steps)
-        self.schedule = torch.tensor(np.stack([lr, 1.0 - lr * decay, 1.0 - momentum, temperature], axis=1), dtype=torch.float32, device=device)
-        self.dials = torch.empty(4, device=device)
-        # Decoupled decay is a factor of its own, since its schedule is one too; biases are not decayed.
-        self.decayed = [name for name, p in self.student.items() if not name.startswith("b")]
+        self.schedule = torch.tensor(
+            np.stack([lr, 1.0 - lr * decay, 1.0 - momentum, temperature], axis=1), dtype=torch.float32, device=device
+        )
+        self.dials = torch.zeros(4, device=device)
         self.adam = torch.optim.Adam(self.student.values(), lr=self.dials[0], fused=True, capturable=device.type == "cuda")
         rows = 2 * batch * classes
         group = max(1, min(heads, _LOGITS.get(device.type, 2**25) // rows))
         self.groups = [slice(first, min(first + group, heads)) for first in range(0, heads, group)]
-        self.losses = torch.zeros(heads, device=device)  # summed over the steps of an epoch
+        self.losses = torch.zeros(2, heads, device=device)  # of the student and of the teacher, summed over the steps of an epoch
         self._graphs: dict[bool, torch.cuda.CUDAGraph] = {}
-        self._eager = 0
+        self._eager = {True: 0, False: 0}
         self._x: Tensor | None = None
 
     def step(self, x: Tensor, number: int, frozen: bool) -> None:
@@ -329,8 +329,8 @@ class _Trainer:
             self._graphs[frozen].replay()
             return
         # the first steps run as they are, beside the main stream, as graph capture asks for; then the recorded step is replayed
-        self._eager += 1
-        if self._eager <= 3:
+        self._eager[frozen] += 1
+        if self._eager[frozen] <= 3:
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
@@ -341,36 +341,32 @@ class _Trainer:
         with torch.cuda.graph(graph):
             self._update(self._x, frozen)
         self._graphs[frozen] = graph
-        self._eager = 0
         graph.replay()
 
     def _update(self, x: Tensor, frozen: bool) -> None:
         config = self.config
-        for name, parameter in self.student.items():
-            if frozen and name in self.last:
-                parameter.grad = None  # no update, and no moments either
-            elif parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
+        moving = [name for name in self.student if not (frozen and name in self.last)]
+        parts: list[tuple[Tensor, ...]] = []
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
             log_teacher, weight = self._teach(x)
             for group in self.groups:
-                leaves = {name: p[group].detach() for name, p in self.student.items()}
-                for name, leaf in leaves.items():
-                    leaf.requires_grad_(not (frozen and name in self.last))
+                leaves = {name: p[group].detach().requires_grad_(name in moving) for name, p in self.student.items()}
                 log_student = _log_softmax(_logits(leaves, _directions(leaves, x)), config.student_temperature)
                 taught = log_teacher(group)
-                losses = _head_losses(log_student, taught, self.prior[group], weight, config.beta, config.loss, config.positive_pmi)
-                wanted = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
-                gradients = torch.autograd.grad(losses.sum() / len(self.losses), list(wanted.values()))
-                for name, gradient in zip(wanted, gradients, strict=True):
-                    whole = self.student[name].grad
-                    assert whole is not None
-                    whole[group] = gradient
-                self.losses[group] += losses.detach()
+                rest = (taught, self.prior[group], weight, config.beta, config.loss, config.positive_pmi)
+                losses = _head_losses(log_student, *rest)
+                parts.append(torch.autograd.grad(losses.sum() / self.losses.shape[1], [leaves[name] for name in moving]))
+                self.losses[0, group] += losses.detach()
+                self.losses[1, group] += _head_losses(taught, *rest)
+        for parameter in self.student.values():
+            parameter.grad = None  # no update where the layer rests, and no moments either
+        for name, gradients in zip(moving, zip(*parts, strict=True), strict=True):
+            # the fused optimiser reads memory in order, whatever the strides
+            self.student[name].grad = gradients[0].contiguous() if len(gradients) == 1 else torch.cat(gradients)
         with torch.no_grad():
-            for name in self.decayed:
-                if not (frozen and name in self.last):
-                    self.student[name].mul_(self.dials[1])
+            for name in moving:
+                if not name.startswith("b"):
+                    self.student[name].mul_(self.dials[1])  # decoupled decay, scheduled on its own; biases have none
             self.adam.step()
             for name, parameter in self.teacher.items():
                 parameter.lerp_(self.student[name], self.dials[2])
@@ -390,8 +386,8 @@ class _Trainer:
             self.prior[group] = self.prior[group].lerp(found.exp().mean(1), 1.0 - self.config.prior_momentum)
             weight += _agreement(found).sum(0)
         if len(self.groups) == 1:
-            return lambda group: found, weight / len(self.losses)
-        return torch.no_grad()(log_teacher), weight / len(self.losses)
+            return lambda group: found, weight / self.losses.shape[1]
+        return torch.no_grad()(log_teacher), weight / self.losses.shape[1]
 
     def state(self) -> dict[str, Any]:
         return {"student": self.student, "teacher": self.teacher, "prior": self.prior, "adam": self.adam.state_dict()}
@@ -401,10 +397,9 @@ class _Trainer:
             for name, parameter in kept.items():
                 parameter.copy_(saved[name])
         self.prior.copy_(state["prior"])
-        adam = state["adam"]
-        for group in adam["param_groups"]:
-            group["lr"] = self.dials[0]
-        self.adam.load_state_dict(adam)
+        self.adam.load_state_dict(state["adam"])
+        for group in self.adam.param_groups:
+            group["lr"] = self.dials[0]  # loading put a copy in its place
 
 
 @dataclass(frozen=True)
@@ -417,6 +412,7 @@ class ClusterResult:
         head: the head that gave them, and
         epoch: the epoch (from 0) after which it did.
         losses: (epochs, H) float32, mean training loss of each head.
+        teacher_losses: (epochs, H) float32, the same loss of the teacher on itself; its lowest chose head and epoch.
         used: clusters with at least one sample.
         oracle: whether test labels chose the epoch (``upstream=True``): then nothing here is label-free.
         state: the chosen head, for ``predict``.
@@ -427,6 +423,7 @@ class ClusterResult:
     head: int
     epoch: int
     losses: np.ndarray
+    teacher_losses: np.ndarray
     used: int
     oracle: bool
     state: dict[str, Any]
@@ -452,9 +449,9 @@ def train_cluster_heads(
     what does not fill a batch is left out. A step updates the class prior, takes ``temi_loss`` averaged over the heads, one AdamW step
     (decay on all weights and gains, not on biases) and moves the teacher: t ← m·t + (1 − m)·s.
 
-    No label is used. Head and epoch are those of the lowest epoch-mean training loss of a head, over all heads and all epochs whose teacher
-    temperature is the final one (losses at other temperatures do not compare), the earlier epoch and the lower head on ties; the
-    teacher is the one at that epoch's end.
+    No label is used. Head and epoch are those of the lowest loss of a teacher: ``temi_loss`` with the teacher's logits in the student's
+    place, averaged over the steps of the epoch. All heads compete, and all epochs whose teacher temperature is the final one (losses at
+    other temperatures do not compare); ties go to the earlier epoch and the lower head. The labels are the teacher's at that epoch's end.
 
     Args:
         features: (N, D) float32 or float16 embeddings.
@@ -477,7 +474,8 @@ def train_cluster_heads(
 
     >>> from tasks.embed.knn import knn
     >>> points = np.concatenate([np.random.default_rng(0).normal(centre, 0.1, (40, 2)) for centre in ((1, 0), (0, 1))]).astype("f")
-    >>> config = HeadsConfig(heads=2, epochs=20, batch_size=20, neighbours=5, hidden=16, bottleneck=8, lr=0.1, min_lr=0.1, warmup_epochs=1)
+    >>> shape = {"heads": 2, "hidden": 16, "bottleneck": 8, "neighbours": 5}
+    >>> config = HeadsConfig(**shape, epochs=20, batch_size=20, lr=0.1, momentum=0.9, momentum_end=0.9)
     >>> found = train_cluster_heads(points, knn(points, 5), config, classes=2, device=torch.device("cpu"))
     >>> len(set(found.labels[:40])), len(set(found.labels[40:])), found.used
     (1, 1, 2)
@@ -487,6 +485,9 @@ def train_cluster_heads(
         HHU-MMBS/TEMI-official-BMVC2023 train_main.py. Zheng et al., "ELFS", ICLR 2025; eltsai/elfs eval_cluster.py.
 
     Differences from upstream:
+        The published head is that of the lowest training loss. Among healthy heads both rules agree closely, but a head whose student runs
+        ahead of its teacher into clusters of small prior reaches any loss while it uses a single cluster (log of (p^s p^t)^β / π grows as
+        π falls); the teacher's loss on itself does not reward that.
         The published evaluation keeps the checkpoint with the best accuracy on the labelled test set, among every 20th epoch and never the
         last: label-free only in name. ``upstream=True`` replays that, and the result says so. The published training needs at least 30
         epochs, at least two heads, and no more warm-up than epochs. Weights start from a plain normal distribution: the published
@@ -528,8 +529,13 @@ def train_cluster_heads(
     run.resume(scratch)
     saved = time.monotonic()
     for epoch in range(run.epoch, config.epochs):
-        losses = run.train_epoch(epoch)
-        run.keep_best(epoch, losses, oracle)
+        losses, _ = run.train_epoch(epoch)
+        if not torch.isfinite(losses).all():
+            raise WinnowError(
+                f"The loss of head {int((~torch.isfinite(losses)).int().argmax())} is not finite in epoch {epoch}.",
+                remedy=f"lower lr (now {config.lr}), or normalise the embeddings (normalise='zscore')",
+            )
+        run.keep_best(epoch, oracle)
         if scratch is not None and time.monotonic() - saved >= _CHECKPOINT_SECONDS and epoch + 1 < config.epochs:
             run.save(scratch)
             saved = time.monotonic()
@@ -538,7 +544,8 @@ def train_cluster_heads(
     best = run.best
     labels, confidence = predict(best["state"], features, device=device)
     used = len(np.unique(labels))
-    return ClusterResult(labels, confidence, best["head"], best["epoch"], run.losses.numpy(), used, oracle is not None, best["state"])
+    losses, teacher_losses = run.losses.numpy()
+    return ClusterResult(labels, confidence, best["head"], best["epoch"], losses, teacher_losses, used, oracle is not None, best["state"])
 
 
 class _Run:
@@ -561,8 +568,11 @@ class _Run:
         self.temperatures = teacher_temperatures(config)
         self.identity = f"{config.model_dump_json()} {n} {dim} {classes} {seed} {dtype} {device.type}"
         self.input = _input_statistics(features, config.normalise)
-        self.data = torch.cat([_normalised(torch.from_numpy(part).to(device), self.input) for part in np.array_split(features, -(-n // 8192))])
-        self.neighbours = torch.from_numpy(neighbours.astype(np.int64)).to(device)
+        half = features.dtype == np.float16 and config.normalise == "none"
+        self.data = torch.empty((n, dim), dtype=torch.float16 if half else torch.float32, device=device)
+        for start in range(0, n, 8192):
+            self.data[start : start + 8192] = _normalised(torch.tensor(features[start : start + 8192], device=device), self.input)
+        self.neighbours = torch.tensor(neighbours, dtype=torch.int32, device=device)
         self.generator = hardware.torch_generator(seed, "pairs", where=device)
         student = ClusterHeads(
             config.heads,
@@ -574,7 +584,7 @@ class _Run:
             generator=hardware.torch_generator(seed, "weights"),
         )
         self.trainer = _Trainer(student, config, self.batch, self.steps, device, dtype)
-        self.losses = torch.zeros(config.epochs, config.heads)
+        self.losses = torch.zeros(2, config.epochs, config.heads)  # student's, teacher's
         self.epoch = 0
         self.best: dict[str, Any] = {"merit": -math.inf, "head": 0, "epoch": 0, "state": {}}
 
@@ -583,7 +593,7 @@ class _Run:
         n = len(self.data)
         order = torch.randperm(n, generator=self.generator, device=where)
         drawn = torch.randint(config.neighbours, (n,), generator=self.generator, device=where)
-        partner = self.neighbours[order, drawn]
+        partner = self.neighbours[order, drawn].long()
         self.trainer.losses.zero_()
         for step in range(self.steps):
             batch = slice(step * self.batch, (step + 1) * self.batch)
@@ -592,17 +602,19 @@ class _Run:
                 x += config.noise * torch.randn(x.shape, generator=self.generator, device=where)
             self.trainer.step(x, epoch * self.steps + step, frozen=epoch < config.frozen_epochs)
         losses = (self.trainer.losses / self.steps).cpu()
-        self.losses[epoch] = losses
+        self.losses[:, epoch] = losses
         self.epoch = epoch + 1
         return losses
 
-    def keep_best(self, epoch: int, losses: Tensor, oracle: tuple[np.ndarray, np.ndarray] | None) -> None:
-        head = int(losses.argmin())
+    def keep_best(self, epoch: int, oracle: tuple[np.ndarray, np.ndarray] | None) -> None:
+        losses, teacher_losses = self.losses[:, epoch]
         if oracle is None:
-            if self.temperatures[epoch] != self.temperatures[-1] or not -float(losses[head]) > self.best["merit"]:
-                return
-            self.best = {"merit": -float(losses[head]), "head": head, "epoch": epoch, "state": self._head(epoch, head)}
+            head = int(teacher_losses.argmin())
+            merit = -float(teacher_losses[head])
+            if self.temperatures[epoch] == self.temperatures[-1] and merit > self.best["merit"]:
+                self.best = {"merit": merit, "head": head, "epoch": epoch, "state": self._head(epoch, head)}
         elif epoch % _SAVED_EVERY == 0:
+            head = int(losses.argmin())
             state = self._head(epoch, head)
             labels, _ = predict(state, oracle[0], device=self.data.device)
             accuracy = clustering_metrics(labels, oracle[1])["accuracy"]
@@ -640,9 +652,10 @@ def _checked(name: str, features: np.ndarray) -> np.ndarray:
     features = np.asarray(features)
     if features.ndim != 2 or 0 in features.shape or features.dtype.kind != "f":
         raise BadInput(f"{name} must be floating-point (samples, dimensions), got {features.dtype} of shape {features.shape}.")
-    bad = ~np.isfinite(features).all(axis=1)
-    if bad.any():
-        raise BadInput(f"{name} row {int(bad.argmax())} holds NaN or infinity.", remedy="drop or mend that row")
+    for start in range(0, len(features), 8192):
+        bad = ~np.isfinite(features[start : start + 8192]).all(axis=1)
+        if bad.any():
+            raise BadInput(f"{name} row {start + int(bad.argmax())} holds NaN or infinity.", remedy="drop or mend that row")
     return features if features.dtype in (np.float16, np.float32) else features.astype(np.float32)
 
 
@@ -686,7 +699,7 @@ def predict(state: Mapping[str, Any], features: np.ndarray, *, device: torch.dev
         raise BadInput(f"features have {features.shape[1]} dimensions, the head was trained on {weights['w1'].shape[2]}.")
     labels, confidence = np.empty(len(features), np.int32), np.empty(len(features), np.float32)
     for start in range(0, len(features), 8192):
-        rows = _normalised(torch.from_numpy(features[start : start + 8192]).to(device), state["input"]).float()
+        rows = _normalised(torch.tensor(features[start : start + 8192], device=device), state["input"]).float()
         probabilities = _log_softmax(_logits(weights, _directions(weights, rows))[0], state["temperature"]).exp()
         values, indices = probabilities.max(dim=1)
         labels[start : start + 8192] = indices.cpu().numpy()

@@ -44,7 +44,7 @@ class Observer(Protocol):
     ``load_state_dict(state)``, without which a training with a scratch is refused.
     """
 
-    def __call__(self, rows: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor, epoch: int) -> None: ...
+    def __call__(self, rows: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor, epoch: int, /) -> None: ...
 
 
 class Scratch(Protocol):
@@ -350,6 +350,7 @@ def train(
         if exam is not None:
             stack.callback(exam.close)
         if device.type == "cuda":
+            stack.enter_context(torch.cuda.device(device))
             stack.enter_context(torch.backends.cudnn.flags(enabled=True, benchmark=True))
         else:
             stack.enter_context(_threads(_work(network, loader.shape, recipe.batch_size)))

@@ -44,7 +44,7 @@ def cluster(
     from tasks.hardware import describe, leased_device
     from tasks.train.cluster_heads import HeadsConfig, train_cluster_heads
 
-    config = HeadsConfig(**heads)
+    config = HeadsConfig(**{**heads, "neighbours": graph.meta["k"]})
     vectors = embeddings.numpy("vector")
     oracle = None
     if test is not None and test_embeddings is not None:
@@ -61,6 +61,7 @@ def cluster(
             device=where,
             scratch=context().scratch,
             progress=tell,
+            upstream=oracle is not None,
             oracle=oracle,
         )
     ids = embeddings.numpy("id")
@@ -74,10 +75,10 @@ def cluster(
         },
         meta={
             "clusters": classes,
-            "used": len(np.unique(found.labels)),
+            "used": found.used,
             "head": int(found.head),
             "epoch": int(found.epoch),
-            "oracle": oracle is not None,
+            "oracle": found.oracle,
         },
     )
     epochs, count = found.losses.shape

@@ -1,0 +1,73 @@
+"""Overhead of a fully cached run of elfs/digits, and the start of `winnow ls`.
+
+    python benchmarks/cached_flow.py
+
+The cached run is split into its parts: starting Python and Prefect, the temporary server, and the flow itself (steps looked up and the
+report drawn). `winnow ls` is compared with starting Python alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+
+from _common import record, summary
+
+PARAMETERS = [
+    "-p",
+    "fractions=[0.1,0.3]",
+    "-p",
+    "seeds=[0,1,2]",
+    "-p",
+    "heads=2",
+    "-p",
+    "head_epochs=10",
+    "-p",
+    "iterations=50",
+    "-p",
+    "mis_ratio=0.2",
+]
+WINNOW = [sys.executable, "-c", "from flows.cli import main; main()"]
+
+
+def seconds(command: list[str], environment: dict[str, str]) -> tuple[float, str]:
+    start = time.perf_counter()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return time.perf_counter() - start, done.stderr
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as home:
+        environment = {**os.environ, "HOME": home, "WINNOW_STORE": f"{home}/store", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+        environment.pop("PREFECT_API_URL", None)
+        run = [*WINNOW, "run", "elfs/digits", "--plain", *PARAMETERS]
+        first, _ = seconds(run, environment)
+        cached, steps = [], 0
+        for _ in range(3):
+            elapsed, log = seconds(run, environment)
+            cached.append(elapsed)
+            steps = int(re.search(r"(\d+) steps", log).group(1))
+        imports = [seconds([sys.executable, "-c", "import flows.elfs"], environment)[0] for _ in range(3)]
+        listing = [seconds([*WINNOW, "ls"], environment)[0] for _ in range(7)]
+        bare = [seconds([sys.executable, "-c", ""], environment)[0] for _ in range(7)]
+    record(
+        "cached_flow",
+        {
+            "what": "elfs/digits again, every step from the cache; seconds of whole processes",
+            "first_run": round(first, 2),
+            "cached_run": summary(cached),
+            "steps": steps,
+            "importing_the_flow": summary(imports),
+            "winnow_ls": summary(listing),
+            "python_alone": summary(bare),
+            "ls_over_python": round(summary(listing)["median"] - summary(bare)["median"], 3),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

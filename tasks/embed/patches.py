@@ -1,0 +1,236 @@
+"""Features learnt from the images themselves, without labels or downloads: a dictionary of whitened patches."""
+
+from __future__ import annotations
+
+import logging
+import math
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from tasks.data.split import Images
+from tasks.embed.encoder import Encoder
+from tasks.embed.preprocess import pixels_of
+from tasks.errors import BadInput
+
+__all__ = ["patches"]
+
+log = logging.getLogger("tasks.embed")
+
+_SAMPLE = 5000  # images that dictionary and projection are learnt from
+_PATCHES = 50_000
+_ROUNDS = 12  # of k-means
+_FLOOR = 0.1  # of the largest eigenvalue, added to all before dividing by their roots
+
+
+class _Dictionary:
+    """Pooled triangle activations of one dictionary; the whole layer is one convolution.
+
+    With d numbers in a patch p, mean p̄ and s = √(var p + contrast), the whitened patch is z = W((p − p̄)/s − m). Hence
+    ⟨z, c⟩ = ⟨p, (I − 11ᵀ/d) W c⟩/s − ⟨m, W c⟩ for every centroid c, and likewise for every coordinate of z, whose squares give ‖z‖².
+    """
+
+    def __init__(self, shape: tuple[int, int, int], patch: int, cells: int, contrast: float) -> None:
+        self.shape, self.patch, self.contrast = shape, patch, contrast
+        self.positions = (shape[0] - patch + 1, shape[1] - patch + 1)
+        self.cells = min(cells, *self.positions)
+        bands = [torch.arange(count) * self.cells // count for count in self.positions]
+        cell = (bands[0][:, None] * self.cells + bands[1]).flatten()
+        pooling = F.one_hot(cell, self.cells**2).float()
+        self.pooling = pooling / pooling.sum(dim=0)
+
+    def learn(self, images: torch.Tensor, centroids: int, whitening: float, generator: torch.Generator) -> None:
+        """Whitening and centroids from uint8 (n, C, H, W), on the CPU in float32, so that every device gets the same dictionary."""
+        sample = _random_patches(images, self.patch, generator).float()
+        sample -= sample.mean(dim=1, keepdim=True)
+        sample /= (sample.var(dim=1, keepdim=True) + self.contrast).sqrt()
+        mean = sample.mean(dim=0)
+        variance, axes = torch.linalg.eigh((sample - mean).T.double().cov())
+        whiten = ((axes / (variance.clamp_min(0) + whitening).sqrt()) @ axes.T).float()
+        found = _kmeans((sample - mean) @ whiten, centroids, generator)
+        maps = torch.cat([whiten @ found.T, whiten], dim=1)  # inner products with the centroids, then the coordinates of z themselves
+        self.offset = (mean @ maps)[:, None, None]
+        self.filters = (maps - maps.mean(dim=0)).T.reshape(-1, images.shape[1], self.patch, self.patch).contiguous()
+        self.norms = found.square().sum(dim=1)[:, None, None]
+
+    def to(self, device: torch.device) -> None:
+        for name in ("pooling", "offset", "filters", "norms"):
+            setattr(self, name, getattr(self, name).to(device))
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 (n, C, H, W) to float32 (n, K · cells²): root of the mean activation of each centroid in each cell."""
+        size = self.filters[0].numel()
+        x = images.float() - 128
+        box = x.new_ones(1, *self.filters.shape[1:])
+        total, squares = F.conv2d(x, box), F.conv2d(x * x, box)  # sums of whole numbers below 2²⁴: exact in float32
+        spread = ((squares - total.square() / size).clamp_min_(0) / (size - 1) + self.contrast).rsqrt_()
+        y = F.conv2d(x, self.filters).mul_(spread).sub_(self.offset)
+        centroids = len(self.norms)
+        lengths = y[:, centroids:].square().sum(dim=1, keepdim=True)
+        distance = y[:, :centroids].mul_(-2).add_(self.norms).add_(lengths).clamp_min_(0).sqrt_()
+        active = (distance.mean(dim=1, keepdim=True) - distance).clamp_min_(0)
+        return (active.flatten(2) @ self.pooling).flatten(1).sqrt_()
+
+
+class _Patches:
+    def __init__(self, dictionary: _Dictionary, size: int | None, device: torch.device) -> None:
+        self.dictionary, self.size, self.device = dictionary, size, device
+        self.chunk = 4 if device.type == "cpu" else 128  # on a CPU the activations of a chunk should stay in cache
+        self.dim = 0
+
+    def pooled(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Before the projection; float32 on the device."""
+        if tuple(pixels.shape[1:]) != (self.dictionary.shape[2], *self.dictionary.shape[:2]):
+            channels, height, width = pixels.shape[1:]
+            raise BadInput(
+                f"images are {(height, width, channels)}, those that patches were learnt from {self.dictionary.shape} (H, W, C)."
+            )
+        exact = torch.backends.cudnn.flags(allow_tf32=False) if self.device.type == "cuda" else nullcontext()
+        with torch.inference_mode(), exact:
+            return torch.cat([self.dictionary(chunk.to(self.device)) for chunk in pixels.split(self.chunk)])
+
+    def project(self, pooled: torch.Tensor, dim: int, generator: torch.Generator) -> None:
+        """Learn the projection: principal axes, each divided by √(λ + λ₁/10), then one scale that gives vectors length √dim on average."""
+        self.mean = pooled.mean(dim=0)
+        axes, variance = _principal_axes(pooled - self.mean, dim, generator)
+        self.dim = len(variance)
+        scaled = axes / (variance + _FLOOR * variance[0]).clamp_min(1e-12).sqrt()
+        length = ((pooled - self.mean) @ scaled).square().sum(dim=1).mean().sqrt()
+        self.axes = scaled * (math.sqrt(self.dim) / length.clamp_min(1e-12))
+
+    def __call__(self, images: np.ndarray | list[Image.Image]) -> np.ndarray:
+        pixels = pixels_of(images, self.size, self.size, "bicubic", torch.device("cpu"))
+        pooled = self.pooled(pixels)
+        with torch.inference_mode():
+            return ((pooled - self.mean) @ self.axes).cpu().numpy()
+
+
+def patches(
+    images: Images,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    generator: torch.Generator,
+    dim: int = 256,
+    size: int = 32,
+    patch: int | None = None,
+    centroids: int | None = None,
+    cells: int | None = None,
+    contrast: float = 1000.0,
+    whitening: float = 0.3,
+) -> Encoder:
+    """Whitened-patch features learnt from the images: no labels, no download.
+
+    Every patch p is normalised, (p − p̄)/√(var p + contrast), and ZCA-whitened to z; k-means finds centroids c_1 … c_K; a patch activates
+    f_k(z) = max(0, μ(z) − ‖z − c_k‖), μ(z) the mean distance ("triangle"). Activations are averaged over a grid of cells, their roots
+    taken, and projected to principal axes, coordinate j divided by √(λ_j + λ_1/10).
+
+    Args:
+        images: training images; at most 5,000 of them are looked at.
+        device: where images are encoded.
+        dtype: unused; distances need float32.
+        generator: of the sampled patches and the first centroids.
+        dim: of the result; at most twice the number of pixels, and less where there are fewer images or activations.
+        size: images whose shorter side exceeds it, or of different sizes, are resized and cropped to this square.
+        patch: side of a patch; default 3 for images below 16 pixels, else 6.
+        centroids: K; default 128 for images below 16 pixels, else 400.
+        cells: cells along each side of the grid; default 3.
+        contrast: added to the variance of a patch, in squared grey levels of 0 … 255: noise in flat patches is not blown up.
+        whitening: added to the eigenvalues of the normalised patches.
+
+    Returns:
+        the encoder.
+
+    Raises:
+        BadInput: a parameter out of range.
+
+    References:
+        Coates, Ng and Lee, An Analysis of Single-Layer Networks in Unsupervised Feature Learning, AISTATS 2011, sections 3 and 4.
+
+    Differences from upstream:
+        The paper pools sums over quadrants (cells=2), adds 10 to the variance and 0.1 to the eigenvalues and feeds all 4K activations to a
+        linear SVM; finer cells, roots and regularised principal axes gain what cosine neighbours and clusters need (docs/patches.md).
+    """
+    shape = images.shape
+    resized = shape is None or min(shape[:2]) > size
+    height, width, channels = (size, size, 3 if shape is None else shape[2]) if resized or shape is None else shape
+    least = min(height, width)
+    patch = patch or (3 if least < 16 else 6)
+    centroids = centroids or (128 if least < 16 else 400)
+    for name, value, lowest, highest in (
+        ("size", size, 2, 10**4),
+        ("patch", patch, 2, least),
+        ("centroids", centroids, 2, 10**5),
+        ("cells", cells or 3, 1, least),
+        ("dim", dim, 1, 10**5),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
+            raise BadInput(f"{name} = {value!r}: must be a whole number in {lowest} … {highest} for images of {height} x {width} pixels.")
+    for name, real in (("contrast", contrast), ("whitening", whitening)):
+        if not (real > 0 and math.isfinite(real)):
+            raise BadInput(f"{name} = {real!r}: must be positive.")
+    if not len(images):
+        raise BadInput("images: there are none to learn patches from.")
+
+    rows = torch.randperm(len(images), generator=generator, device=generator.device)[:_SAMPLE].cpu().numpy()
+    cpu = torch.device("cpu")
+    side = size if resized else None
+    blocks = [pixels_of(images.read(rows[start : start + 500]), side, side, "bicubic", cpu) for start in range(0, len(rows), 500)]
+    sample = torch.cat(blocks)
+    dictionary = _Dictionary((height, width, channels), patch, cells or 3, contrast)
+    dictionary.learn(sample, centroids, whitening, generator)
+    dictionary.to(device)
+    encoder = _Patches(dictionary, side, device)
+    encoder.project(encoder.pooled(sample), min(dim, 2 * height * width), generator)
+    log.info(
+        "patches: %d centroids of %d x %d pixels, %d dimensions, learnt from %d images", centroids, patch, patch, encoder.dim, len(rows)
+    )
+    return encoder
+
+
+def _random_patches(images: torch.Tensor, side: int, generator: torch.Generator) -> torch.Tensor:
+    """uint8 (n, C · side²) at random places of random images."""
+
+    def draw(below: int) -> torch.Tensor:
+        return torch.randint(below, (_PATCHES,), generator=generator, device=generator.device).cpu()[:, None, None]
+
+    image, top, left = draw(len(images)), draw(images.shape[2] - side + 1), draw(images.shape[3] - side + 1)
+    steps = torch.arange(side)
+    return images[image, :, top + steps[:, None], left + steps].permute(0, 3, 1, 2).flatten(1)
+
+
+def _kmeans(points: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
+    """Lloyd's algorithm from random points; a centroid that loses all its points moves to a random one."""
+    order = torch.randperm(len(points), generator=generator, device=generator.device).cpu()
+    centroids, spare = points[order[:count]].clone(), points[order[count:]]
+    for _ in range(_ROUNDS):
+        halves = 0.5 * centroids.square().sum(dim=1)
+        nearest = torch.cat([(block @ centroids.T - halves).argmax(dim=1) for block in points.split(4096)])
+        members = torch.bincount(nearest, minlength=len(centroids))
+        sums = torch.zeros_like(centroids).index_add_(0, nearest, points)
+        centroids = sums / members.clamp_min(1)[:, None]
+        empty = (members == 0).nonzero().flatten()
+        centroids[empty], spare = spare[: len(empty)], spare[len(empty) :]
+    return centroids
+
+
+def _principal_axes(centred: torch.Tensor, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first principal axes (D, count) and their variances, descending, by subspace iteration; at most n − 1 of them.
+
+    The largest entry of each axis is positive.
+    """
+    rows, dimensions = centred.shape
+    count = max(1, min(count, rows - 1, dimensions))
+    guard = min(count + 64, rows, dimensions)
+    start = torch.randn(dimensions, guard, generator=generator, device=generator.device).to(centred.device)
+    basis = torch.linalg.qr(start).Q
+    for _ in range(6):
+        basis = torch.linalg.qr(centred.T @ (centred @ basis)).Q
+    inner = centred @ basis
+    variance, rotation = torch.linalg.eigh((inner.T @ inner).double() / rows)
+    axes = basis @ rotation.flip(1)[:, :count].float()
+    largest = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True))
+    return axes * torch.where(largest < 0, -1.0, 1.0), variance.flip(0)[:count].clamp_min(0).float()

@@ -1,0 +1,45 @@
+"""Raw pixels: the baseline that every other embedder must beat."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tasks.data.split import Images
+from tasks.embed.encoder import Encoder
+from tasks.embed.preprocess import pixels_of
+from tasks.errors import BadInput
+
+__all__ = ["pixels"]
+
+
+class _Pixels:
+    def __init__(self, shape: tuple[int, int, int], size: int | None) -> None:
+        self.shape, self.size = shape, size
+        self.dim = shape[0] * shape[1] * shape[2]
+
+    def __call__(self, images: np.ndarray | list[Image.Image]) -> np.ndarray:
+        found = pixels_of(images, self.size, self.size, "bicubic", torch.device("cpu")).permute(0, 2, 3, 1)
+        if tuple(found.shape[1:]) != self.shape:
+            raise BadInput(f"images are {tuple(found.shape[1:])}, those that the embedder was made for {self.shape} (H, W, C).")
+        return found.reshape(len(found), self.dim).numpy().astype(np.float32) / np.float32(255)
+
+
+def pixels(images: Images, *, device: torch.device, dtype: torch.dtype, generator: torch.Generator, size: int | None = None) -> Encoder:
+    """Raw pixels in [0, 1]: no learning, no weights.
+
+    Args:
+        images: give the shape.
+        device: unused.
+        dtype: unused.
+        generator: unused.
+        size: resize the shorter side to it and cut out the central square; default the images' own size, 32 where they differ in size.
+
+    Returns:
+        the encoder; dim = H · W · C.
+    """
+    if images.shape is None:
+        size = size or 32
+    shape = images.shape or (0, 0, 3)
+    return _Pixels(shape if size is None else (size, size, shape[2]), size)
