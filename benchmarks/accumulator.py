@@ -1,6 +1,6 @@
 """Dynamics scores: streamed with O(N) state against stored logs that are reduced afterwards, in time and peak memory.
 
-``python -m benchmarks.accumulator [--samples 50000] [--classes 10 100] [--epochs 20 200]`` prints and records one JSON line.
+``python benchmarks/accumulator.py [--samples 50000] [--classes 10 100] [--epochs 20 200]`` prints and records one JSON line.
 Each cell runs in a process of its own. The stored way is a good version of what the published code does: every batch's log-softmax as
 float16 in memory, reduced an epoch at a time with vectorised NumPy. Forward passes are not part of either.
 """
@@ -14,10 +14,10 @@ import subprocess
 import sys
 import time
 
+import _common
 import numpy as np
 import torch
 
-from benchmarks._common import record
 from tasks.score.dynamics import DynamicsAccumulator
 
 BATCH = 256
@@ -103,7 +103,7 @@ def main() -> None:
             sizes = {"samples": arguments.samples, "classes": classes, "epochs": epochs}
             found = {}
             for way in ("streamed", "stored"):
-                command = [sys.executable, "-m", "benchmarks.accumulator", "--cell", way, *map(str, sizes.values())]
+                command = [sys.executable, __file__, "--cell", way, *map(str, sizes.values())]
                 found[way] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
             checks = [found[way].pop("check") for way in found]
             assert abs(checks[0] - checks[1]) < 1e-2, f"the two ways disagree: {checks}"
@@ -113,7 +113,7 @@ def main() -> None:
             }
             cells.append({**sizes, **found, "stored_over_streamed": ratio})
             print(json.dumps(cells[-1]), file=sys.stderr)
-    record("accumulator", {"batch": BATCH, "cells": cells})
+    _common.record("accumulator", {"batch": BATCH, "cells": cells})
 
 
 if __name__ == "__main__":

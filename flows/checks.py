@@ -25,8 +25,10 @@ def elfs_preset(
     mis_ratio: MisRatio,
     baselines: tuple[str, ...],
     device: str,
-    files: tuple[str | None, ...] = (),
+    upstream: bool,
+    files: tuple[str | None, str | None],
     embedder: str | None = None,
+    embedder_options: dict[str, Any] | None = None,
     normalise: str | None = None,
     neighbours: int | None = None,
     heads: dict[str, Any] | None = None,
@@ -63,12 +65,14 @@ def elfs_preset(
     for path in files:
         if path is not None and not Path(path.partition("#")[0]).expanduser().exists():
             raise BadInput(f"{path}: no such file.", remedy="give the path of a .parquet, .npy or .npz file")
+    if upstream and (files[0] is not None or files[1] is not None):
+        raise BadInput("upstream=True chooses the epoch on embedded test images; your own embeddings or pseudo-labels leave it none.")
     preset = presets.elfs(dataset)
     if embedder is not None:
         embedders.get(embedder)
     changes: dict[str, Any] = {
         "embedder": embedder,
-        "embedder_options": {} if embedder not in (None, preset.embedder) else None,
+        "embedder_options": {} if embedder not in (None, preset.embedder) and embedder_options is None else embedder_options,
         "normalise": normalise,
         "neighbours": neighbours,
         "heads": preset.heads | _given(heads or {}),

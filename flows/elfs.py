@@ -11,7 +11,7 @@ from pydantic import Field
 from flows import checks, presets
 from tasks.artifacts import Artifact
 from tasks.data.task import annotate, bring_embeddings, bring_pseudo_labels, load
-from tasks.embed.task import embed, knn, normalise
+from tasks.embed.task import checkpoint_digest, embed, knn, normalise
 from tasks.hardware import trial_workers
 from tasks.report.task import report_elfs
 from tasks.score.task import record_dynamics
@@ -26,12 +26,16 @@ Seed = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 
 
-@flow(name="elfs", flow_run_name="elfs-{dataset}", task_runner=ThreadPoolTaskRunner[Any](max_workers=trial_workers()))
+TRIALS: Any = ThreadPoolTaskRunner(max_workers=trial_workers())
+
+
+@flow(name="elfs", flow_run_name="elfs-{dataset}", task_runner=TRIALS)
 def elfs(
     dataset: str,
     fractions: tuple[Fraction, ...] = (0.1, 0.2, 0.3, 0.5, 0.7),
     seeds: tuple[Seed, ...] = (0, 1, 2),
     embedder: str | None = None,
+    embedder_options: dict[str, Any] | None = None,
     embeddings: str | None = None,
     pseudo_labels: str | None = None,
     normalisation: Literal["none", "l2", "zscore"] | None = None,
@@ -42,6 +46,7 @@ def elfs(
     beta: Annotated[float, Field(gt=0, le=1)] | None = None,
     score: str = "aum",
     mis_ratio: Share | Literal["auto"] | dict[Fraction, Share] | None = None,
+    search_seeds: Positive = 1,
     baselines: tuple[str, ...] = ("random", "full"),
     proxy_network: str | None = None,
     proxy_epochs: Positive | None = None,
@@ -67,6 +72,7 @@ def elfs(
         fractions: Shares of the samples to keep.
         seeds: Seeds of the trainings on each coreset, and of the random baseline's draws.
         embedder: Registered embedder.
+        embedder_options: Options of the embedder, for example {"size": 128}.
         embeddings: Your own embeddings (.parquet, .npy, .npz) in place of an embedder.
         pseudo_labels: Your own pseudo-labels (.parquet, .npy, .npz) in place of cluster heads.
         normalisation: Of the embeddings.
@@ -77,6 +83,7 @@ def elfs(
         beta: Exponent of TEMI's loss.
         score: Score of the training dynamics whose two ends are pruned.
         mis_ratio: Share of hardest samples to drop: a number, one a fraction, or auto (searched without labels). None: preset, else auto.
+        search_seeds: Trainings of each value that the search for mis_ratio tries.
         baselines: Selectors to compare with.
         proxy_network: Network trained on the pseudo-labels.
         proxy_epochs: Its epochs.
@@ -98,8 +105,9 @@ def elfs(
         the sample itself; ``score`` is honoured; seeds are set; last and best test accuracy are both reported (upstream: best).
     """
     preset = checks.elfs_preset(
-        dataset, fractions=fractions, seeds=seeds, score=score, mis_ratio=mis_ratio, baselines=baselines, device=device,
-        files=(embeddings, pseudo_labels), embedder=embedder, normalise=normalisation, neighbours=neighbours,
+        dataset, fractions=fractions, seeds=seeds, score=score, mis_ratio=mis_ratio, baselines=baselines, device=device, upstream=upstream,
+        files=(embeddings, pseudo_labels), embedder=embedder, embedder_options=embedder_options, normalise=normalisation,
+        neighbours=neighbours,
         heads={"heads": heads, "epochs": head_epochs, "beta": beta},
         proxy={"network": proxy_network, "epochs": proxy_epochs},
         training={"network": network, "iterations": iterations, "epochs": epochs},
@@ -108,18 +116,18 @@ def elfs(
     test = load(dataset, "test", labels=True, options=dataset_options)
     classes = checks.elfs_fits(train, test, preset, clusters, fractions, mis_ratio)
 
-    features = graph = None
+    oracle = None
     if pseudo_labels is None:
         if embeddings is not None:
             features = bring_embeddings(train, embeddings)
         else:
-            features = embed(train, preset.embedder, options=preset.embedder_options, seed=seed, device=device)
+            how: dict[str, Any] = {"options": preset.embedder_options, "checkpoint": checkpoint_digest(preset.embedder)}
+            features = embed(train, preset.embedder, **how, seed=seed, device=device)
+            oracle = embed(test, preset.embedder, **how, learn_from=train, seed=seed, device=device) if upstream else None
         if preset.normalise != "none":
+            oracle = oracle and normalise(oracle, preset.normalise, reference=features)
             features = normalise(features, preset.normalise)
         graph = knn(features, preset.neighbours, upstream=upstream, device=device)
-        oracle = None
-        if upstream:
-            oracle = embed(test, preset.embedder, options=preset.embedder_options, learn_from=train, seed=seed, device=device)
         clustered = cluster(
             features, graph, classes, preset.heads, seed=seed, device=device, test=test if upstream else None, test_embeddings=oracle
         )
@@ -132,11 +140,11 @@ def elfs(
     scores = recorded["scores"]
 
     cuts: dict[float, float] = {}
-    searches: dict[float, list[tuple[float, float]]] = {}
+    searches: dict[float, dict[float, list[float]]] = {}
     for fraction in fractions:
         known = checks.mis_ratio_of(mis_ratio, preset, fraction)
         if known is None:
-            known, searches[fraction] = search_mis_ratio(train, labels, scores, fraction, score, preset.training, seed, device)
+            known, searches[fraction] = search_mis_ratio(train, labels, scores, fraction, score, preset, seed, search_seeds, device)
         cuts[fraction] = known
 
     coresets: dict[tuple[str, float], Artifact] = {}
@@ -169,19 +177,27 @@ def elfs(
 
 
 def search_mis_ratio(
-    train: Artifact, labels: Artifact, scores: Artifact, fraction: float, score: str, recipe: Any, seed: int, device: str
-) -> tuple[float, list[tuple[float, float]]]:
+    train: Artifact,
+    labels: Artifact,
+    scores: Artifact,
+    fraction: float,
+    score: str,
+    preset: presets.ElfsPreset,
+    seed: int,
+    seeds: int,
+    device: str,
+) -> tuple[float, dict[float, list[float]]]:
     """mis_ratio for one fraction, chosen without true labels: by accuracy on the pseudo-labels of a random hold-out.
 
     Returns:
-        the value, and (value tried, accuracy) of every trial.
+        the value, and the accuracies of each value tried.
     """
     held = hold_out(train, labels, share=0.1, seed=seed)
-    futures = []
-    for value in presets.mis_ratio_grid(fraction):
+    futures = {}
+    for value in preset.grid(fraction):
         chosen = select(train, "elfs", fraction, params={"score": score, "mis_ratio": value}, seed=seed, scores=scores, among=held["rest"])
         kept = with_pseudo_labels(chosen, labels)
-        futures.append((value, train_on.submit(train, kept, held["held"], recipe, seed, device)))
-    tried = [(value, future.result().meta["last_accuracy"]) for value, future in futures]
-    best = max(tried, key=lambda trial: trial[1])  # the first of equals: the smallest cut
-    return best[0], tried
+        futures[value] = [train_on.submit(train, kept, held["held"], preset.training, seed + each, device) for each in range(seeds)]
+    tried = {value: [future.result().meta["last_accuracy"] for future in runs] for value, runs in futures.items()}
+    best = max(tried, key=lambda value: sum(tried[value]))  # the first of equals: the smallest cut
+    return best, tried

@@ -150,6 +150,16 @@ def test_epochs_that_leave_samples_out_count_only_visits():
         np.testing.assert_allclose(found[name][3], scores_from_logits(logits[:1], labels)[name][3], rtol=1e-6, atol=1e-7)
 
 
+def test_forgetting_is_from_visit_to_visit():
+    right, wrong, labels = torch.tensor([[1.0, 0.0]] * 2), torch.tensor([[0.0, 1.0]] * 2), torch.tensor([0, 0])
+    accumulator = DynamicsAccumulator(2, 2)
+    for epoch, (ids, logits) in enumerate([([0, 1], right), ([1], right), ([0], wrong)]):
+        accumulator(torch.tensor(ids), logits[: len(ids)], labels[: len(ids)], epoch)
+    found = accumulator.scores()
+    assert found["forgetting"].tolist() == [1, 0]  # sample 0 was left out between being right and being wrong
+    assert found["last_correctness"].tolist() == [0, 1]
+
+
 def test_state_does_not_grow_with_epochs():
     accumulator = DynamicsAccumulator(23, 4)
     sizes = []

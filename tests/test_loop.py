@@ -213,15 +213,15 @@ def of_many_sizes(n=24, classes=3, seed=0):
     return Listed([np.full((*shape, 3), 40 + 80 * y, np.uint8) for shape, y in zip(shapes, targets, strict=True)]), targets
 
 
-@pytest.mark.slow
-def test_images_of_many_sizes_do_not_depend_on_batches_or_workers():
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_random_resized_crops_depend_on_seed_epoch_and_row_alone(workers):
     images, targets = of_many_sizes()
-    rng = np.random.default_rng(1)
-    images.images = [rng.integers(0, 256, image.shape, dtype=np.uint8) for image in images.images]
-    options = {"mean": (0.5,) * 3, "std": (0.3,) * 3, "device": torch.device("cpu"), "augment": "imagenet", "size": 12, "seed": 1}
+    image = np.random.default_rng(1).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    images.images = [image] * 24
+    options = {"mean": (0.5,) * 3, "std": (0.3,) * 3, "device": torch.device("cpu"), "augment": "imagenet", "size": 12}
     seen = []
-    for batch_size, workers in ((7, 0), (24, 1)):
-        loader = open_loader(images, targets, batch_size=batch_size, workers=workers, **options)
+    for batch_size, processes, seed in ((7, 0, 1), (24, workers, 1), (24, 0, 2)):
+        loader = open_loader(images, targets, batch_size=batch_size, workers=processes, seed=seed, **options)
         found = torch.empty(2, 24, 3, 12, 12)
         for epoch in (0, 1):
             for rows, x, y in loader.epoch(epoch):
@@ -230,7 +230,8 @@ def test_images_of_many_sizes_do_not_depend_on_batches_or_workers():
         loader.close()
         seen.append(found)
     assert torch.equal(seen[0], seen[1])
-    assert not torch.equal(seen[0][0], seen[0][1])
+    both = torch.cat([seen[0].flatten(0, 1), seen[2].flatten(0, 1)]).flatten(1)
+    assert len(both.unique(dim=0)) == len(both)  # the same image at 24 rows, 2 epochs, 2 seeds
 
 
 @pytest.mark.parametrize("augment", ["none", "crop_flip", "imagenet"])

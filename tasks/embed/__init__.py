@@ -1,1 +1,25 @@
+"""Embedders by name; importing this registers them and loads nothing heavy."""
 
+from tasks.registry import embedders
+
+embedders.add("pixels", "tasks.embed.pixels:pixels", weights="none")
+embedders.add("patches", "tasks.embed.patches:patches", dim=256, weights="learnt from the images")
+
+embedders.add("dino_vits16", "tasks.embed.dino:dino_vits16", dim=384)
+embedders.add("dino_vits8", "tasks.embed.dino:dino_vits8", dim=384)
+embedders.add("dino_vitb16", "tasks.embed.dino:dino_vitb16", dim=768)
+embedders.add("dino_vitb8", "tasks.embed.dino:dino_vitb8", dim=768)
+embedders.add("dino_resnet50", "tasks.embed.dino:dino_resnet50", dim=2048)
+embedders.add("dinov2_vits14", "tasks.embed.dino:dinov2_vits14", dim=384)
+embedders.add("dinov2_vitb14", "tasks.embed.dino:dinov2_vitb14", dim=768)
+embedders.add("dinov2_vitl14", "tasks.embed.dino:dinov2_vitl14", dim=1024)
+embedders.add("dinov2_vitg14", "tasks.embed.dino:dinov2_vitg14", dim=1536)
+embedders.add("dinov2_vits14_reg", "tasks.embed.dino:dinov2_vits14_reg", dim=384)
+embedders.add("dinov2_vitb14_reg", "tasks.embed.dino:dinov2_vitb14_reg", dim=768)
+embedders.add("dinov2_vitl14_reg", "tasks.embed.dino:dinov2_vitl14_reg", dim=1024)
+embedders.add("dinov2_vitg14_reg", "tasks.embed.dino:dinov2_vitg14_reg", dim=1536)
+embedders.add("swav", "tasks.embed.swav:swav", dim=2048)
+
+embedders.add("clip_*", "tasks.embed.clip:clip")
+embedders.add("timm:*", "tasks.embed.timm_models:timm")
+embedders.add("network:*", "tasks.embed.network:network")

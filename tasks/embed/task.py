@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from typing import Any
 
 from tasks.artifacts import Artifact, ArtifactWriter, write
 from tasks.cache import cached_task, context
 from tasks.data.task import open_split
-from tasks.errors import BadInput
+from tasks.errors import BadInput, MissingData
 from tasks.progress import progress
 
-__all__ = ["embed", "knn", "normalise"]
+__all__ = ["checkpoint_digest", "embed", "knn", "normalise"]
 
 log = logging.getLogger("tasks.embed")
 
 SHARD = 2048  # rows: what is lost at most when a run is killed
+
+
+def checkpoint_digest(embedder: str) -> str | None:
+    """sha256 of the checkpoint file that an embedder's name points to, None where it points to none.
+
+    Raises:
+        MissingData: there is no such file.
+    """
+    from tasks.embed.weights import local_checkpoint
+
+    path = local_checkpoint(embedder)
+    if path is None:
+        return None
+    if not path.is_file():
+        raise MissingData(f"{embedder}: there is no file {path}.", remedy="give the path of a checkpoint file")
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @cached_task(
@@ -23,13 +41,17 @@ SHARD = 2048  # rows: what is lost at most when a run is killed
     name="embed",
     run_name="embed-{embedder}",
     ignore=("device", "batch_size"),
-    modules=("tasks.embed.encoder", "tasks.embed.patches", "tasks.embed.preprocess", "tasks.embed.pixels"),
+    modules=tuple(
+        f"tasks.embed.{name}"
+        for name in ("clip", "dino", "encoder", "network", "patches", "pixels", "preprocess", "swav", "timm_models", "weights")
+    ),
 )
 def embed(
     samples: Artifact,
     embedder: str,
     *,
     options: dict[str, Any] | None = None,
+    checkpoint: str | None = None,
     learn_from: Artifact | None = None,
     storage: str = "float16",
     seed: int = 0,
@@ -42,6 +64,7 @@ def embed(
         samples: whose images are embedded.
         embedder: registered name.
         options: of the embedder.
+        checkpoint: digest of the user's checkpoint file that the name points to (``checkpoint_digest``): its content is an input, too.
         learn_from: samples that a learnt embedder (``patches``) learns from; default the same.
         storage: ``float16`` or ``float32``.
         seed: of learnt embedders.
@@ -100,11 +123,11 @@ def _stored(vectors: Any, storage: str, first: int) -> Any:
 
 
 @cached_task(version="1", name="normalise", run_name="normalise-{how}", modules=("tasks.embed.encoder",))
-def normalise(embeddings: Artifact, how: str) -> Artifact:
-    """Embeddings with unit length (``l2``) or, dimension by dimension, zero mean and unit variance (``zscore``)."""
+def normalise(embeddings: Artifact, how: str, reference: Artifact | None = None) -> Artifact:
+    """Embeddings with unit length (``l2``) or, dimension by dimension, zero mean and unit variance (``zscore``), those of ``reference``."""
     from tasks.embed.encoder import normalise as normalised
 
-    vectors = normalised(embeddings.numpy("vector"), how)
+    vectors = normalised(embeddings.numpy("vector"), how, reference=None if reference is None else reference.numpy("vector"))
     meta = {**embeddings.meta, "normalise": how}
     return write("embeddings", {"id": embeddings.numpy("id"), "vector": vectors.astype("float32")}, meta=meta)
 

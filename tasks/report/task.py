@@ -40,7 +40,7 @@ def report_elfs(
     clustering: dict[str, dict[str, float]],
     head_losses: Artifact | None,
     cuts: dict[float, float],
-    searches: dict[float, list[tuple[float, float]]],
+    searches: dict[float, dict[float, list[float]]],
     history: Artifact,
     settings: dict[str, Any],
     upstream: bool,
@@ -137,14 +137,14 @@ def _clustering_sections(
     return [_section("Pseudo-labels", " ".join(text), pictures)]
 
 
-def _search_sections(searches: dict[float, list[tuple[float, float]]], cuts: dict[float, float]) -> list[Section | None]:
+def _search_sections(searches: dict[float, dict[float, list[float]]], cuts: dict[float, float]) -> list[Section | None]:
     from tasks.report.plots import search_curve
     from tasks.report.tables import percent
 
     pictures = [
         search_curve(
-            [value for value, _ in tried],
-            [[accuracy] for _, accuracy in tried],
+            list(tried),
+            list(tried.values()),
             cuts[fraction],
             name=f"mis_ratio at {percent(fraction)} kept",
             judged_on="held-out pseudo-labels",
@@ -152,7 +152,7 @@ def _search_sections(searches: dict[float, list[tuple[float, float]]], cuts: dic
         for fraction, tried in searches.items()
     ]
     text = (
-        "Each value was tried once: select and train on pseudo-labels of 90 % of the samples, judge on those of the other 10 %. "
+        "For each value: select and train on the pseudo-labels of 90 % of the samples, judge on those of the other 10 %. "
         "No true label was used."
     )
     return [_section("Search for mis_ratio", text, pictures)]

@@ -58,7 +58,7 @@ class HeadsConfig(BaseModel):
     neighbours: int = Field(default=50, ge=1, description="Nearest neighbours among which a sample's partner is drawn")
     beta: float = Field(default=0.6, gt=0, le=1, description="Below 1 it keeps all clusters in use")
     loss: Loss = "temi"
-    positive_pmi: bool = Field(False, description="Clamp the pointwise mutual information at zero")
+    positive_pmi: bool = Field(default=False, description="Clamp the pointwise mutual information at zero")
     lr: float = Field(default=1e-4, gt=0)
     min_lr: float = Field(default=1e-4, ge=0)
     warmup_epochs: int = Field(default=20, ge=0)
@@ -76,7 +76,7 @@ class HeadsConfig(BaseModel):
     hidden: int = Field(default=512, ge=1)
     bottleneck: int = Field(default=256, ge=1)
     normalise: Literal["none", "l2", "zscore"] = Field(
-        "none", description="Of the embeddings; zscore takes the training mean and deviation"
+        default="none", description="Of the embeddings; zscore takes the training mean and deviation"
     )
     noise: float = Field(default=0.0, ge=0, description="Standard deviation of Gaussian noise on the embeddings of a step")
 

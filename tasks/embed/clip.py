@@ -1,0 +1,149 @@
+"""CLIP image towers through open_clip: any architecture, any published or local weights."""
+
+from __future__ import annotations
+
+import difflib
+import pickle
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from tasks.data.split import Images
+from tasks.embed.encoder import NetworkEncoder, seeded
+from tasks.embed.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
+from tasks.embed.timm_models import warn_random
+from tasks.embed.weights import Published, in_weights_folder, is_file_name, obtain, weights_folder
+from tasks.errors import BadInput, MissingData, UnknownName
+
+__all__ = ["clip"]
+
+_DEFAULT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+
+
+def clip(
+    images: Images,
+    *,
+    variant: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    generator: torch.Generator,
+    random_weights: bool = False,
+) -> NetworkEncoder:
+    """CLIP image embedding, projected, not normalised: ``clip_ViT-L-14``, ``clip_ViT-B-32:laion2b_s34b_b79k``, ``clip_ViT-B-32:/my.pt``.
+
+    Preprocessing is the model's own: shorter side to the input size (bicubic), central square, its mean and standard deviation.
+
+    Args:
+        images: unused; any images can be embedded.
+        variant: architecture (OpenAI's spelling, ``ViT-B/32``, is understood), then ``:`` and a tag of open_clip's or a checkpoint
+            file; default the tag ``openai``. Published weights are looked for as ``clip_<architecture>_<tag>.safetensors`` (or .pt, …).
+        device: where it runs.
+        dtype: of its products.
+        generator: of random weights.
+        random_weights: do not load weights, for tests.
+
+    Returns:
+        the encoder; 512 dimensions for ViT-B, 768 for ViT-L/14, 1024 for RN50.
+
+    Raises:
+        UnknownName: no such architecture or tag.
+        MissingData: weights are not to be had.
+
+    References:
+        Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021; mlfoundations/open_clip;
+        ``clip.load(…).visual`` in model_builders.py of HHU-MMBS/TEMI-official-BMVC2023.
+
+    Differences from upstream:
+        open_clip builds ``ViT-B-32`` with GELU even for OpenAI's weights, which were trained with QuickGELU, and only warns; here the tag
+        decides, and for a checkpoint of one's own its kind (OpenAI's TorchScript: QuickGELU) or the architecture (``ViT-B-32-quickgelu``).
+    """
+    wanted, _, source = variant.partition(":")
+    architecture = wanted.replace("/", "-").replace("@336px", "-336")
+    if architecture not in open_clip.list_models():
+        close = difflib.get_close_matches(architecture, open_clip.list_models(), n=3)
+        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        raise UnknownName(f"open_clip has no architecture {wanted!r}.{hint}", remedy="open_clip.list_models() names them")
+    name, local = f"clip_{variant}", is_file_name(source)
+    config: dict[str, Any] = {}
+    if not local:
+        source = source or "openai"
+        config = open_clip.get_pretrained_cfg(architecture, source) or {}
+        if not config and not random_weights:
+            tags = open_clip.list_pretrained_tags_by_model(architecture)
+            raise UnknownName(f"open_clip has no weights {source!r} for {architecture}. Available: {', '.join(tags) or 'none'}")
+    if random_weights:
+        warn_random(name)
+        path = None
+    else:
+        path = in_weights_folder(source) if local else _published(name, architecture, source, config)
+    model = _model(architecture, path, bool(config.get("quick_gelu")), generator)
+    visual: Any = model.visual
+    given = {**(open_clip.get_model_preprocess_cfg(model) or {}), **config}
+    size = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
+    preprocess = Preprocess(
+        size,
+        None if given.get("resize_mode") == "squash" else size,
+        given.get("interpolation") or "bicubic",
+        tuple(given.get("mean") or CLIP_MEAN),
+        tuple(given.get("std") or CLIP_STD),
+    )
+    return NetworkEncoder(name, _Tower(visual), preprocess, device, dtype)
+
+
+class _Tower(nn.Module):
+    """The image tower; CoCa's yields its tokens, too."""
+
+    def __init__(self, visual: nn.Module) -> None:
+        super().__init__()
+        self.visual = visual
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found = self.visual(images)
+        return found[0] if isinstance(found, tuple) else found
+
+
+def _published(name: str, architecture: str, tag: str, config: dict[str, Any]) -> Path:
+    url = config.get("url") or ""
+    hub, _, file = (config.get("hf_hub") or "").rpartition("/")
+    stem = url.rsplit("/", 1)[-1].rpartition(".")[0]  # for OpenAI's own file names, for example ViT-B-32.pt
+    names = (f"clip_{architecture}_{tag}", *([stem] if stem else []))
+    published = Published(
+        names,
+        url="" if hub else url,
+        hub=hub,
+        hub_files=(file,) if file else _DEFAULT_FILES,
+        caches=(Path.home() / ".cache" / "clip" / url.rsplit("/", 1)[-1],) if stem else (),
+    )
+    return obtain(name, published)
+
+
+def _model(architecture: str, path: Path | None, quick_gelu: bool, generator: torch.Generator) -> nn.Module:
+    """open_clip's model with the weights of that file, or randomly initialised."""
+    if path is not None and not path.is_file():
+        raise MissingData(
+            f"{path}: no such checkpoint file.", remedy=f"check the path; bare names are looked for in {weights_folder()}, too"
+        )
+    try:
+        with seeded(generator), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # TorchScript is deprecated, but OpenAI's files are of that kind
+            if path is not None and _is_torchscript(path):
+                return open_clip.load_openai_model(str(path), precision="fp32", device="cpu")
+            return open_clip.create_model(architecture, str(path) if path else None, force_quick_gelu=quick_gelu, pretrained_text=False)
+    except (RuntimeError, OSError, KeyError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+        raise BadInput(
+            f"open_clip cannot make {architecture} of {path or 'its configuration'}: {type(error).__name__}: {str(error)[:500]}",
+            remedy="use the checkpoint of this architecture, or name the architecture that it belongs to",
+        ) from error
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())

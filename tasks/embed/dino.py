@@ -1,0 +1,293 @@
+"""DINO and DINOv2: self-supervised encoders, the class token after the last norm, as their authors' torch.hub entries give it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torchvision.models import get_model
+
+from tasks.data.split import Images
+from tasks.embed.encoder import NetworkEncoder, seeded
+from tasks.embed.preprocess import imagenet_view
+from tasks.embed.timm_models import HUB_FILES, build, bytes_of, fill, warn_random
+from tasks.embed.weights import Published, load, obtain, read
+from tasks.errors import BadInput
+
+__all__ = [
+    "dino_resnet50",
+    "dino_vitb8",
+    "dino_vitb16",
+    "dino_vits8",
+    "dino_vits16",
+    "dinov2_vitb14",
+    "dinov2_vitb14_reg",
+    "dinov2_vitg14",
+    "dinov2_vitg14_reg",
+    "dinov2_vitl14",
+    "dinov2_vitl14_reg",
+    "dinov2_vits14",
+    "dinov2_vits14_reg",
+]
+
+_SERVER = "https://dl.fbaipublicfiles.com"
+
+
+def dino_vits16(images: Images, **options: Any) -> NetworkEncoder:
+    """DINO ViT-S/16, 384 dimensions.
+
+    Options and details: ``transformer``.
+
+    References:
+        Caron et al., Emerging Properties in Self-Supervised Vision Transformers, ICCV 2021; facebookresearch/dino, hubconf.py.
+    """
+    return _dino("dino_vits16", "vit_small_patch16_224.dino", "dino_deitsmall16_pretrain", images, options)
+
+
+def dino_vits8(images: Images, **options: Any) -> NetworkEncoder:
+    """DINO ViT-S/8, 384 dimensions; four times the cost of patches of 16.
+
+    Options and details: ``transformer``.
+
+    References:
+        Caron et al., Emerging Properties in Self-Supervised Vision Transformers, ICCV 2021; facebookresearch/dino, hubconf.py.
+    """
+    return _dino("dino_vits8", "vit_small_patch8_224.dino", "dino_deitsmall8_pretrain", images, options)
+
+
+def dino_vitb16(images: Images, **options: Any) -> NetworkEncoder:
+    """DINO ViT-B/16, 768 dimensions: the encoder of TEMI's and ELFS's CIFAR results.
+
+    Options and details: ``transformer``.
+
+    References:
+        Caron et al., Emerging Properties in Self-Supervised Vision Transformers, ICCV 2021; facebookresearch/dino, hubconf.py.
+    """
+    return _dino("dino_vitb16", "vit_base_patch16_224.dino", "dino_vitbase16_pretrain", images, options)
+
+
+def dino_vitb8(images: Images, **options: Any) -> NetworkEncoder:
+    """DINO ViT-B/8, 768 dimensions; four times the cost of patches of 16.
+
+    Options and details: ``transformer``.
+
+    References:
+        Caron et al., Emerging Properties in Self-Supervised Vision Transformers, ICCV 2021; facebookresearch/dino, hubconf.py.
+    """
+    return _dino("dino_vitb8", "vit_base_patch8_224.dino", "dino_vitbase8_pretrain", images, options)
+
+
+def dinov2_vits14(images: Images, **options: Any) -> NetworkEncoder:
+    """DINOv2 ViT-S/14, 384 dimensions.
+
+    Options and details: ``transformer``.
+
+    References:
+        Oquab et al., DINOv2: Learning Robust Visual Features without Supervision, TMLR 2024; facebookresearch/dinov2, hubconf.py.
+    """
+    return _dinov2("dinov2_vits14", "small", images, options)
+
+
+def dinov2_vitb14(images: Images, **options: Any) -> NetworkEncoder:
+    """DINOv2 ViT-B/14, 768 dimensions.
+
+    Options and details: ``transformer``.
+
+    References:
+        Oquab et al., DINOv2: Learning Robust Visual Features without Supervision, TMLR 2024; facebookresearch/dinov2, hubconf.py.
+    """
+    return _dinov2("dinov2_vitb14", "base", images, options)
+
+
+def dinov2_vitl14(images: Images, **options: Any) -> NetworkEncoder:
+    """DINOv2 ViT-L/14, 1024 dimensions.
+
+    Options and details: ``transformer``.
+
+    References:
+        Oquab et al., DINOv2: Learning Robust Visual Features without Supervision, TMLR 2024; facebookresearch/dinov2, hubconf.py.
+    """
+    return _dinov2("dinov2_vitl14", "large", images, options)
+
+
+def dinov2_vitg14(images: Images, **options: Any) -> NetworkEncoder:
+    """DINOv2 ViT-g/14, 1536 dimensions: 1.1 billion parameters.
+
+    Options and details: ``transformer``.
+
+    References:
+        Oquab et al., DINOv2: Learning Robust Visual Features without Supervision, TMLR 2024; facebookresearch/dinov2, hubconf.py.
+    """
+    return _dinov2("dinov2_vitg14", "giant", images, options)
+
+
+def dinov2_vits14_reg(images: Images, **options: Any) -> NetworkEncoder:
+    """DINOv2 ViT-S/14 with 4 registers, 384 dimensions.
+
+    Options and details: ``transformer``.
+
+    References:
+        Darcet et al., Vision Transformers Need Registers, ICLR 2024; facebookresearch/dinov2, hubconf.py.
+    """
+    return _dinov2("dinov2_vits14_reg", "small", images, options)
+
+
+def dinov2_vitb14_reg(images: Images, **options: Any) -> NetworkEncoder:
+    """DINOv2 ViT-B/14 with 4 registers, 768 dimensions.
+
+    Options and details: ``transformer``.
+
+    References:
+        Darcet et al., Vision Transformers Need Registers, ICLR 2024; facebookresearch/dinov2, hubconf.py.
+    """
+    return _dinov2("dinov2_vitb14_reg", "base", images, options)
+
+
+def dinov2_vitl14_reg(images: Images, **options: Any) -> NetworkEncoder:
+    """DINOv2 ViT-L/14 with 4 registers, 1024 dimensions.
+
+    Options and details: ``transformer``.
+
+    References:
+        Darcet et al., Vision Transformers Need Registers, ICLR 2024; facebookresearch/dinov2, hubconf.py.
+    """
+    return _dinov2("dinov2_vitl14_reg", "large", images, options)
+
+
+def dinov2_vitg14_reg(images: Images, **options: Any) -> NetworkEncoder:
+    """DINOv2 ViT-g/14 with 4 registers, 1536 dimensions: 1.1 billion parameters.
+
+    Options and details: ``transformer``.
+
+    References:
+        Darcet et al., Vision Transformers Need Registers, ICLR 2024; facebookresearch/dinov2, hubconf.py.
+    """
+    return _dinov2("dinov2_vitg14_reg", "giant", images, options)
+
+
+def _dino(name: str, model: str, file: str, images: Images, options: dict[str, Any]) -> NetworkEncoder:
+    published = Published((name,), f"{_SERVER}/dino/{file}/{file}.pth", f"timm/{model}", HUB_FILES)
+    return transformer(name, model, published, images, **options)
+
+
+def _dinov2(name: str, scale: str, images: Images, options: dict[str, Any]) -> NetworkEncoder:
+    registers = name.endswith("_reg")
+    model = f"vit_{scale}_patch14_reg4_dinov2.lvd142m" if registers else f"vit_{scale}_patch14_dinov2.lvd142m"
+    folder = name.removesuffix("_reg")
+    file = f"{folder}_reg4_pretrain.pth" if registers else f"{folder}_pretrain.pth"
+    published = Published((name,), f"{_SERVER}/dinov2/{folder}/{file}", f"timm/{model}", HUB_FILES)
+    return transformer(name, model, published, images, **options)
+
+
+def transformer(
+    name: str,
+    model: str,
+    published: Published,
+    images: Images,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    generator: torch.Generator,
+    size: int = 224,
+    crop: bool | None = None,
+    random_weights: bool = False,
+) -> NetworkEncoder:
+    """A DINO or DINOv2 vision transformer: LayerNorm of the last block's output, class token.
+
+    Position embeddings are resampled to other input sizes as the authors do it: for grids of g from M positions a side, bicubic with
+    scale (g + 0.1)/M and without antialiasing; for models with registers to size g with antialiasing.
+
+    Args:
+        name: of the embedder.
+        model: timm's name of the architecture.
+        published: where its weights are. Files of the authors and of timm both fit.
+        images: decide whether photographs are cropped (see ``crop``).
+        device: where it runs.
+        dtype: of its products.
+        generator: of random weights.
+        size: side of the input, a multiple of the patch size.
+        crop: resize to 256/224 of the size (bilinear) and crop, as for ImageNet, instead of resizing to it (bicubic); default where
+            images differ in size.
+        random_weights: do not load weights, for tests.
+
+    Raises:
+        BadInput: the size is no multiple of the patch size, or a file with other weights.
+        MissingData: weights are not to be had.
+
+    Differences from upstream:
+        None known for DINO. timm itself resamples position embeddings with antialiasing and without the 0.1.
+    """
+    view = imagenet_view(images, size, crop)
+    patch = int(model.split("patch")[1].split("_")[0])
+    if size % patch:
+        raise BadInput(
+            f"size = {size}: {name} needs a multiple of its patch size {patch}, for example {max(1, round(size / patch)) * patch}."
+        )
+    network = build(model, size, generator)
+    if random_weights:
+        warn_random(name)
+    else:
+        path = obtain(name, published, size=bytes_of(network))
+        state = read(path)
+        positions = state.get("pos_embed")
+        if "reg4" not in model and positions is not None and positions.ndim == 3:
+            state["pos_embed"] = resample_positions(positions, size // patch)
+        fill(network, model, state, path, generator)
+    return NetworkEncoder(name, network, view, device, dtype)
+
+
+def resample_positions(positions: torch.Tensor, grid: int) -> torch.Tensor:
+    """Position embeddings (1, 1 + M², D), the class token's first, for a grid of another side: (1, 1 + grid², D).
+
+    >>> resample_positions(torch.arange(10.0).reshape(1, 10, 1), 2).flatten().tolist()[0]
+    0.0
+    """
+    side = math.isqrt(positions.shape[1] - 1)
+    if side == grid:
+        return positions
+    plane = positions[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2).float()
+    scale = (grid + 0.1) / side  # the authors' guard against a size that rounding would make one too small
+    plane = F.interpolate(plane, scale_factor=(scale, scale), mode="bicubic")
+    return torch.cat([positions[:, :1].float(), plane.flatten(2).transpose(1, 2)], dim=1)
+
+
+def dino_resnet50(
+    images: Images,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    generator: torch.Generator,
+    size: int = 224,
+    crop: bool | None = None,
+    random_weights: bool = False,
+) -> NetworkEncoder:
+    """DINO ResNet-50: average-pooled features, 2048 dimensions.
+
+    Args:
+        images: decide whether photographs are cropped (see ``crop``).
+        device: where it runs.
+        dtype: of its products.
+        generator: of random weights.
+        size: side of the input.
+        crop: resize to 256/224 of the size and crop, as for ImageNet; default where images differ in size.
+        random_weights: do not load weights, for tests.
+
+    Raises:
+        MissingData: weights are not to be had.
+
+    References:
+        Caron et al., Emerging Properties in Self-Supervised Vision Transformers, ICCV 2021; facebookresearch/dino, hubconf.py.
+    """
+    view = imagenet_view(images, size, crop)
+    with seeded(generator):
+        network = get_model("resnet50", weights=None)
+    network.fc = torch.nn.Identity()
+    if random_weights:
+        warn_random("dino_resnet50")
+    else:
+        published = Published(("dino_resnet50",), f"{_SERVER}/dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth")
+        path = obtain("dino_resnet50", published, size=bytes_of(network))
+        load(network, read(path), path, without=("fc.",))
+    return NetworkEncoder("dino_resnet50", network, view, device, dtype)

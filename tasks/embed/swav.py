@@ -1,0 +1,64 @@
+"""SwAV: self-supervised ResNet-50."""
+
+from __future__ import annotations
+
+import torch
+from torchvision.models import get_model
+
+from tasks.data.split import Images
+from tasks.embed.encoder import NetworkEncoder, seeded
+from tasks.embed.preprocess import imagenet_view
+from tasks.embed.timm_models import bytes_of, warn_random
+from tasks.embed.weights import Published, load, obtain, read
+
+__all__ = ["swav"]
+
+PUBLISHED = Published(("swav",), "https://dl.fbaipublicfiles.com/deepcluster/swav_800ep_pretrain.pth.tar")
+
+
+def swav(
+    images: Images,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    generator: torch.Generator,
+    size: int = 224,
+    crop: bool | None = None,
+    upstream: bool = False,
+    random_weights: bool = False,
+) -> NetworkEncoder:
+    """SwAV ResNet-50: average-pooled features, 2048 dimensions.
+
+    Args:
+        images: decide whether photographs are cropped (see ``crop``).
+        device: where it runs.
+        dtype: of its products.
+        generator: of ``upstream``'s projection and of random weights.
+        size: side of the input.
+        crop: resize to 256/224 of the size and crop, as for ImageNet; default where images differ in size.
+        upstream: project with ELFS's random layer (see below).
+        random_weights: do not load weights, for tests.
+
+    Raises:
+        MissingData: weights are not to be had.
+
+    References:
+        Caron et al., Unsupervised Learning of Visual Features by Contrasting Cluster Assignments, NeurIPS 2020; facebookresearch/swav,
+        hubconf.py (resnet50, 800 epochs).
+
+    Differences from upstream:
+        ELFS leaves the classifier of torch.hub's model in place, which is randomly initialised, and so embeds with a random linear map to
+        1000 dimensions. ``upstream=True`` has such a map, drawn from ``generator``.
+    """
+    view = imagenet_view(images, size, crop)
+    with seeded(generator):
+        network = get_model("resnet50", weights=None)
+    random_projection, network.fc = network.fc, torch.nn.Identity()
+    if random_weights:
+        warn_random("swav")
+    else:
+        path = obtain("swav", PUBLISHED, size=bytes_of(network))
+        load(network, read(path), path, without=("fc.", "projection_head.", "prototypes."))
+    if upstream:
+        network.fc = random_projection
+    return NetworkEncoder("swav", network, view, device, dtype)

@@ -1,0 +1,135 @@
+"""Any model of timm, without its classifier."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from timm import create_model, get_pretrained_cfg, is_model, list_models
+from timm.models import model_entrypoint
+
+from tasks.data.split import Images
+from tasks.embed.encoder import NetworkEncoder, seeded
+from tasks.embed.preprocess import imagenet_view
+from tasks.embed.weights import Published, load, obtain, read
+from tasks.errors import BadInput, UnknownName
+
+__all__ = ["build", "fill", "timm", "warn_random"]
+
+log = logging.getLogger("tasks.embed")
+
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+def timm(
+    images: Images,
+    *,
+    variant: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    generator: torch.Generator,
+    size: int | None = None,
+    crop: bool | None = None,
+    random_weights: bool = False,
+) -> NetworkEncoder:
+    """Pooled features of any timm model, for example ``timm:resnet50.a1_in1k`` or ``timm:vit_base_patch16_224.mae``.
+
+    Weights are looked for as ``<model>.<tag>.safetensors`` (or .pth, .pt, .bin), then on Hugging Face. Images are normalised with the
+    mean and standard deviation that the model was trained with.
+
+    Args:
+        images: decide whether photographs are cropped (see ``crop``).
+        variant: timm's name of the model, with or without a tag.
+        device: where it runs.
+        dtype: of its products.
+        generator: of random weights.
+        size: side of the input; default the model's own.
+        crop: resize to 256/224 of the size and crop, as for ImageNet; default where images differ in size.
+        random_weights: do not load weights, for tests.
+
+    Returns:
+        the encoder.
+
+    Raises:
+        UnknownName: timm has no such model.
+        MissingData: weights are not to be had.
+
+    References:
+        R. Wightman, PyTorch Image Models; create_model(…, num_classes=0), as in model_builders.py of HHU-MMBS/TEMI-official-BMVC2023.
+
+    Differences from upstream:
+        TEMI normalises every model's input with ImageNet's mean and standard deviation.
+    """
+    if not is_model(variant):
+        close = difflib.get_close_matches(variant, [*list_models(), *list_models(pretrained=True)], n=3)
+        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        raise UnknownName(
+            f"timm has no model {variant!r}.{hint}", remedy="`python -c 'import timm; print(*timm.list_models())'` lists them"
+        )
+    config = get_pretrained_cfg(variant)
+    if config is None:
+        raise BadInput(f"timm says nothing about the weights and the input of {variant!r}.", remedy="choose one of its tags")
+    side = config.input_size[-1] if size is None else size
+    view = imagenet_view(images, side, crop, tuple(config.mean), tuple(config.std))
+    network = build(variant, side, generator)
+    if random_weights:
+        warn_random(f"timm:{variant}")
+    else:
+        name = f"{config.architecture}.{config.tag}" if config.tag else variant
+        published = Published((name,), url="" if config.hf_hub_id else config.url or "", hub=_repository(config), hub_files=HUB_FILES)
+        path = obtain(f"timm:{variant}", published, size=bytes_of(network))
+        fill(network, variant, read(path), path, generator)
+    return NetworkEncoder(f"timm:{variant}", network, view, device, dtype)
+
+
+def _repository(config) -> str:
+    """timm writes ``timm/`` for a repository that is called as the model, and fills it in; older entries may not be."""
+    hub = config.hf_hub_id or ""
+    return f"{hub}{config.architecture}.{config.tag}" if hub.endswith("/") else hub
+
+
+def build(name: str, size: int, generator: torch.Generator) -> torch.nn.Module:
+    """A timm model without classifier for inputs of that size, randomly initialised from ``generator``."""
+    config = get_pretrained_cfg(name)
+    options = {"img_size": size} if config is not None and config.fixed_input_size else {}
+    with seeded(generator):
+        return create_model(name, pretrained=False, num_classes=0, **options)
+
+
+def fill(network: torch.nn.Module, name: str, state: Mapping[str, torch.Tensor], path: Path, generator: torch.Generator) -> None:
+    """Load a state dict in timm's layout, or in that of the model's authors where timm can convert it."""
+    own = network.state_dict()
+    kept = _without_head(state, own, name, generator)
+    if {key: value.shape for key, value in kept.items()} != {key: value.shape for key, value in own.items()}:
+        module = sys.modules[model_entrypoint(name).__module__]
+        convert = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_filter_fn", None)
+        if convert is not None:
+            kept = _without_head(convert(dict(state), network), own, name, generator)
+    load(network, kept, path)
+
+
+def _without_head(
+    state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], name: str, generator: torch.Generator
+) -> dict[str, torch.Tensor]:
+    """What is left of a state dict without the tensors that the model with classifier has and that without has not."""
+    left = [key for key in state if key not in own]
+    config = get_pretrained_cfg(name)
+    if not left or config is None or not config.num_classes:
+        return dict(state)
+    with seeded(generator):
+        whole = create_model(name, pretrained=False, num_classes=config.num_classes).state_dict()
+    return {key: value for key, value in state.items() if key in own or key not in whole}
+
+
+def bytes_of(network: torch.nn.Module) -> int:
+    """Size of a network's float32 weights."""
+    return sum(4 * parameter.numel() for parameter in network.parameters())
+
+
+def warn_random(name: str) -> None:
+    """Random weights are for tests; nobody should publish their features unawares."""
+    log.warning("%s: random weights, as asked for (random_weights=True); the features mean nothing", name)

@@ -1,0 +1,262 @@
+"""Pretrained weights: found on disk, else fetched and said so beforehand, else asked for by name; loaded whole or not at all.
+
+Looked for in this order: the folder ``weights`` of the data root (``$WINNOW_DATA/weights``), under the names that each embedder lists;
+the caches of torch.hub and Hugging Face; the network, unless ``WINNOW_OFFLINE=1``.
+"""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import pickle
+import socket
+import urllib.parse
+import urllib.request
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tasks.data.fetch import megabytes, offline
+from tasks.errors import BadInput, MissingData
+from tasks.hardware import data_root
+
+__all__ = ["Published", "load", "local_checkpoint", "obtain", "read", "weights_folder"]
+
+log = logging.getLogger("tasks.embed")
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where an embedder's weights are published.
+
+    Attributes:
+        names: stems of file names that are looked for in the weights folder, each with every known suffix.
+        url: of the authors' file; its own name is looked for, too.
+        hub: Hugging Face repository.
+        hub_files: files of that repository, the best first.
+        caches: files of other libraries' caches.
+    """
+
+    names: tuple[str, ...]
+    url: str = ""
+    hub: str = ""
+    hub_files: tuple[str, ...] = ()
+    caches: tuple[Path, ...] = ()
+
+    @property
+    def file(self) -> str:
+        """Name of the authors' file."""
+        return self.url.rsplit("/", 1)[-1]
+
+    @property
+    def files(self) -> list[str]:
+        """Names that are looked for in the weights folder."""
+        return [stem + suffix for stem in self.names for suffix in SUFFIXES] + ([self.file] if self.url else [])
+
+
+def weights_folder() -> Path:
+    """Where weights that the user brings are put."""
+    return data_root() / "weights"
+
+
+def local_checkpoint(embedder: str) -> Path | None:
+    """The checkpoint file that an embedder's name points to, None where the name has no path: its content decides the features.
+
+    >>> local_checkpoint("network:resnet18@/models/r18.pt").name, local_checkpoint("dino_vits16")
+    ('r18.pt', None)
+    """
+    if embedder.startswith("network:"):
+        return in_weights_folder(embedder.removeprefix("network:").rpartition("@")[2])
+    source = embedder.partition(":")[2]
+    return in_weights_folder(source) if embedder.startswith("clip_") and is_file_name(source) else None
+
+
+def is_file_name(source: str) -> bool:
+    """Whether a text names a checkpoint file rather than published weights."""
+    return "/" in source or source.endswith(SUFFIXES)
+
+
+def in_weights_folder(path: str) -> Path:
+    """A path as the user wrote it; a bare file name that is not in the working folder is one of the weights folder."""
+    found = Path(path).expanduser()
+    return weights_folder() / found if len(found.parts) == 1 and not found.exists() else found
+
+
+def obtain(embedder: str, published: Published, *, size: int | None = None) -> Path:
+    """The file with an embedder's weights; fetched into the library's cache where it is not on disk.
+
+    Args:
+        embedder: name for messages.
+        published: what it is called and where it comes from.
+        size: bytes, about, for the announcement.
+
+    Raises:
+        MissingData: it is not on disk and cannot be fetched; names file, folder and address.
+    """
+    found = _on_disk(published)
+    if found is None:
+        if reason := offline(download=True) or ("" if published.url or published.hub else "they are not published"):
+            raise _absent(embedder, published, reason)
+        found = _fetch(embedder, published, size)
+    log.info("%s: weights from %s", embedder, found)
+    return found
+
+
+def _on_disk(published: Published) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    candidates = [*(weights_folder() / name for name in published.files), *published.caches]
+    if published.url:
+        candidates.append(_torch_cache() / published.file)
+    for file in published.hub_files if published.hub else ():
+        cached = try_to_load_from_cache(published.hub, file)
+        if isinstance(cached, str):
+            candidates.append(Path(cached))
+    return next((file for file in candidates if file.is_file()), None)
+
+
+def _torch_cache() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _fetch(embedder: str, published: Published, size: int | None) -> Path:
+    reasons = []
+    about = f"about {megabytes(size)}" if size else "size not known beforehand"
+    if published.url:
+        target = _torch_cache() / published.file
+        log.info("%s: fetching %s (%s) into %s", embedder, published.url, about, target.parent)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(published.url, str(target), progress=False)
+            return target
+        except (OSError, http.client.HTTPException) as error:
+            reasons.append(f"{published.url}: {error}")
+    if published.hub:
+        from huggingface_hub import constants, hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+        log.info("%s: fetching %s from Hugging Face (%s) into %s", embedder, published.hub, about, constants.HF_HUB_CACHE)
+        reachable = _resolves(constants.ENDPOINT)
+        if not reachable:
+            reasons.append(f"{constants.ENDPOINT}: no such host; there is no network")
+        for file in published.hub_files if reachable else ():
+            try:
+                return Path(hf_hub_download(published.hub, file))
+            except LocalEntryNotFoundError as error:  # no connection: another file would not come either
+                reasons.append(f"{published.hub}: {error}")
+                break
+            except EntryNotFoundError:
+                reasons.append(f"{published.hub} has no {file}")
+            except (OSError, ValueError, http.client.HTTPException) as error:
+                reasons.append(f"{published.hub}/{file}: {error}")
+    raise _absent(embedder, published, "; ".join(reasons))
+
+
+def _resolves(address: str) -> bool:
+    """Whether the host has an address: Hugging Face's client would try for half a minute. Behind a proxy only the proxy knows."""
+    if urllib.request.getproxies():
+        return True
+    try:
+        socket.getaddrinfo(urllib.parse.urlsplit(address).hostname, 443)
+    except OSError:
+        return False
+    return True
+
+
+def _absent(embedder: str, published: Published, reason: str) -> MissingData:
+    stems = " or ".join(f"{stem}.{{safetensors,pth,pt,bin,npz}}" for stem in published.names)
+    ways = [f"{published.url} as {published.file}"] if published.url else []
+    if published.hub:
+        file = published.hub_files[0]
+        ways.append(f"https://huggingface.co/{published.hub}/resolve/main/{file} as {published.names[0]}{Path(file).suffix}")
+    return MissingData(
+        f"{embedder}: its weights ({' or '.join(part for part in (published.file, stems) if part)}) are not in {weights_folder()} nor in "
+        f"the caches of torch.hub and Hugging Face, and could not be fetched: {reason}.",
+        remedy=f"put {' or '.join(ways) if ways else 'a checkpoint'} into {weights_folder()}; embedder=patches needs no download",
+    )
+
+
+def read(path: Path) -> dict[str, torch.Tensor]:
+    """The state dict in a ``.safetensors``, ``.npz`` or torch file; nothing that the file holds is executed.
+
+    Wrappers (``{"state_dict": …}``, ``{"model": …}``) are opened and the prefix ``module.`` of parallel training is taken off.
+
+    Raises:
+        MissingData: no such file.
+        BadInput: damaged, or not a state dict.
+    """
+    if not path.is_file():
+        raise MissingData(
+            f"{path}: no such checkpoint file.", remedy=f"check the path; bare file names are looked for in {weights_folder()}, too"
+        )
+    try:
+        content = _content(path)
+    except (pickle.UnpicklingError, EOFError, RuntimeError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        refused = isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error).lower()
+        why = "it holds more than tensors, and pickled code is not run" if refused else f"{type(error).__name__}: {error}"
+        raise BadInput(
+            f"{path} cannot be read as a state dict: {why}",
+            remedy="save it anew with torch.save(model.state_dict(), …) or as safetensors" if refused else "fetch it again",
+        ) from error
+    for wrapper in ("state_dict", "model", "model_state_dict"):
+        if isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    state = {str(name).removeprefix("module."): value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    if not state:
+        raise BadInput(f"{path} holds no tensors: not a state dict.")
+    return state
+
+
+def _content(path: Path) -> Mapping:
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: torch.from_numpy(archive[name]) for name in archive.files}
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(error) from error
+    found = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(found, Mapping):
+        raise ValueError(f"it holds a {type(found).__name__}, not a mapping of names to tensors")
+    return found
+
+
+def load(network: torch.nn.Module, state: Mapping[str, torch.Tensor], path: Path, *, without: tuple[str, ...] = ()) -> None:
+    """Copy a state dict into a network: every tensor of the network must be there, in its shape, and nothing else may be.
+
+    Args:
+        network: gets the weights.
+        state: name to tensor.
+        path: of the file, for messages.
+        without: prefixes of names that are ignored in the file: classifiers and projection heads.
+
+    Raises:
+        BadInput: tensors are missing, left over or of another shape.
+    """
+    own = network.state_dict()
+    given = {name: value for name, value in state.items() if not name.startswith(without)} if without else dict(state)
+    missing = [name for name in own if name not in given and not name.endswith("num_batches_tracked")]
+    left = [name for name in given if name not in own]
+    differing = [name for name in given if name in own and given[name].shape != own[name].shape]
+    if missing or left or differing:
+        examples = [
+            f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+            for what, names in (("missing", missing), ("unknown", left), ("of another shape", differing))
+            if names
+        ]
+        shapes = "".join(f"; {name} is {tuple(given[name].shape)}, not {tuple(own[name].shape)}" for name in differing[:1])
+        raise BadInput(
+            f"{path} does not fit {type(network).__name__}: of {len(own)} tensors, {', '.join(examples)}{shapes}.",
+            remedy="use the checkpoint of this architecture, or name the architecture that it belongs to",
+        )
+    network.load_state_dict(given, strict=False)
