@@ -48,7 +48,8 @@ KINDS = {
     "embedders": Kind(
         "Embedders",
         "`winnow ls embedders` lists them; a flow takes one by name as `embedder`. One vector a sample, from images that are read by row.",
-        hidden=("images", "device", "dtype", "generator"),
+        # the first three are what the DINO family shares a function with
+        hidden=("name", "model", "published", "images", "device", "dtype", "generator"),
     ),
     "networks": Kind(
         "Networks",
@@ -315,6 +316,18 @@ def section(doc: Doc, name: str, known: Iterable[str] = ()) -> str:
     return f"**{name}:** " + prose(joined(doc.sections[name]), known)
 
 
+def followed(entry: Entry) -> tuple[str, Doc]:
+    """Target and docstring of a method; where that says "Options and details: ``other``", other's parameters, body and sections."""
+    doc = parse(entry.doc)
+    for paragraph in doc.body:
+        if elsewhere := re.fullmatch(r"Options and details: (?::func:)?`+(\w+)`+\.", paragraph):
+            target = f"{entry.target.partition(':')[0]}:{elsewhere.group(1)}"
+            other = parse(Entry(target, target).doc)
+            body = [*(each for each in doc.body if each != paragraph), *other.body]
+            return target, Doc(doc.summary, body, doc.examples or other.examples, other.sections | doc.sections)
+    return entry.target, doc
+
+
 def paragraphs(doc: Doc, known: Iterable[str]) -> list[str]:
     """The body; what is indented is a display. Of "Args and errors as in …" the arguments stand in the table already."""
     found = []
@@ -330,12 +343,12 @@ def paragraphs(doc: Doc, known: Iterable[str]) -> list[str]:
 
 def method_section(entry: Entry, kind: Kind, known: set[str]) -> str:
     """One method: idea, maths, parameters, needs, cost, reference, differences, example."""
-    doc = parse(entry.doc)
+    target, doc = followed(entry)
     module = entry.target.partition(":")[0]
     facts = [f"*{name.replace('_', ' ')}* {fact(value)}" for name, value in entry.facts.items() if value is not None and fact(value)]
     needs = [f"*needs* {', '.join(map(code, entry.needs))}"] if entry.needs else []
     parts = [f"## `{entry.name}`", prose(doc.summary, known), " · ".join([*needs, *facts, source_link(module)]), *paragraphs(doc, known)]
-    rows = parameter_table(entry.target, meanings(entry.target, doc), kind.hidden, known)
+    rows = parameter_table(target, meanings(target, doc), kind.hidden, known)
     if rows:
         parts.append(rows)
     parts += [section(doc, name, known) for name in ("Returns", "Yields", "Raises", "Cost") if name in doc.sections]

@@ -54,14 +54,15 @@ _SMALL_HEADS = {
     "heads": 16, "epochs": 100, "batch_size": 256, "hidden": 128, "bottleneck": 64, "lr": 3e-3, "min_lr": 3e-3, "warmup_epochs": 10,
     "momentum": 0.95, "momentum_end": 0.95,
 }  # fmt: skip
-_DIGITS_RECIPE = Recipe(network="convnet", iterations=300, batch_size=64, lr=0.1, augment="crop", pad="scaled")
+_DIGITS_RECIPE = Recipe(network="convnet", iterations=300, batch_size=64, lr=0.1, augment="none")
 
 _ELFS: dict[str, ElfsPreset] = {
     "digits": ElfsPreset(
         embedder="patches",
         neighbours=15,
         heads=_SMALL_HEADS,
-        proxy=_DIGITS_RECIPE.model_copy(update={"iterations": None, "epochs": 30}),
+        # crops keep the proxy from learning every sample at once
+        proxy=_DIGITS_RECIPE.model_copy(update={"iterations": None, "epochs": 20, "augment": "crop", "pad": "scaled"}),
         training=_DIGITS_RECIPE,
         mis_ratios=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5),
     ),

@@ -216,7 +216,7 @@ def of_many_sizes(n=24, classes=3, seed=0):
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_random_resized_crops_depend_on_seed_epoch_and_row_alone(workers):
     images, targets = of_many_sizes()
-    image = np.random.default_rng(1).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    image = np.random.default_rng(1).integers(0, 256, (200, 200, 3), dtype=np.uint8)
     images.images = [image] * 24
     options = {"mean": (0.5,) * 3, "std": (0.3,) * 3, "device": torch.device("cpu"), "augment": "imagenet", "size": 12}
     seen = []

@@ -55,6 +55,14 @@ def clip(
         UnknownName: no such architecture or tag.
         MissingData: weights are not to be had.
 
+    >>> from tasks.data.split import ArrayImages
+    >>> images = ArrayImages(torch.zeros(1, 32, 32, 3, dtype=torch.uint8).numpy())
+    >>> where = {"device": torch.device("cpu"), "dtype": torch.float32, "generator": torch.Generator()}
+    >>> clip(images, variant="ViT-B-33", **where)
+    Traceback (most recent call last):
+    tasks.errors.UnknownName: open_clip has no architecture 'ViT-B-33'. Did you mean ViT-B-32 or ViT-S-32 or ViT-M-32?
+      next: open_clip.list_models() names them
+
     References:
         Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021; mlfoundations/open_clip;
         ``clip.load(…).visual`` in model_builders.py of HHU-MMBS/TEMI-official-BMVC2023.

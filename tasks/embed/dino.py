@@ -277,6 +277,12 @@ def dino_resnet50(
     Raises:
         MissingData: weights are not to be had.
 
+    >>> from tasks.data.split import ArrayImages
+    >>> images = ArrayImages(torch.zeros(1, 32, 32, 3, dtype=torch.uint8).numpy())
+    >>> where = {"device": torch.device("cpu"), "dtype": torch.float32, "generator": torch.Generator()}
+    >>> dino_resnet50(images, size=32, random_weights=True, **where).dim
+    2048
+
     References:
         Caron et al., Emerging Properties in Self-Supervised Vision Transformers, ICCV 2021; facebookresearch/dino, hubconf.py.
     """

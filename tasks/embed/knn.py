@@ -19,6 +19,7 @@ UPSTREAM_CHUNK_ABOVE = 80_000  # … which it uses, with its masking fault, for 
 
 _SPARE = 8  # candidates kept beyond k, so that rounding rarely decides who is among them
 _TILE = {"cpu": 1024, "cuda": 8192}  # rows and columns of a tile: in cache on a CPU, large enough to fill a GPU
+_MANY_THREADS = 8  # from here on a tile of that size is too little work for all of them
 _GROUP = 8  # candidates whose maximum bounds a row's k-th best from below
 _UNIT = 2.0**-24  # unit roundoff of float32
 
@@ -183,7 +184,7 @@ class _Space:
         bias = None
         if metric == "euclidean":
             bias = torch.cat([-0.5 * part.double().square().sum(1) for part in data.split(4096)]).float()
-        return cls(metric, data, bias, order, n - int(extra.sum()), scale, _TILE.get(where.type, 4096))
+        return cls(metric, data, bias, order, n - int(extra.sum()), scale, _tile(where))
 
     def scores(self, left: torch.Tensor, left_bias: torch.Tensor | None, columns: slice, out: torch.Tensor) -> torch.Tensor:
         right = self.points[columns]
@@ -230,6 +231,11 @@ class _Space:
 def _growth(dim: int) -> float:
     """Rounding errors of a dot product in units of roundoff: at most D, and 8·√D but for a chance below 1e-10."""
     return min(dim, 8.0 * dim**0.5) + 4.0
+
+
+def _tile(where: torch.device) -> int:
+    tile = _TILE.get(where.type, _TILE["cuda"])
+    return 2 * tile if where.type == "cpu" and torch.get_num_threads() >= _MANY_THREADS else tile
 
 
 def _scale(features: np.ndarray) -> float:

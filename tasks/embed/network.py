@@ -55,6 +55,12 @@ def network(
         MissingData: no such file.
         BadInput: a file that does not fit the architecture.
 
+    >>> from tasks.data.split import ArrayImages
+    >>> images = ArrayImages(torch.zeros(1, 32, 32, 3, dtype=torch.uint8).numpy())
+    >>> where = {"device": torch.device("cpu"), "dtype": torch.float32, "generator": torch.Generator()}
+    >>> network(images, variant="squeezenet1_1@mine.pth", size=64, random_weights=True, **where).dim
+    512
+
     References:
         torchvision.models (classification).
     """

@@ -118,9 +118,9 @@ def patches(
     size: int = 32,
     patch: int | None = None,
     centroids: int | None = None,
-    cells: int | None = None,
-    contrast: float = 1000.0,
-    whitening: float = 0.3,
+    cells: int = 3,
+    contrast: float | None = None,
+    whitening: float = 0.1,
 ) -> Encoder:
     """Whitened-patch features learnt from the images: no labels, no download.
 
@@ -137,8 +137,9 @@ def patches(
         size: images whose shorter side exceeds it, or of different sizes, are resized and cropped to this square.
         patch: side of a patch; default 3 for images below 16 pixels, else 6.
         centroids: K; default 128 for images below 16 pixels, else 400.
-        cells: cells along each side of the grid; default 3.
-        contrast: added to the variance of a patch, in squared grey levels of 0 … 255: noise in flat patches is not blown up.
+        cells: cells along each side of the grid.
+        contrast: added to the variance of a patch, in squared grey levels of 0 … 255, so that the noise of flat patches is not blown up;
+            default 100 for grey images, 1000 for colour.
         whitening: added to the eigenvalues of the normalised patches.
 
     Returns:
@@ -147,24 +148,31 @@ def patches(
     Raises:
         BadInput: a parameter out of range.
 
+    >>> from tasks.data.split import ArrayImages
+    >>> images = ArrayImages(np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1), dtype=np.uint8))
+    >>> encoder = patches(images, device=torch.device("cpu"), dtype=torch.float32, generator=torch.Generator().manual_seed(0))
+    >>> encoder(images.read([0, 1])).shape  # 20 images span 19 dimensions
+    (2, 19)
+
     References:
         Coates, Ng and Lee, An Analysis of Single-Layer Networks in Unsupervised Feature Learning, AISTATS 2011, sections 3 and 4.
 
     Differences from upstream:
-        The paper pools sums over quadrants (cells=2), adds 10 to the variance and 0.1 to the eigenvalues and feeds all 4K activations to a
-        linear SVM; finer cells, roots and regularised principal axes gain what cosine neighbours and clusters need (docs/patches.md).
+        The paper pools over quadrants (cells=2), adds 10 to the variance of a patch and hands all 4K sums to a linear SVM. Neighbours by
+        cosine and clusters gain from finer cells, roots and regularised principal axes.
     """
     shape = images.shape
     resized = shape is None or min(shape[:2]) > size
     height, width, channels = (size, size, 3 if shape is None else shape[2]) if resized or shape is None else shape
     least = min(height, width)
-    patch = patch or (3 if least < 16 else 6)
-    centroids = centroids or (128 if least < 16 else 400)
+    patch = (3 if least < 16 else 6) if patch is None else patch
+    centroids = (128 if least < 16 else 400) if centroids is None else centroids
+    contrast = (100.0 if channels == 1 else 1000.0) if contrast is None else contrast
     for name, value, lowest, highest in (
         ("size", size, 2, 10**4),
         ("patch", patch, 2, least),
-        ("centroids", centroids, 2, 10**5),
-        ("cells", cells or 3, 1, least),
+        ("centroids", centroids, 2, _PATCHES // 10),
+        ("cells", cells, 1, least),
         ("dim", dim, 1, 10**5),
     ):
         if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
@@ -180,7 +188,7 @@ def patches(
     side = size if resized else None
     blocks = [pixels_of(images.read(rows[start : start + 500]), side, side, "bicubic", cpu) for start in range(0, len(rows), 500)]
     sample = torch.cat(blocks)
-    dictionary = _Dictionary((height, width, channels), patch, cells or 3, contrast)
+    dictionary = _Dictionary((height, width, channels), patch, cells, contrast)
     dictionary.learn(sample, centroids, whitening, generator)
     dictionary.to(device)
     encoder = _Patches(dictionary, side, device)
@@ -205,15 +213,15 @@ def _random_patches(images: torch.Tensor, side: int, generator: torch.Generator)
 def _kmeans(points: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
     """Lloyd's algorithm from random points; a centroid that loses all its points moves to a random one."""
     order = torch.randperm(len(points), generator=generator, device=generator.device).cpu()
-    centroids, spare = points[order[:count]].clone(), points[order[count:]]
+    centroids, used = points[order[:count]].clone(), count
     for _ in range(_ROUNDS):
         halves = 0.5 * centroids.square().sum(dim=1)
         nearest = torch.cat([(block @ centroids.T - halves).argmax(dim=1) for block in points.split(4096)])
-        members = torch.bincount(nearest, minlength=len(centroids))
-        sums = torch.zeros_like(centroids).index_add_(0, nearest, points)
-        centroids = sums / members.clamp_min(1)[:, None]
+        members = torch.bincount(nearest, minlength=count)
+        centroids = torch.zeros_like(centroids).index_add_(0, nearest, points) / members.clamp_min(1)[:, None]
         empty = (members == 0).nonzero().flatten()
-        centroids[empty], spare = spare[: len(empty)], spare[len(empty) :]
+        centroids[empty] = points[order[(used + torch.arange(len(empty))) % len(order)]]
+        used += len(empty)
     return centroids
 
 

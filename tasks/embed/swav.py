@@ -42,6 +42,12 @@ def swav(
     Raises:
         MissingData: weights are not to be had.
 
+    >>> from tasks.data.split import ArrayImages
+    >>> images = ArrayImages(torch.zeros(1, 32, 32, 3, dtype=torch.uint8).numpy())
+    >>> where = {"device": torch.device("cpu"), "dtype": torch.float32, "generator": torch.Generator()}
+    >>> swav(images, size=32, random_weights=True, **where).dim
+    2048
+
     References:
         Caron et al., Unsupervised Learning of Visual Features by Contrasting Cluster Assignments, NeurIPS 2020; facebookresearch/swav,
         hubconf.py (resnet50, 800 epochs).

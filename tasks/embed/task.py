@@ -82,7 +82,7 @@ def embed(
     split = open_split(samples)
     scratch = context().scratch
     starts = range(0, len(split), SHARD)
-    with leased_device(device) as where, progress(f"embed {embedder}") as tell:
+    with leased_device(device) as where, progress(f"embed {embedder.rpartition('/')[2]}") as tell:
         dtype = compute_dtype(where)
         context().notes |= {"device": describe(where), "dtype": str(dtype), "seed": seed}
         log.info("embed %s: %s on %s, %s", samples, embedder, describe(where), dtype)

@@ -58,6 +58,12 @@ def timm(
         UnknownName: timm has no such model.
         MissingData: weights are not to be had.
 
+    >>> from tasks.data.split import ArrayImages
+    >>> images = ArrayImages(torch.zeros(1, 32, 32, 3, dtype=torch.uint8).numpy())
+    >>> where = {"device": torch.device("cpu"), "dtype": torch.float32, "generator": torch.Generator()}
+    >>> timm(images, variant="resnet10t", size=32, random_weights=True, **where).dim
+    512
+
     References:
         R. Wightman, PyTorch Image Models; create_model(…, num_classes=0), as in model_builders.py of HHU-MMBS/TEMI-official-BMVC2023.
 

@@ -9,7 +9,7 @@ from tasks.cache import cached_task, context
 from tasks.data.task import open_split, rows_of
 from tasks.progress import progress
 from tasks.train.recipe import Recipe
-from tasks.train.task import history_columns
+from tasks.train.task import TRAINING, history_columns
 
 __all__ = ["record_dynamics"]
 
@@ -23,11 +23,7 @@ log = logging.getLogger("tasks.score")
     ignore=("device",),
     modules=(
         "tasks.score.dynamics",
-        "tasks.train.loop",
-        "tasks.train.loader",
-        "tasks.train.recipe",
-        "tasks.train.networks.small",
-        "tasks.train.networks.resnet",
+        *TRAINING,
     ),
 )
 def record_dynamics(
@@ -60,7 +56,8 @@ def record_dynamics(
     with leased_device(device) as where, progress(f"dynamics of {recipe.network}") as tell:
         context().notes |= {"device": describe(where), "seed": seed}
         log.info("dynamics: %s on %s samples, %s, seed %d", recipe.network, f"{len(targets):,}", describe(where), seed)
-        accumulator = DynamicsAccumulator(len(targets), classes, where, keep_rows=store_dynamics)
+        spill = context().scratch if store_dynamics else None  # finished epochs leave memory and checkpoints
+        accumulator = DynamicsAccumulator(len(targets), classes, where, keep_rows=store_dynamics, spill=spill)
         trained = run_training(
             split.images,
             targets,

@@ -20,6 +20,12 @@ __all__ = ["cluster", "cluster_kmeans", "clustering_report", "hold_out", "train_
 
 log = logging.getLogger("tasks.train")
 
+# the modules that decide what a training gives
+TRAINING = tuple(
+    f"tasks.train.{name}"
+    for name in ("loop", "loader", "recipe", *(f"networks.{file}" for file in ("base", "resnet", "small", "timm_models")))
+)
+
 
 @cached_task(version="1", name="cluster", run_name="cluster-{classes}", ignore=("device",), modules=("tasks.train.cluster_heads",))
 def cluster(
@@ -166,7 +172,7 @@ def with_pseudo_labels(coreset: Artifact, pseudo_labels: Artifact) -> Artifact:
     name="train",
     run_name="train-{coreset.meta[method]}-{coreset.meta[fraction]}-s{seed}",
     ignore=("device",),
-    modules=("tasks.train.loop", "tasks.train.loader", "tasks.train.recipe", "tasks.train.networks.small", "tasks.train.networks.resnet"),
+    modules=TRAINING,
 )
 def train_on(train: Artifact, coreset: Artifact, evaluation: Artifact, recipe: Recipe, seed: int, device: str = "auto") -> Artifact:
     """Train a network on an annotated coreset; test accuracy after every so many steps, last and best.
