@@ -14,6 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# Threads that spin while they wait would steal the core from whatever else a shared machine runs, and count as CPU time.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parent.parent
 
@@ -57,6 +60,7 @@ def environment(device: str = "cpu") -> dict[str, Any]:
         "cpu": _cpu_model(),
         "cores": _cores(),
         "threads": torch.get_num_threads(),
+        "wait_policy": os.environ["OMP_WAIT_POLICY"],
         "load": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
         "torch": torch.__version__,
