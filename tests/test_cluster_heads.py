@@ -84,6 +84,17 @@ def test_a_dead_cluster_does_not_break_the_loss():
     assert torch.isfinite(student.grad).all()
 
 
+def test_the_teachers_loss_does_not_reward_collapse():
+    """All samples in one cluster: the student's loss falls below what K clusters can earn, the teacher's stays far above."""
+    teacher = torch.zeros(1, 8, 10)
+    teacher[:, :, 0] = 1.2
+    student = torch.zeros(1, 8, 10)
+    student[:, :, 5] = 1.2
+    prior = class_prior(torch.full((1, 10), 0.1), teacher, momentum=0.0)
+    assert temi_loss(student, teacher, prior).item() < -np.log(10)
+    assert temi_loss(teacher, teacher, prior).item() > -1.0
+
+
 @pytest.mark.parametrize("row", range(3))
 def test_schedules(row):
     start, end, epochs, steps, warm = GOLDEN["sched_args"][row]
@@ -301,6 +312,14 @@ def test_float16_features(blobs):
         train_cluster_heads(half, graph, QUICK, classes=4, device=CPU),
         train_cluster_heads(half.astype(np.float32), graph, QUICK, classes=4, device=CPU),
     )
+
+
+def test_bfloat16_is_repeatable(blobs):
+    features, graph, truth = blobs
+    one, other = (train_cluster_heads(features, graph, QUICK, classes=4, device=CPU, dtype=torch.bfloat16) for _ in range(2))
+    same(one, other)
+    assert one.losses.dtype == np.float32
+    assert clustering_metrics(one.labels, truth)["accuracy"] > 90
 
 
 def test_standardising_makes_scale_irrelevant(blobs):

@@ -240,6 +240,19 @@ def test_patches_are_deterministic_and_follow_the_seed(digit_images, digit_patch
     assert torch.equal(state, torch.get_rng_state())
 
 
+def test_patches_do_not_depend_on_the_number_of_threads(digit_images, digit_patches):
+    images, _ = digit_images
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1 if before > 1 else 2)
+        now = torch.get_num_threads()
+        found = make("patches", images)(images.read(range(64)))
+        assert torch.get_num_threads() == now
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(found, digit_patches(images.read(range(64))))
+
+
 def test_patches_do_not_depend_on_the_batch(digit_images, digit_patches):
     images, _ = digit_images
     whole = embed(digit_patches, images, range(30))

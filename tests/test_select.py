@@ -177,6 +177,21 @@ def test_elfs_honours_the_score(golden):
     assert published.indices.tolist() == data["key_ignored_index"].tolist()
 
 
+def test_prototypicality_baseline_of_elfs(golden):
+    """The farthest of each cluster, an even share of the budget for each: the published baseline, put together from ``top``."""
+    data = golden("elfs_budget")
+    clusters, left = data["proto_label"], int(data["proto_num"])
+    signals = Signals(n=len(clusters), labels=clusters, scores={"distance": data["proto_distance"]})
+    chosen = []
+    for done, cluster in enumerate(np.unique(clusters)):
+        rows = np.flatnonzero(clusters == cluster)
+        share = left // (len(np.unique(clusters)) - done)
+        left -= share
+        part = selectors.get("top")(signals.rows(rows), share, score="distance", higher_is="harder")
+        chosen += rows[part.indices].tolist()
+    assert sorted(chosen) == sorted(data["proto_index"].tolist())
+
+
 # -- refusals ---------------------------------------------------------------------------------------------------------------
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -60,6 +62,7 @@ class _Dictionary:
         for name in ("pooling", "offset", "filters", "norms"):
             setattr(self, name, getattr(self, name).to(device))
 
+    @torch.inference_mode()
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 (n, C, H, W) to float32 (n, K · cells²): root of the mean activation of each centroid in each cell."""
         size = self.filters[0].numel()
@@ -81,31 +84,39 @@ class _Patches:
         self.chunk = 4 if device.type == "cpu" else 128  # on a CPU the activations of a chunk should stay in cache
         self.dim = 0
 
-    def pooled(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Before the projection; float32 on the device."""
+    def activations(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Of uint8 (n, C, H, W), before the projection; float32 on the device."""
+        return self._run(self.dictionary, pixels)
+
+    def _run(self, layer: Callable[[torch.Tensor], torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
         if tuple(pixels.shape[1:]) != (self.dictionary.shape[2], *self.dictionary.shape[:2]):
             channels, height, width = pixels.shape[1:]
             raise BadInput(
                 f"images are {(height, width, channels)}, those that patches were learnt from {self.dictionary.shape} (H, W, C)."
             )
-        exact = torch.backends.cudnn.flags(allow_tf32=False) if self.device.type == "cuda" else nullcontext()
-        with torch.inference_mode(), exact:
-            return torch.cat([self.dictionary(chunk.to(self.device)) for chunk in pixels.split(self.chunk)])
+        chunks = pixels.split(self.chunk)
+        if self.device.type == "cpu":
+            with _one_core_each() as threads, ThreadPoolExecutor(threads) as pool:
+                return torch.cat(list(pool.map(layer, chunks)))
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            return torch.cat([layer(chunk.to(self.device)) for chunk in chunks])
 
-    def project(self, pooled: torch.Tensor, dim: int, generator: torch.Generator) -> None:
+    @torch.inference_mode()
+    def _vectors(self, pixels: torch.Tensor) -> torch.Tensor:
+        return (self.dictionary(pixels) - self.mean) @ self.axes
+
+    def project(self, activations: torch.Tensor, dim: int, generator: torch.Generator) -> None:
         """Learn the projection: principal axes, each divided by √(λ + λ₁/10), then one scale that gives vectors length √dim on average."""
-        self.mean = pooled.mean(dim=0)
-        axes, variance = _principal_axes(pooled - self.mean, dim, generator)
+        self.mean = activations.mean(dim=0)
+        axes, variance = _principal_axes(activations - self.mean, dim, generator)
         self.dim = len(variance)
         scaled = axes / (variance + _FLOOR * variance[0]).clamp_min(1e-12).sqrt()
-        length = ((pooled - self.mean) @ scaled).square().sum(dim=1).mean().sqrt()
+        length = ((activations - self.mean) @ scaled).square().sum(dim=1).mean().sqrt()
         self.axes = scaled * (math.sqrt(self.dim) / length.clamp_min(1e-12))
 
     def __call__(self, images: np.ndarray | list[Image.Image]) -> np.ndarray:
         pixels = pixels_of(images, self.size, self.size, "bicubic", torch.device("cpu"))
-        pooled = self.pooled(pixels)
-        with torch.inference_mode():
-            return ((pooled - self.mean) @ self.axes).cpu().numpy()
+        return self._run(self._vectors, pixels).cpu().numpy()
 
 
 def patches(
@@ -127,6 +138,11 @@ def patches(
     Every patch p is normalised, (p − p̄)/√(var p + contrast), and ZCA-whitened to z; k-means finds centroids c_1 … c_K; a patch activates
     f_k(z) = max(0, μ(z) − ‖z − c_k‖), μ(z) the mean distance ("triangle"). Activations are averaged over a grid of cells, their roots
     taken, and projected to principal axes, coordinate j divided by √(λ_j + λ_1/10).
+
+    Measured: labels that agree among the 10 nearest neighbours by cosine, Hungarian accuracy of k-means on unit vectors, accuracy of a
+    ridge probe; pixels in brackets. Digits (1,442 training images) 96.4 (95.8) %, 81 (69) %, 96.9 (85.8) %; 10,000 of Fashion-MNIST
+    83.0 (77.1) %, 59 (53) %, 87.9 (80.5) %; 10,000 of CIFAR-10 45.5 (25.3) %, 27 (24) %, 65.0 (38.9) %. All 50,000 of CIFAR-10 take 133
+    seconds of one core, digits 1.
 
     Args:
         images: training images; at most 5,000 of them are looked at.
@@ -189,14 +205,32 @@ def patches(
     blocks = [pixels_of(images.read(rows[start : start + 500]), side, side, "bicubic", cpu) for start in range(0, len(rows), 500)]
     sample = torch.cat(blocks)
     dictionary = _Dictionary((height, width, channels), patch, cells, contrast)
-    dictionary.learn(sample, centroids, whitening, generator)
+    with _one_core_each():
+        dictionary.learn(sample, centroids, whitening, generator)
     dictionary.to(device)
     encoder = _Patches(dictionary, side, device)
-    encoder.project(encoder.pooled(sample), min(dim, 2 * height * width), generator)
+    activations = encoder.activations(sample)
+    with _one_core_each():
+        encoder.project(activations, min(dim, 2 * height * width), generator)
     log.info(
         "patches: %d centroids of %d x %d pixels, %d dimensions, learnt from %d images", centroids, patch, patch, encoder.dim, len(rows)
     )
     return encoder
+
+
+@contextmanager
+def _one_core_each() -> Iterator[int]:
+    """Inside, torch's operations take one core, in this thread and in new ones; yields the cores that there are.
+
+    So results do not depend on the number of cores; and operations as small as these are several times as fast in threads of one's own
+    as divided among torch's, where the machine is busy.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _random_patches(images: torch.Tensor, side: int, generator: torch.Generator) -> torch.Tensor:

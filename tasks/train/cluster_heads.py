@@ -27,6 +27,7 @@ __all__ = [
     "ClusterResult",
     "HeadsConfig",
     "class_prior",
+    "clustering_metrics",
     "cosine_schedule",
     "kmeans_labels",
     "predict",
@@ -39,7 +40,7 @@ Loss = Literal["temi", "pmi", "wmi", "wmi_reg", "scan"]
 Progress = Callable[[int, int, str], None]
 
 _CHECKPOINT_SECONDS = 30.0  # work between two checkpoints; with many heads one is hundreds of megabytes
-_LOGITS = {"cpu": 2**25, "cuda": 2**29}  # most logits of a network held at once; more are worked through in groups of heads
+_LOGITS = {"cpu": 2**25, "cuda": 2**27}  # most logits of a network held at once; more are worked through in groups of heads
 _SMALLEST_PRIOR = 1e-12  # of a cluster that nothing is assigned to any more
 _SAVED_EVERY = 20  # epochs between the checkpoints that the published code chooses from
 

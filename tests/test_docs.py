@@ -1,0 +1,307 @@
+"""Pages that repeat the code are up to date; links, commands and examples in all pages hold."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import importlib.util
+import itertools
+import re
+import shlex
+import sys
+import types
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import typer
+
+from flows import cli
+from tasks import registry
+from tasks.registry import Entry, Registry
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), *(ROOT / "benchmarks").glob("*.md"), *(ROOT / "tests" / "golden").glob("*.md")])
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+
+
+def load_generator() -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_generate", DOCS / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+generate = load_generator()
+
+
+# -- generated pages ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def generated() -> dict[str, str]:
+    return generate.pages()
+
+
+def test_generated_pages_are_up_to_date(generated):
+    for name, content in generated.items():
+        assert (DOCS / name).exists(), f"docs/{name} is missing: run `make docs`"
+        assert (DOCS / name).read_text(encoding="utf-8") == content, f"docs/{name} is out of date: run `make docs`"
+
+
+def test_nothing_generated_is_left_over(generated):
+    written = {page.name for page in DOCS.glob("*.md") if generate.NOTICE in page.read_text(encoding="utf-8")}
+    assert written == set(generated)
+
+
+def test_every_method_has_a_section_with_all_its_parameters(generated):
+    for kind, found in vars(registry).items():
+        if not isinstance(found, Registry) or not found.names():
+            continue
+        for entry in found:
+            section = generated[f"{kind}.md"].partition(f"\n## `{entry.name}`\n")[2].partition("\n## ")[0]
+            assert section, f"{kind}.md has no section on {entry.name}"
+            target, _ = generate.followed(entry)
+            for parameter in generate.parameters(target):
+                if parameter.name not in generate.KINDS[kind].hidden:
+                    row = re.search(rf"^\| `{parameter.name}` \|.*\| (.*) \|$", section, re.M)
+                    assert row, f"{kind}.md: {entry.name} does not show {parameter.name}"
+                    assert row[1].strip(), f"{entry.target}: the docstring says nothing about {parameter.name}"
+
+
+def test_flow_parameters_are_explained(generated):
+    for name, (target, _) in cli._flows().items():
+        section = generated["flows.md"].partition(f"\n## `{name}`\n")[2].partition("\n## ")[0]
+        for parameter in generate.parameters(target):
+            row = re.search(rf"^\| `{parameter.name}` \|.*\| (.*) \|$", section, re.M)
+            assert row, f"flows.md: {name} does not show {parameter.name}"
+            assert row[1].strip(), f"{target}: the docstring says nothing about {parameter.name}"
+
+
+def test_deployments_say_what_they_cost(generated):
+    assert len(generate._deployment_notes()) == len(cli._deployments())
+    assert all(generate._deployment_notes()), "each entry of prefect.yaml has a comment above it: time, hardware, published result"
+    for name in cli._deployments():
+        assert f"`{name}`" in generated["deployments.md"]
+
+
+def test_index_links_every_page():
+    linked = {target.partition("#")[0] for target in links(DOCS / "index.md")}
+    assert {page.name for page in DOCS.glob("*.md")} - {"index.md"} <= linked
+
+
+@pytest.mark.parametrize("text", ["a_b and max_{j} < 3 * 4", "``code_with_*``", "_private"])
+def test_prose_is_not_read_as_markup(text):
+    shown = generate.prose(text)
+    plain = re.sub(r"\\([*_<])", r"\1", shown).replace("`", "")
+    assert plain == text.replace("`", "")
+    outside = re.sub(r"`[^`]*`", "", shown)
+    assert not re.search(r"(?<!\\)[*<]|(?<![\\\w])_", outside)
+
+
+# -- links ----------------------------------------------------------------------------------------------------------------
+
+
+def without_code(text: str) -> str:
+    text = re.sub(r"^(```+).*?^\1", "", text, flags=re.M | re.S)
+    return re.sub(r"(`+).+?\1", lambda found: "`" * len(found[0]), text)
+
+
+def links(page: Path) -> list[str]:
+    """Targets of a page's links and pictures, images' own URLs included."""
+    text = without_code(page.read_text(encoding="utf-8"))
+    return re.findall(r"\]\(<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\)", text) + re.findall(r"^\[[^\]]+\]: +(\S+)", text, re.M)
+
+
+@lru_cache(maxsize=64)
+def anchors(page: Path) -> set[str]:
+    text = re.sub(r"^(```+).*?^\1", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    found: set[str] = set()
+    for heading in re.findall(r"^#{1,6} +(.+?) *#*$", text, re.M):
+        slug = generate.slug(re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading))
+        number = 0
+        while (name := slug if not number else f"{slug}-{number}") in found:
+            number += 1
+        found.add(name)
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_links_resolve(page):
+    for target in links(page):
+        if re.match(r"[a-z]+:", target):
+            continue  # the network is not asked
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f"{page.name} links to {target}, which does not exist"
+        assert file.is_relative_to(ROOT)
+        if anchor and file.suffix == ".md":
+            assert anchor in anchors(file), f"{page.name} links to {target}: no such heading"
+
+
+# -- commands -------------------------------------------------------------------------------------------------------------
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Every command of a page's bash blocks, cut into words."""
+    found = []
+    for block in blocks(page, "bash"):
+        text = re.sub(r"(^|\s)#[^\n]*", r"\1", block.replace("\\\n", " "))  # shlex would take the line's end with a comment
+        lexer = shlex.shlex(text, posix=True, punctuation_chars="&|;\n")
+        lexer.whitespace, lexer.commenters = " \t", ""
+        lexer.whitespace_split = True
+        words: list[str] = []
+        for token in [*lexer, "\n"]:
+            if set(token) <= set("&|;\n"):
+                if words:
+                    found.append(words)
+                words = []
+            elif words or not re.fullmatch(r"[A-Z_]+=\S*", token):  # leading NAME=value
+                words.append(token)
+    return found
+
+
+def test_commands_are_read_whole(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("```bash\nA=1 winnow ls # all\nwinnow run x -p 'a=[1, 2]' && make docs\n\nprefect y --json '{\n}'\n```\n")
+    assert commands(page) == [
+        ["winnow", "ls"],
+        ["winnow", "run", "x", "-p", "a=[1, 2]"],
+        ["make", "docs"],
+        ["prefect", "y", "--json", "{\n}"],
+    ]
+
+
+def check_winnow(words: list[str]) -> None:
+    """Commands, options, kinds, flows, deployments and parameters exist."""
+    command: Any = typer.main.get_command(cli.app)
+    rest = list(words)
+    while isinstance(command, click.Group) or hasattr(command, "commands"):
+        if not rest or rest[0] == "--help":
+            return
+        assert rest[0] in command.commands, f"winnow has no command {rest[0]!r}: {shlex.join(words)}"
+        command = command.commands[rest.pop(0)]
+    options = {name: option for option in command.params for name in (*option.opts, *option.secondary_opts) if name.startswith("-")}
+    plain, given = [], []
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-"):
+            plain.append(word)
+            continue
+        if word == "--help":
+            return
+        assert word in options, f"winnow {command.name} has no option {word}: {shlex.join(words)}"
+        if not options[word].is_flag:
+            assert rest, shlex.join(words)
+            given.append((options[word].name, rest.pop(0)))
+    if command.name == "ls" and plain and words[0] == "ls":
+        assert plain[0] in cli.KINDS, shlex.join(words)
+    if command.name == "run":
+        check_run(plain[0], [value for name, value in given if name == "parameter"])
+
+
+def check_run(name: str, parameters: list[str]) -> None:
+    known, flows = cli._deployments(), cli._flows()
+    assert name in known or name in flows, f"no deployment or flow {name}"
+    target = flows[name.partition("/")[0]][0]
+    accepted = {parameter.name for parameter in generate.parameters(target)}
+    for text in parameters:
+        assert cli._parameter(text)[0] in accepted, f"{name} has no parameter {text}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_commands_name_what_exists(page):
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    for words in commands(page):
+        program = words[0].rpartition("/")[2]
+        if program == "winnow":
+            check_winnow(words[1:])
+        elif program == "make":
+            assert {word for word in words[1:] if "=" not in word} <= targets, shlex.join(words)
+        elif program == "prefect" and words[1:3] == ["deployment", "run"]:
+            check_run(words[3], [value for flag, value in itertools.pairwise(words) if flag in ("-p", "--param")])
+
+
+@pytest.mark.parametrize(
+    "words", ["lst", "ls selector", "run elfs/digit", "run elfs -p datset=digits", "cache list", "show abcd --row 3", "run elfs --quiet"]
+)
+def test_wrong_commands_are_noticed(words):
+    with pytest.raises(AssertionError):
+        check_winnow(words.split())
+
+
+# -- facts that stand in pages written by hand ----------------------------------------------------------------------------
+
+
+def test_environment_variables_are_documented():
+    code = "\n".join(file.read_text(encoding="utf-8") for folder in ("tasks", "flows") for file in (ROOT / folder).rglob("*.py"))
+    used = set(re.findall(r"environ(?:\.get)?[\[(]\"(WINNOW_\w+)\"", code))
+    listed = set(re.findall(r"^\| `(WINNOW_\w+)`", (DOCS / "deploying.md").read_text(encoding="utf-8"), re.M))
+    assert listed == used
+
+
+def test_kinds_of_artifacts_are_documented():
+    from tasks.artifacts import KINDS
+
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", (DOCS / "store.md").read_text(encoding="utf-8"), re.M))
+    for kind, columns in KINDS.items():
+        named = set(re.findall(r"`(\w+)`", rows[kind]))
+        assert {column.removesuffix("?") for column in columns} == named, kind
+
+
+def test_grids_of_the_search_are_documented():
+    from flows.presets import mis_ratio_grid
+
+    text = (DOCS / "elfs.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| (\d+) % \| ([\d., ]+) \|$", text, re.M))
+    assert len(rows) == 5
+    for percent, values in rows.items():
+        assert tuple(map(float, values.split(", "))) == mis_ratio_grid(int(percent) / 100)
+
+
+# -- examples -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
+def test_examples_of_pages_run(page):
+    if generate.NOTICE in page.read_text(encoding="utf-8"):
+        pytest.skip("the docstrings' own examples: see below")
+    names: dict[str, Any] = {}
+    for block in blocks(page, "python"):
+        if block.startswith(">>>"):
+            run_examples({page.name: block}, names)
+        else:
+            exec(compile(block, page.name, "exec"), names)
+            run_examples(
+                {name: value.__doc__ for name, value in names.items() if getattr(value, "__doc__", None) and callable(value)}, names
+            )
+
+
+def run_examples(texts: dict[str, str], names: dict[str, Any]) -> None:
+    runner = doctest.DocTestRunner(verbose=False, optionflags=doctest.NORMALIZE_WHITESPACE)
+    for name, text in texts.items():
+        if ">>>" in text:
+            runner.run(doctest.DocTestParser().get_doctest(text, names, name, name, 0), clear_globs=False)
+    assert not runner.failures, f"{runner.failures} examples fail"
+
+
+@lru_cache(maxsize=1)
+def documented_modules() -> list[str]:
+    entries: list[Entry] = [entry for found in vars(registry).values() if isinstance(found, Registry) for entry in found]
+    return sorted({entry.target.partition(":")[0] for entry in entries})
+
+
+@pytest.mark.parametrize("module", documented_modules())
+def test_examples_of_methods_run(module):
+    found = doctest.testmod(importlib.import_module(module))
+    assert not found.failed
