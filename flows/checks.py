@@ -8,7 +8,7 @@ from typing import Any
 from flows import presets
 from tasks.artifacts import Artifact
 from tasks.errors import BadInput, MissingLabels
-from tasks.registry import datasets, embedders, networks, selectors
+from tasks.registry import datasets, embedders, networks, scores, selectors
 from tasks.train.recipe import Recipe
 
 __all__ = ["baseline_params", "elfs_fits", "elfs_preset", "mis_ratio_of", "settings"]
@@ -41,7 +41,6 @@ def elfs_preset(
         BadInput: naming the parameter.
     """
     from tasks import hardware
-    from tasks.score import HIGHER_IS
 
     datasets.get(dataset)
     hardware.device(device)
@@ -50,8 +49,9 @@ def elfs_preset(
             raise BadInput(f"{name} is empty.", remedy=f"give at least one, for example {name}={'[0.1]' if name == 'fractions' else '[0]'}")
         if len(set(values)) != len(values):
             raise BadInput(f"{name} names {next(v for v in values if values.count(v) > 1)} twice.")
-    if score not in HIGHER_IS:
-        raise BadInput(f"score = {score!r} is not recorded from training dynamics. Scores: {', '.join(sorted(HIGHER_IS))}")
+    recorded = [entry.name for entry in scores if "dynamics" in entry.needs]
+    if score not in recorded:
+        raise BadInput(f"score = {score!r} is not recorded from training dynamics. Scores: {', '.join(recorded)}")
     for method in baselines:
         needs = set(selectors.get(method).needs) - {"scores"}
         if needs:
@@ -117,7 +117,13 @@ def mis_ratio_of(mis_ratio: MisRatio, preset: presets.ElfsPreset, fraction: floa
 
 
 def elfs_fits(
-    train: Artifact, test: Artifact, preset: presets.ElfsPreset, clusters: int | None, fractions: tuple[float, ...], mis_ratio: MisRatio
+    train: Artifact,
+    preset: presets.ElfsPreset,
+    clusters: int | None,
+    fractions: tuple[float, ...],
+    mis_ratio: MisRatio,
+    *,
+    clustered: bool,
 ) -> int:
     """Number of clusters, after the sizes have been checked against the data.
 
@@ -134,7 +140,7 @@ def elfs_fits(
             f"{train.meta['dataset']}/train has no labels to annotate a coreset with.",
             remedy="run the flow on labelled data: the coreset is annotated and trained on to be compared",
         )
-    if preset.neighbours >= n:
+    if clustered and preset.neighbours >= n:
         raise BadInput(f"neighbours = {preset.neighbours} of {n} samples.", remedy=f"pass neighbours <= {n - 1}")
     classes = clusters or train.meta["classes"]
     if not 2 <= classes <= n:
@@ -152,10 +158,17 @@ def baseline_params(method: str, score: str) -> dict[str, Any]:
     return {"score": score} if "scores" in selectors.get(method).needs else {}
 
 
-def settings(preset: presets.ElfsPreset, **others: Any) -> dict[str, Any]:
-    """What a run was made with, for its report: the preset's values and others, flat."""
+def settings(preset: presets.ElfsPreset, embeddings: str | None, pseudo_labels: str | None, **others: Any) -> dict[str, Any]:
+    """What a run was made with, for its report: the preset's values and others, flat; what the user's files replaced is left out."""
+    made = preset.model_dump()
+    replaced = (
+        ("embedder", "embedder_options", "normalise", "neighbours", "heads") if pseudo_labels else ("embedder_options",) * bool(embeddings)
+    )
+    if embeddings or pseudo_labels:
+        made["embedder"] = "own embeddings" if embeddings else "own pseudo-labels"
+    made = {name: value for name, value in made.items() if name not in replaced or name == "embedder"}
     flat: dict[str, Any] = {}
-    for name, value in {**preset.model_dump(), **others}.items():
+    for name, value in {**made, **others}.items():
         inner = value.items() if isinstance(value, dict) else None
         flat |= {name: value} if inner is None else {f"{name}.{key}": one for key, one in inner if one is not None}
     return flat

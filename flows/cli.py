@@ -75,6 +75,8 @@ def _fact(value: Any) -> str:
         return "+".join(map(str, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
@@ -279,7 +281,7 @@ def cache_list(task: Annotated[str | None, typer.Argument(help="Only this task")
     from tasks.artifacts import store
     from tasks.cache import provenances
 
-    total = 0
+    total, shown = 0, ("method", "fraction", "embedder", "last_accuracy")
     for step in provenances():
         if task in (None, step["task"]):
             for output in step["outputs"]:
@@ -287,6 +289,7 @@ def cache_list(task: Annotated[str | None, typer.Argument(help="Only this task")
                 typer.echo(
                     f"{step['finished'][:19].replace('T', ' ')}  {step['task']:<16} {output['kind']:<14} {output['digest'][:12]}"
                     f"  {output['rows']:>10,} rows {output['nbytes'] / 1e6:>9,.2f} MB {step['seconds']:>8,.1f} s"
+                    f"  {' '.join(_fact(output['meta'][k]) for k in shown if k in output['meta'])}"
                 )
     typer.echo(f"{total / 1e6:,.1f} MB in {store().uri}")
 
@@ -319,7 +322,7 @@ def cache_gc(
     gone, nbytes = collect_garbage(older_than_days=older_than, dry_run=dry_run)
     for name in gone:
         typer.echo(f"{'would delete' if dry_run else 'deleted'} {name}")
-    typer.echo(f"{len(gone)} files, {nbytes / 1e6:,.1f} MB {'would be' if dry_run else ''} freed")
+    typer.echo(f"{len(gone)} files, {nbytes / 1e6:,.1f} MB {'would be ' if dry_run else ''}freed")
 
 
 @cache_app.command("why")

@@ -114,7 +114,7 @@ def elfs(
     )  # fmt: skip
     train = load(dataset, "train", options=dataset_options)
     test = load(dataset, "test", labels=True, options=dataset_options)
-    classes = checks.elfs_fits(train, test, preset, clusters, fractions, mis_ratio)
+    classes = checks.elfs_fits(train, preset, clusters, fractions, mis_ratio, clustered=pseudo_labels is None)
 
     oracle = None
     if pseudo_labels is None:
@@ -172,7 +172,7 @@ def elfs(
         clustering=clustering_report(train, labels, kmeans),
         head_losses=None if clustered is None else clustered["losses"],
         cuts=cuts, searches=searches, history=recorded["history"], upstream=upstream,
-        settings=checks.settings(preset, score=score, seed=seed, upstream=upstream),
+        settings=checks.settings(preset, embeddings, pseudo_labels, score=score, seed=seed, upstream=upstream),
     )  # fmt: skip
 
 

@@ -33,6 +33,7 @@ def run_flow(module: str, function: str, parameters: dict[str, Any], *, name: st
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     console = Console(stderr=True, no_color=plain or None, force_terminal=False if plain else None, highlight=False)
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")  # a busy machine needs longer than 20 s
     started = time.monotonic()
     try:
         with _watched(console) as counts:

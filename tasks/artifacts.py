@@ -164,6 +164,7 @@ class Store:
             if self.local:
                 target = Path(self.path(name))
                 target.parent.mkdir(parents=True, exist_ok=True)
+                _readable(temporary)
                 os.replace(temporary, target)
                 _sync_folder(target.parent)
             else:
@@ -228,6 +229,15 @@ def _explained(uri: str) -> Iterator[None]:
         ) from error
 
 
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
+
+def _readable(file: Path) -> None:
+    """Temporary files are made for their owner alone; a store may be shared."""
+    os.chmod(file, 0o666 & ~_UMASK)
+
+
 @contextlib.contextmanager
 def _atomic(target: Path, uri: str) -> Iterator[Path]:
     """A temporary file beside ``target`` that replaces it if the block succeeds; a reader sees the old file or the whole new one."""
@@ -239,6 +249,7 @@ def _atomic(target: Path, uri: str) -> Iterator[Path]:
         try:
             yield temporary
             _sync_file(temporary)
+            _readable(temporary)
             os.replace(temporary, target)
             _sync_folder(target.parent)
         finally:

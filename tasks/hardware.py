@@ -56,7 +56,11 @@ def trial_workers() -> int:
     Flow modules ask while they are imported, hence without torch.
     """
     if asked := os.environ.get("WINNOW_WORKERS"):
-        return max(1, int(asked))
+        if not asked.isdigit() or int(asked) < 1:
+            raise BadInput(
+                f"WINNOW_WORKERS is {asked!r}, not a positive whole number.", remedy="unset it or set it to a number of trainings"
+            )
+        return int(asked)
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return max(1, len([gpu for gpu in visible.split(",") if gpu]))
     return max(1, len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))

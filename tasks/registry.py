@@ -127,6 +127,10 @@ class Registry:
         """All names, sorted."""
         return sorted(self._load())
 
+    def modules(self) -> tuple[str, ...]:
+        """The modules of all entries, sorted: whose code a task that calls any of them depends on."""
+        return tuple(sorted({entry.target.partition(":")[0] for entry in self}))
+
     def __iter__(self) -> Iterator[Entry]:
         return (self._entries[name] for name in self.names())
 

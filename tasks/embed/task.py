@@ -11,6 +11,7 @@ from tasks.cache import cached_task, context
 from tasks.data.task import open_split
 from tasks.errors import BadInput, MissingData
 from tasks.progress import progress
+from tasks.registry import embedders
 
 __all__ = ["checkpoint_digest", "embed", "knn", "normalise"]
 
@@ -41,10 +42,7 @@ def checkpoint_digest(embedder: str) -> str | None:
     name="embed",
     run_name="embed-{embedder}",
     ignore=("device", "batch_size"),
-    modules=tuple(
-        f"tasks.embed.{name}"
-        for name in ("clip", "dino", "encoder", "network", "patches", "pixels", "preprocess", "swav", "timm_models", "weights")
-    ),
+    modules=("tasks.embed.encoder", "tasks.embed.preprocess", "tasks.embed.weights", *embedders.modules()),
 )
 def embed(
     samples: Artifact,
@@ -77,7 +75,6 @@ def embed(
 
     from tasks.embed.encoder import embed as encode
     from tasks.hardware import compute_dtype, describe, leased_device, torch_generator
-    from tasks.registry import embedders
 
     split = open_split(samples)
     scratch = context().scratch

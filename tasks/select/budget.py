@@ -130,7 +130,7 @@ def run(
         if "unexpected keyword argument" in str(error):
             raise BadInput(
                 f"{selector.name}: {str(error).partition(') ')[2] or error}.",
-                remedy=f"`winnow ls selectors` lists {selector.name}'s parameters",
+                remedy=f"docs/selectors.md lists {selector.name}'s parameters",
             ) from error
         raise
     return selection

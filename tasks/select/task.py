@@ -7,6 +7,7 @@ from typing import Any
 from tasks.artifacts import Artifact, write
 from tasks.cache import cached_task, context
 from tasks.data.task import rows_of
+from tasks.registry import selectors
 
 __all__ = ["select"]
 
@@ -15,14 +16,7 @@ __all__ = ["select"]
     version="1",
     name="select",
     run_name="select-{method}-{fraction}",
-    modules=(
-        "tasks.select.budget",
-        "tasks.select.signals",
-        "tasks.select.uniform",
-        "tasks.select.top",
-        "tasks.select.ccs",
-        "tasks.select.elfs",
-    ),
+    modules=("tasks.select.budget", "tasks.select.signals", *selectors.modules()),
 )
 def select(
     samples: Artifact,
@@ -55,7 +49,6 @@ def select(
 
     from tasks.embed.knn import Graph
     from tasks.hardware import seed_sequence
-    from tasks.registry import selectors
     from tasks.select.signals import Signals
 
     ids = samples.numpy("id")

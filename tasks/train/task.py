@@ -14,6 +14,7 @@ from tasks.cache import cached_task, context
 from tasks.data.task import open_split, rows_of, with_labels
 from tasks.errors import BadInput
 from tasks.progress import progress
+from tasks.registry import networks
 from tasks.train.recipe import Recipe
 
 __all__ = ["cluster", "cluster_kmeans", "clustering_report", "hold_out", "train_on", "with_pseudo_labels"]
@@ -21,10 +22,7 @@ __all__ = ["cluster", "cluster_kmeans", "clustering_report", "hold_out", "train_
 log = logging.getLogger("tasks.train")
 
 # the modules that decide what a training gives
-TRAINING = tuple(
-    f"tasks.train.{name}"
-    for name in ("loop", "loader", "recipe", *(f"networks.{file}" for file in ("base", "resnet", "small", "timm_models")))
-)
+TRAINING = ("tasks.train.loop", "tasks.train.loader", "tasks.train.recipe", "tasks.train.networks.base", *networks.modules())
 
 
 @cached_task(version="1", name="cluster", run_name="cluster-{classes}", ignore=("device",), modules=("tasks.train.cluster_heads",))
