@@ -68,7 +68,7 @@ def elfs(
     What is None comes from the dataset's preset, the published values where there are any.
 
     Args:
-        dataset: Registered dataset, or imagefolder:<path>, webdataset:<pattern>.
+        dataset: Registered dataset, or imagefolder:PATH, webdataset:PATTERN.
         fractions: Shares of the samples to keep.
         seeds: Seeds of the trainings on each coreset, and of the random baseline's draws.
         embedder: Registered embedder.

@@ -69,8 +69,9 @@ class Store:
         return sorted((self.folder / folder).glob(pattern)) if (self.folder / folder).exists() else []
 
     def computed(self) -> dict[str, int]:
-        """When each computation was finished, by key."""
-        return {file.stem: file.stat().st_mtime_ns for file in self.files("provenance")}
+        """When each finished computation (its record is there) was made, by key."""
+        finished = {file.name for file in self.files("records")}
+        return {file.stem: file.stat().st_mtime_ns for file in self.files("provenance") if file.stem in finished}
 
     def of_task(self, task: str) -> dict:
         for file in self.files("provenance", f"{task}-*.json"):
@@ -110,7 +111,7 @@ def test_kill_9_inside_a_task(undisturbed, tmp_path, moment):
     if moment == "embed":  # its one shard takes a moment: kill while it is being made
         store.kill_when(lambda: bool(store.files("locks", "embed-*")))
     else:  # its first checkpoint is there
-        store.kill_when(lambda: bool(store.files("partial", f"{moment}-*/*.state")) or bool(store.files("provenance", f"{moment}-*")))
+        store.kill_when(lambda: bool(store.files("partial", f"{moment}-*/*.state")) or bool(store.files("records", f"{moment}-*")))
     before = store.computed()
     assert store.run() == undisturbed.trials, "the same results, bit for bit"
     after = store.computed()
@@ -121,18 +122,15 @@ def test_kill_9_again_and_again(undisturbed, tmp_path):
     """Killed after every few seconds, it still gets there: each run goes on where the last one was stopped."""
     store = Store(tmp_path / "store", {})
     store.environment = {**undisturbed.environment, "WINNOW_STORE": str(store.folder)}
-    for computations in (1, 3, 6, 9):
+    for computations in (1, 4, 8):
         before = store.computed()
-        store.kill_when(lambda wanted=computations: len(store.files("provenance")) >= wanted)
+        store.kill_when(lambda wanted=computations: len(store.files("records")) >= wanted)
         after = store.computed()
-        # the last one finished may have been killed between its artifact and its record
-        again = [key for key in before if after[key] != before[key]]
-        assert len(again) <= 1
+        assert {key: after[key] for key in before} == before
     assert store.run() == undisturbed.trials
 
 
-@pytest.mark.parametrize("damage", ["delete", "truncate", "flip"])
-@pytest.mark.parametrize("task", ["embed", "cluster", "dynamics"])
+@pytest.mark.parametrize(("task", "damage"), [("embed", "delete"), ("cluster", "truncate"), ("dynamics", "flip")])
 def test_damaged_artifacts_are_made_again(copy, undisturbed, task, damage):
     outputs = copy.of_task(task)["outputs"]
     file = copy.folder / outputs[0]["uri"]
@@ -151,14 +149,11 @@ def test_damaged_artifacts_are_made_again(copy, undisturbed, task, damage):
     assert changed == {task}, "only the damaged artifact is made again"
 
 
-@pytest.mark.parametrize("damage", ["truncate", "rubbish", "delete"])
+@pytest.mark.parametrize("damage", ["truncate", "rubbish"])
 def test_damaged_records_are_made_again(copy, undisturbed, damage):
     record = copy.files("records", "cluster-*")[0]
     content = record.read_bytes()
-    if damage == "delete":
-        record.unlink()
-    else:
-        record.write_bytes(content[: len(content) // 2] if damage == "truncate" else b"\x00" * len(content))
+    record.write_bytes(content[: len(content) // 2] if damage == "truncate" else b"\x00" * len(content))
     before = copy.computed()
     assert copy.run() == undisturbed.trials
     after = copy.computed()
