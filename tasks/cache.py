@@ -419,11 +419,6 @@ def provenances() -> list[dict[str, Any]]:
     return sorted((p for p in found if p is not None), key=lambda p: (p["finished"], p["key"]))
 
 
-def producers(digest: str) -> list[dict[str, Any]]:
-    """The computations that made an artifact, oldest first."""
-    return [p for p in provenances() if any(output["digest"] == digest for output in p["outputs"])]
-
-
 def _leaves(value: Any, path: str = "") -> dict[str, Any]:
     if isinstance(value, dict) and set(value) == {"model", "fields"}:
         value = value["fields"]

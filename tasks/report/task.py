@@ -11,7 +11,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.artifacts import Artifact, store, write
-from tasks.cache import library_versions, producers
+from tasks.cache import library_versions, provenances
 from tasks.data.task import open_split, rows_of
 from tasks.hardware import describe, device
 from tasks.progress import progress
@@ -51,7 +51,8 @@ def report_elfs(
     from tasks.report.tables import accuracy_table, cost_table, difference_table, summarise, to_csv, verdicts
 
     with progress("report"):
-        runs = [_trial(*trial) for trial in trials]
+        seconds = {output["digest"]: step["seconds"] for step in provenances() for output in step["outputs"]}
+        runs = [_trial(*trial, seconds.get(trial[3].digest)) for trial in trials]
         # wall-clock times stay out of it, so that equal results have equal digests
         table = write(
             "table", {name: [run[name] for run in runs] for name in runs[0] if name != "seconds"}, meta={"flow": "elfs", "dataset": dataset}
@@ -95,8 +96,7 @@ def report_elfs(
     return table.model_copy(update={"meta": {**table.meta, "report": file, "verdicts": list(report.verdicts)}})
 
 
-def _trial(method: str, fraction: float, seed: int, metrics: Artifact) -> dict[str, Any]:
-    made = producers(metrics.digest)
+def _trial(method: str, fraction: float, seed: int, metrics: Artifact, seconds: float | None) -> dict[str, Any]:
     return {
         "method": method,
         "fraction": fraction,
@@ -105,7 +105,7 @@ def _trial(method: str, fraction: float, seed: int, metrics: Artifact) -> dict[s
         "last_accuracy": metrics.meta["last_accuracy"],
         "best_accuracy": metrics.meta["best_accuracy"],
         "metrics": metrics.digest,
-        "seconds": made[-1]["seconds"] if made else None,
+        "seconds": seconds,
     }
 
 
