@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,9 +21,11 @@ __all__ = ["UPSTREAM_CHUNK", "UPSTREAM_CHUNK_ABOVE", "Graph", "knn"]
 UPSTREAM_CHUNK = 64  # rows of a chunk in the published code, …
 UPSTREAM_CHUNK_ABOVE = 80_000  # … which it uses, with its masking fault, for more samples than this
 
+Progress = Callable[[int, int, str], None]
+Task = TypeVar("Task")
+
 _SPARE = 8  # candidates kept beyond k, so that rounding rarely decides who is among them
-_TILE = {"cpu": 1024, "cuda": 8192}  # rows and columns of a tile: in cache on a CPU, large enough to fill a GPU
-_MANY_THREADS = 8  # from here on a tile of that size is too little work for all of them
+_TILE = {"cpu": 1024, "cuda": 8192}  # rows and columns of a tile: in a core's cache, large enough to fill a GPU
 _GROUP = 8  # candidates whose maximum bounds a row's k-th best from below
 _UNIT = 2.0**-24  # unit roundoff of float32
 
@@ -47,7 +53,7 @@ def knn(
     metric: str = "cosine",
     queries: np.ndarray | None = None,
     device: torch.device | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
     upstream: bool = False,
 ) -> Graph:
     """Exact k nearest neighbours of every sample, itself left out by its index, ties by the lower index.
@@ -60,7 +66,7 @@ def knn(
     k·log₂(N/k) candidates of a row are ever looked at one by one. What remains is measured again by one dot product a pair in a fixed
     order, and ranked by (similarity, index): the result depends neither on the tiles nor on the number of threads. Rows where a rounding
     error could have kept a true neighbour from the candidates are searched again in float64, hence the result is exact with respect to
-    those float32 similarities. Memory: one float32 copy of the features, O(N·k) candidates, two tiles; never N×N.
+    those float32 similarities. Memory: one float32 copy of the features, O(N·k) candidates, a tile for each thread; never N×N.
 
     Args:
         features: (N, D) float16, float32 or any real dtype.
@@ -68,7 +74,7 @@ def knn(
         metric: "cosine" or "euclidean".
         queries: (Q, D); list their neighbours among the features instead, nothing left out.
         device: where to compute; None takes the first GPU, else the CPU.
-        progress: called with (tiles done, tiles, note).
+        progress: called with (rows done, rows, note).
         upstream: replay the published code above ``UPSTREAM_CHUNK_ABOVE`` samples.
 
     Returns:
@@ -184,7 +190,7 @@ class _Space:
         bias = None
         if metric == "euclidean":
             bias = torch.cat([-0.5 * part.double().square().sum(1) for part in data.split(4096)]).float()
-        return cls(metric, data, bias, order, n - int(extra.sum()), scale, _tile(where))
+        return cls(metric, data, bias, order, n - int(extra.sum()), scale, _TILE.get(where.type, _TILE["cuda"]))
 
     def scores(self, left: torch.Tensor, left_bias: torch.Tensor | None, columns: slice, out: torch.Tensor) -> torch.Tensor:
         right = self.points[columns]
@@ -233,11 +239,6 @@ def _growth(dim: int) -> float:
     return min(dim, 8.0 * dim**0.5) + 4.0
 
 
-def _tile(where: torch.device) -> int:
-    tile = _TILE.get(where.type, _TILE["cuda"])
-    return 2 * tile if where.type == "cpu" and torch.get_num_threads() >= _MANY_THREADS else tile
-
-
 def _scale(features: np.ndarray) -> float:
     largest = max(float(np.abs(features[i : i + 4096].astype(np.float64)).max()) for i in range(0, len(features), 4096))
     if largest == 0.0:
@@ -271,7 +272,7 @@ def _surplus(keys: np.ndarray, points: np.ndarray, position: np.ndarray, k: int)
 
 @dataclass
 class _Best:
-    """The best candidates seen so far of a block of rows, and the bound that a newcomer must beat."""
+    """The best candidates seen so far of a block of rows, and the bound that a newcomer must beat; several threads may offer at once."""
 
     keep: int
     rows: int
@@ -281,6 +282,8 @@ class _Best:
     ids: torch.Tensor = field(init=False)
     waiting: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = field(default_factory=list)
     count: int = 0
+    untouched: bool = True
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self.bound = torch.full((self.rows,), -torch.inf, device=self.where)
@@ -289,10 +292,14 @@ class _Best:
 
     def offer(self, tile: torch.Tensor, first: int, mask: torch.Tensor, *, across: bool) -> None:
         """Take in a tile of scores whose rows (columns, if ``across``) are this block's and whose other side starts at point ``first``."""
-        if self.score.shape[1] == 0 and not self.waiting:
-            self._first_bound(tile, across)
+        if self.untouched:
+            bound = self._first_bound(tile, across)
+            with self.lock:
+                self.untouched = False
+                self.bound = torch.maximum(self.bound, bound)
+        bound = self.bound  # if another thread raises it meanwhile, a few more pass than need to
         passes = mask[: tile.numel()].view(tile.shape)
-        torch.gt(tile, self.bound if across else self.bound[:, None], out=passes)
+        torch.gt(tile, bound if across else bound[:, None], out=passes)
         flat = _true_positions(passes.view(-1))
         if len(flat) == 0:
             return
@@ -300,22 +307,24 @@ class _Best:
         column = flat - row * tile.shape[1]
         if across:
             row, column = column, row
-        self.waiting.append((row.int(), (column + first).int(), tile.view(-1)[flat]))
-        self.count += len(flat)
-        if self.count >= self.rows * self.keep:
-            self.merge()
+        found = (row.int(), (column + first).int(), tile.view(-1)[flat])
+        with self.lock:
+            self.waiting.append(found)
+            self.count += len(flat)
+            if self.count >= self.rows * self.keep:
+                self.merge()
 
-    def _first_bound(self, tile: torch.Tensor, across: bool) -> None:
+    def _first_bound(self, tile: torch.Tensor, across: bool) -> torch.Tensor:
         # maxima of disjoint groups are distinct candidates, so the keep-th largest of them bounds the keep-th best from below
         others = tile.shape[0] if across else tile.shape[1]
         groups = others // _GROUP
         if groups < self.keep:
-            return
+            return self.bound
         if across:
             largest = tile[: groups * _GROUP].view(groups, _GROUP, -1).amax(1).T.contiguous()
         else:
             largest = tile[:, : groups * _GROUP].reshape(len(tile), groups, _GROUP).amax(2)
-        self.bound = largest.topk(self.keep, dim=1).values[:, -1].contiguous()
+        return largest.topk(self.keep, dim=1).values[:, -1].contiguous()
 
     def merge(self) -> None:
         if not self.waiting:
@@ -371,32 +380,84 @@ def _columns(space: _Space) -> list[slice]:
     return [slice(start, min(start + space.tile, space.size)) for start in range(0, space.size, space.tile)]
 
 
-def _buffers(space: _Space) -> tuple[torch.Tensor, torch.Tensor]:
-    side = space.tile**2
-    where = space.points.device
-    return torch.empty(side, device=where), torch.empty(side, dtype=torch.bool, device=where)
+class _Buffers(threading.local):
+    """Each thread's tile of scores and mask."""
+
+    def __init__(self, space: _Space) -> None:
+        side = space.tile**2
+        self.tile = torch.empty(side, device=space.points.device)
+        self.mask = torch.empty(side, dtype=torch.bool, device=space.points.device)
 
 
-def _search(
-    space: _Space, k: int, blocks: Iterator[_Block], total: int, progress: Callable[[int, int, str], None] | None, into: Graph | None = None
-) -> Graph:
+def _run(work: Callable[[Task], int], tasks: Iterator[Task], total: int, where: torch.device, progress: Progress | None) -> None:
+    """Work through tasks, as many at once on a CPU as torch has threads, each on one thread.
+
+    Tiles side by side need no barrier inside a tile, which on a busy machine costs more than the work. What ``work`` returns adds up to
+    ``total``.
+    """
+    done = 0
+
+    def report(amount: int) -> None:
+        nonlocal done
+        done += amount
+        if progress and amount:
+            progress(done, total, "nearest neighbours")
+
+    threads = torch.get_num_threads()
+    if where.type != "cpu" or threads == 1:
+        for task in tasks:
+            report(work(task))
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        _single_threaded(pool, threads)
+        running: set[Future[int]] = {pool.submit(work, task) for task in islice(tasks, 2 * threads)}
+        try:
+            while running:
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    report(future.result())
+                running |= {pool.submit(work, task) for task in islice(tasks, len(finished))}
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _single_threaded(pool: ThreadPoolExecutor, threads: int) -> None:
+    """The pool's threads use one thread each inside torch and faiss; every other thread keeps its number."""
+    import faiss
+
+    ready = threading.Barrier(threads + 1)
+
+    def prepare() -> None:
+        torch.get_num_threads()  # a thread takes over the process-wide number when it first asks for it, and then no more
+        torch.set_num_threads(1)
+        faiss.omp_set_num_threads(1)
+        ready.wait()
+
+    for _ in range(threads):
+        pool.submit(prepare)
+    ready.wait()
+    torch.set_num_threads(threads)  # the process-wide number, for threads to come
+
+
+def _search(space: _Space, k: int, blocks: Iterator[_Block], total: int, progress: Progress | None, into: Graph | None = None) -> Graph:
     """Neighbours of blocks of queries among the points: every tile serves its rows."""
     graph = into or _empty(total, k)
-    tile, mask = _buffers(space)
-    columns = _columns(space)
-    done = 0
-    for block in blocks:
+    columns, buffers = _columns(space), _Buffers(space)
+
+    def work(block: _Block) -> int:
         best = _Best(k + 1 + _SPARE, len(block.rows), space.points.device)
         for column in columns:
-            best.offer(space.scores(block.rows, block.bias, column, tile), column.start, mask, across=False)
+            scores = space.scores(block.rows, block.bias, column, buffers.tile)
+            best.offer(scores, column.start, buffers.mask, across=False)
         _finish(space, k, block, best, graph)
-        done += len(block.rows)
-        if progress:
-            progress(done, total, "nearest neighbours")
+        return len(block.rows)
+
+    _run(work, blocks, total, space.points.device, progress)
     return graph
 
 
-def _search_all(space: _Space, k: int, left_out: np.ndarray, progress: Callable[[int, int, str], None] | None) -> Graph:
+def _search_all(space: _Space, k: int, left_out: np.ndarray, progress: Progress | None) -> Graph:
     """Neighbours of the points among themselves: the score is symmetric, so a tile above the diagonal also serves its columns."""
     n = len(space.order)
     graph = _empty(n, k)
@@ -409,24 +470,36 @@ def _search_all(space: _Space, k: int, left_out: np.ndarray, progress: Callable[
         bias = None if space.bias is None else space.bias[rows]
         return _Block(space.points[rows], bias, without[rows], space.order[rows])
 
-    tile, mask = _buffers(space)
-    columns = _columns(space)
+    columns, buffers = _columns(space), _Buffers(space)
     best = [_Best(k + 1 + _SPARE, column.stop - column.start, where) for column in columns]
-    done, total = 0, len(columns) * (len(columns) + 1) // 2
-    for here, rows in enumerate(columns):
-        queries = block(rows)
-        for there in range(here, len(columns)):
-            scores = space.scores(queries.rows, queries.bias, columns[there], tile)
-            best[here].offer(scores, columns[there].start, mask, across=False)
-            if there != here:
-                best[there].offer(scores, rows.start, mask, across=True)
-        _finish(space, k, queries, best[here], graph)
-        best[here] = _Best(0, 0, where)  # its memory is not needed any more
-        done += len(columns) - here
-        if progress:
-            progress(done, total, "nearest neighbours")
+    missing = [len(columns)] * len(columns)  # tiles that a block still waits for
+    lock = threading.Lock()
+
+    def work(pair: tuple[int, int]) -> int:
+        here, there = pair
+        rows = columns[here]
+        bias = None if space.bias is None else space.bias[rows]
+        scores = space.scores(space.points[rows], bias, columns[there], buffers.tile)
+        best[here].offer(scores, columns[there].start, buffers.mask, across=False)
+        if there != here:
+            best[there].offer(scores, rows.start, buffers.mask, across=True)
+        complete = []
+        with lock:
+            for part in {here, there}:
+                missing[part] -= 1
+                if missing[part] == 0:
+                    complete.append(part)
+        for part in complete:
+            _finish(space, k, block(columns[part]), best[part], graph)
+            best[part] = _Best(0, 0, where)  # its memory is not needed any more
+        return sum(columns[part].stop - columns[part].start for part in complete)
+
+    pairs = ((here, there) for here in range(len(columns)) for there in range(here, len(columns)))
+    _run(work, pairs, n, where, progress)
     surplus = (block(slice(start, min(start + space.tile, n))) for start in range(space.size, n, space.tile))
-    return _search(space, k, surplus, n, None, into=graph)
+    if space.size < n:
+        _search(space, k, surplus, n, None, into=graph)
+    return graph
 
 
 def _empty(n: int, k: int) -> Graph:
