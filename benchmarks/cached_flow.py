@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 
-from _common import record, summary
+from _common import record
 
 PARAMETERS = [
     "-p",
@@ -38,6 +38,11 @@ def seconds(command: list[str], environment: dict[str, str]) -> tuple[float, str
     start = time.perf_counter()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return time.perf_counter() - start, done.stderr
+
+
+def summary(values: list[float]) -> dict[str, float]:
+    ordered = sorted(values)
+    return {"min": round(ordered[0], 3), "median": round(ordered[len(ordered) // 2], 3), "max": round(ordered[-1], 3), "runs": len(ordered)}
 
 
 def main() -> None:

@@ -495,7 +495,7 @@ def _search_all(space: _Space, k: int, left_out: np.ndarray, progress: Progress 
         return sum(columns[part].stop - columns[part].start for part in complete)
 
     pairs = ((here, there) for here in range(len(columns)) for there in range(here, len(columns)))
-    _run(work, pairs, n, where, progress)
+    _run(work, pairs, space.size, where, progress)
     surplus = (block(slice(start, min(start + space.tile, n))) for start in range(space.size, n, space.tile))
     if space.size < n:
         _search(space, k, surplus, n, None, into=graph)
