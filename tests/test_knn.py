@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -155,10 +156,11 @@ def test_the_result_depends_neither_on_tiles_nor_on_threads(monkeypatch):
     threads = torch.get_num_threads()
     graphs = []
     try:
-        for tile, count in ((1024, 1), (64, 2), (200, 1), (4096, 2)):
+        for tile, count in ((1024, 1), (64, 2), (200, 1), (40, 5), (4096, 2)):
             torch.set_num_threads(count)
             monkeypatch.setitem(module._TILE, "cpu", tile)
             graphs.append(knn(features, 20, device=CPU))
+            assert torch.get_num_threads() == count
     finally:
         torch.set_num_threads(threads)
     for graph in graphs[1:]:
@@ -222,6 +224,21 @@ def test_progress():
     knn(np.random.default_rng(0).normal(size=(3000, 4)), 3, device=CPU, progress=lambda *call: seen.append(call))
     assert seen[-1][0] == seen[-1][1]
     assert [call[0] for call in seen] == sorted({call[0] for call in seen})
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_interrupt_ends_all_threads(count, small_tiles):
+    def interrupt(done, total, note):
+        raise KeyboardInterrupt
+
+    threads, before = torch.get_num_threads(), threading.active_count()
+    try:
+        torch.set_num_threads(count)
+        with pytest.raises(KeyboardInterrupt):
+            knn(np.random.default_rng(0).normal(size=(1000, 4)), 3, device=CPU, progress=interrupt)
+    finally:
+        torch.set_num_threads(threads)
+    assert threading.active_count() == before
 
 
 def test_bad_input():
