@@ -43,7 +43,8 @@ def elfs_preset(
     from tasks import hardware
 
     datasets.get(dataset)
-    hardware.device(device)
+    if device not in ("auto", "cpu"):  # these two are always there: no need to load torch for what may all be cached
+        hardware.device(device)
     for name, values in (("fractions", fractions), ("seeds", seeds)):
         if not values:
             raise BadInput(f"{name} is empty.", remedy=f"give at least one, for example {name}={'[0.1]' if name == 'fractions' else '[0]'}")

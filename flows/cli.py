@@ -229,11 +229,17 @@ def show(
             continue
         indent = "  " + "  " * depth
         how = f"{step['finished']}, {step['seconds']:g} s, {step.get('device', '')}"
-        typer.secho(f"{indent}made by {step['task']} (version {step['version']}) {how}", bold=True)
+        typer.secho(f"{indent}made by {step['task']} ({_version(step)}) {how}", bold=True)
         for key, value in step["inputs"].items():
             typer.echo(f"{indent}  {key}: {_short(value)}")
         if depth == 0:
             typer.echo(f"{indent}  python {step['python']}, " + ", ".join(f"{k} {v}" for k, v in step["versions"].items()))
+
+
+def _version(step: dict[str, Any]) -> str:
+    from tasks.cache import UNCACHED
+
+    return "runs every time" if step["version"] == UNCACHED else f"version {step['version']}"
 
 
 def _short(value: Any) -> str:
@@ -245,8 +251,8 @@ def _short(value: Any) -> str:
         return f"{float.fromhex(value):g}"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{k}={_short(v)}" for k, v in value.items() if v is not None) + "}"
-    if isinstance(value, list) and len(value) > 6:
-        return f"[{', '.join(map(_short, value[:4]))}, … {len(value)} values]"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_short, value))}]" if len(value) <= 6 else f"[{', '.join(map(_short, value[:4]))}, … {len(value)} values]"
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, float):

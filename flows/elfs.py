@@ -13,10 +13,10 @@ from tasks.artifacts import Artifact
 from tasks.data.task import annotate, bring_embeddings, bring_pseudo_labels, load
 from tasks.embed.task import checkpoint_digest, embed, knn, normalise
 from tasks.hardware import trial_workers
-from tasks.report.task import report_elfs
+from tasks.report.task import draw, publish
 from tasks.score.task import record_dynamics
 from tasks.select.task import select
-from tasks.train.task import cluster, cluster_kmeans, clustering_report, hold_out, train_on, with_pseudo_labels
+from tasks.train.task import cluster, cluster_kmeans, hold_out, train_on, with_pseudo_labels
 
 __all__ = ["elfs"]
 
@@ -25,6 +25,11 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 
+
+SEARCH = (
+    "For each value: select and train on the pseudo-labels of 90 % of the samples, judge on those of the other 10 %. "
+    "No true label was used."
+)
 
 TRIALS: Any = ThreadPoolTaskRunner(max_workers=trial_workers())
 
@@ -140,7 +145,7 @@ def elfs(
     scores = recorded["scores"]
 
     cuts: dict[float, float] = {}
-    searches: dict[float, dict[float, list[float]]] = {}
+    searches: dict[float, dict[str, Any]] = {}
     for fraction in fractions:
         known = checks.mis_ratio_of(mis_ratio, preset, fraction)
         if known is None:
@@ -158,22 +163,23 @@ def elfs(
     for method in baselines:
         for fraction in (1.0,) if method == "full" else fractions:
             for each in seeds:
-                drawn = method == "random"  # a new draw for each seed; other baselines select once
-                chosen = select(train, method, fraction, params=checks.baseline_params(method, score), seed=each if drawn else seed,
+                redrawn = method == "random"  # for each seed; other baselines select once
+                chosen = select(train, method, fraction, params=checks.baseline_params(method, score), seed=each if redrawn else seed,
                                 scores=None if method in ("random", "full") else scores)  # fmt: skip
                 kept = annotate(train, chosen, f"{method}-{fraction:g}")
                 coresets.setdefault((method, fraction), kept)
                 trials.append((method, fraction, each, train_on.submit(train, kept, test, preset.training, each, device)))
 
-    return report_elfs(
-        dataset, train, labels, scores, score,
+    settings = checks.settings(preset, embeddings, pseudo_labels, score=score, seed=seed, upstream=upstream)
+    drawn = draw(
+        f"ELFS on {dataset}" + (" (upstream=True)" if upstream else ""), dataset, train, "elfs",
         trials=[(method, fraction, each, future.result()) for method, fraction, each, future in trials],
         coresets=[(method, fraction, kept) for (method, fraction), kept in coresets.items()],
-        clustering=clustering_report(train, labels, kmeans),
-        head_losses=None if clustered is None else clustered["losses"],
-        cuts=cuts, searches=searches, history=recorded["history"], upstream=upstream,
-        settings=checks.settings(preset, embeddings, pseudo_labels, score=score, seed=seed, upstream=upstream),
+        scores=scores, score=score, history=recorded["history"], settings=settings, searches=searches,
+        params={fraction: {"mis_ratio": cut} for fraction, cut in cuts.items()},
+        pseudo_labels=labels, kmeans=kmeans, head_losses=None if clustered is None else clustered["losses"],
     )  # fmt: skip
+    return publish(f"elfs-{dataset}", drawn, settings)
 
 
 def search_mis_ratio(
@@ -186,11 +192,11 @@ def search_mis_ratio(
     seed: int,
     seeds: int,
     device: str,
-) -> tuple[float, dict[float, list[float]]]:
+) -> tuple[float, dict[str, Any]]:
     """mis_ratio for one fraction, chosen without true labels: by accuracy on the pseudo-labels of a random hold-out.
 
     Returns:
-        the value, and the accuracies of each value tried.
+        the value, and the search for the report: every value tried with its accuracies.
     """
     held = hold_out(train, labels, share=0.1, seed=seed)
     futures = {}
@@ -200,4 +206,4 @@ def search_mis_ratio(
         futures[value] = [train_on.submit(train, kept, held["held"], preset.training, seed + each, device) for each in range(seeds)]
     tried = {value: [future.result().meta["last_accuracy"] for future in runs] for value, runs in futures.items()}
     best = max(tried, key=lambda value: sum(tried[value]))  # the first of equals: the smallest cut
-    return best, tried
+    return best, {"name": "mis_ratio", "tried": tried, "chosen": best, "judged_on": "held-out pseudo-labels", "text": SEARCH}

@@ -34,14 +34,20 @@ def run_flow(module: str, function: str, parameters: dict[str, Any], *, name: st
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     console = Console(stderr=True, no_color=plain or None, force_terminal=False if plain else None, highlight=False)
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")  # a busy machine needs longer than 20 s
+    from flows.server import temporary_server
+
     started = time.monotonic()
     try:
+        server = temporary_server()
         with _watched(console) as counts:
             from tasks.artifacts import store
 
             console.print(f"[bold]{name}[/]  store {store().uri}")
             flow = getattr(importlib.import_module(module), function)
-            result = flow(**_validated(flow, parameters))
+            given = _validated(flow, parameters)
+            if server is not None:
+                server.wait()
+            result = flow(**given)
     except KeyboardInterrupt:
         console.print("\n[yellow]stopped.[/] Finished steps and checkpoints are kept; the same command goes on from there.")
         return 130

@@ -73,6 +73,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "samples_seen": (pa.int64(),),
     },
     "table": {},
+    "report": {"name": (pa.string(),), "content": (pa.binary(),)},
 }
 SCHEMA_VERSION = 1
 

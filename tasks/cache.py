@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, ClassVar, ParamSpec, TypeVar
 
 from prefect import Task
-from prefect.cache_policies import CachePolicy
+from prefect.cache_policies import NO_CACHE, CachePolicy
 from prefect.filesystems import WritableFileSystem
 from prefect.locking.protocol import LockManager
 from prefect.serializers import Serializer
@@ -37,7 +37,9 @@ from pydantic import BaseModel, Field
 from tasks.artifacts import Artifact, Scratch, read_json, store
 from tasks.errors import ArtifactCorrupt
 
-__all__ = ["CachedTask", "Context", "cached_task", "canonical", "context", "why"]
+__all__ = ["UNCACHED", "CachedTask", "Context", "cached_task", "canonical", "context", "uncached_task", "why"]
+
+UNCACHED = "uncached"  # in place of a version, in the provenance of steps that always run
 
 log = logging.getLogger("tasks.cache")
 
@@ -350,7 +352,7 @@ def cached_task(
                 result = function(*args, **kwargs)
             finally:
                 _context.reset(token)
-            _record_provenance(current, payload, result, time.perf_counter() - start)
+            _record_provenance(key, payload, result, time.perf_counter() - start, **current.notes)
             return result
 
         task: CachedTask[P, R] = CachedTask(
@@ -368,20 +370,44 @@ def cached_task(
     return decorate
 
 
-def _record_provenance(current: Context, payload: dict[str, Any], result: Any, seconds: float) -> None:
+def uncached_task(*, name: str, run_name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """Decorator: a step that is cheap or looks at the outside world, hence runs every time; what it made is traced all the same."""
+
+    def decorate(function: Callable[P, R]) -> Task[P, R]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def body(*args: P.args, **kwargs: P.kwargs) -> R:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            inputs = {key: canonical(value) for key, value in sorted(bound.arguments.items())}
+            payload = {"task": name, "version": UNCACHED, "inputs": inputs}
+            start = time.perf_counter()
+            result = function(*args, **kwargs)
+            key = key_of({**payload, "outputs": [artifact.digest for artifact in artifacts_in(result)]})
+            if store().size(f"provenance/{key}.json") is None:
+                _record_provenance(key, payload, result, time.perf_counter() - start)
+            return result
+
+        return Task(fn=body, name=name, task_run_name=run_name, cache_policy=NO_CACHE)
+
+    return decorate
+
+
+def _record_provenance(key: str, payload: dict[str, Any], result: Any, seconds: float, **notes: Any) -> None:
     provenance = {
         **payload,
-        "key": current.key,
+        "key": key,
         "outputs": [artifact.model_dump() for artifact in artifacts_in(result)],
         "seconds": round(seconds, 3),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "versions": library_versions(),
-        **current.notes,
+        **notes,
     }
-    if reason := _damaged.get(current.key):
+    if reason := _damaged.get(key):
         provenance["recomputed_because"] = reason
-    store().write(f"provenance/{current.key}.json", json.dumps(provenance, indent=1, sort_keys=True).encode())
+    store().write(f"provenance/{key}.json", json.dumps(provenance, indent=1, sort_keys=True).encode())
 
 
 @functools.cache

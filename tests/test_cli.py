@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +21,6 @@ runner = CliRunner()
 
 
 def winnow(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    import os
-
     command = [sys.executable, "-c", "from flows.cli import main; main()", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **environment}, check=False)
 
@@ -92,3 +93,48 @@ def test_doctor(empty_store):
     broken = winnow("doctor", WINNOW_STORE="nonsense://x")
     assert broken.returncode == 1
     assert "set WINNOW_STORE" in broken.stdout
+
+
+@pytest.mark.parametrize(
+    ("files", "environment", "expected"),
+    [
+        ({}, {}, False),
+        ({"profiles.toml": 'active = "local"\n[profiles.local]\n'}, {}, False),
+        ({"profiles.toml": 'active = "lab"\n[profiles.lab]\nPREFECT_API_URL = "http://lab:4200/api"\n'}, {}, True),
+        ({"profiles.toml": "not toml ["}, {}, True),
+        ({}, {"PREFECT_API_URL": "http://lab:4200/api"}, True),
+        ({}, {"PREFECT_PROFILE": "lab"}, True),
+    ],
+)
+def test_a_server_of_the_user_s_is_never_bypassed(tmp_path, monkeypatch, files, environment, expected):
+    from flows.server import configured
+
+    for name in list(os.environ):
+        if name.startswith("PREFECT_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    for name, value in ({"PREFECT_HOME": str(tmp_path)} | environment).items():
+        monkeypatch.setenv(name, value)
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    assert configured() is expected
+
+
+@pytest.mark.server
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for child processes in /proc")
+def test_a_killed_run_leaves_no_server_behind(tmp_path):
+    """Without a server of the user's, a run starts its own; that ends with the run, even when nothing can be cleaned up."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment |= {"HOME": str(tmp_path), "WINNOW_STORE": str(tmp_path / "store"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    run = subprocess.Popen([sys.executable, "-m", "flows.cli", "run", "elfs/digits"], env=environment, stderr=subprocess.DEVNULL)
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
+    deadline = time.monotonic() + 60
+    while not children.read_text().split() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (server,) = children.read_text().split()
+    assert b"prefect.server" in Path(f"/proc/{server}/cmdline").read_bytes()
+    run.kill()
+    run.wait()
+    while Path(f"/proc/{server}/cmdline").exists() and Path(f"/proc/{server}/cmdline").read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{server}/cmdline").exists() or not Path(f"/proc/{server}/cmdline").read_bytes(), "the server is still there"

@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 
 RECORD = Path(__file__).parent / "task_versions.json"
-MODULES = ("tasks.embed.task", "tasks.train.task", "tasks.score.task", "tasks.select.task")
+MODULES = ("tasks.embed.task", "tasks.train.task", "tasks.score.task", "tasks.select.task", "tasks.report.task")
 
 
 def code_of(module: str) -> str:

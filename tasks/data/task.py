@@ -7,10 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from tasks.artifacts import Artifact, write
+from tasks.cache import uncached_task
 from tasks.errors import BadInput
 from tasks.progress import progress
 
@@ -21,11 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["annotate", "bring_embeddings", "bring_pseudo_labels", "load", "open_split", "rows_of"]
 
-# These tasks are cheap and look at the outside world, so they always run; what they write is named after its content, and all that
-# follows stays cached as long as that is the same.
+# What these tasks write is named after its content, so all that follows stays cached as long as that is the same.
 
 
-@task(name="load", task_run_name="load-{dataset}-{split}", cache_policy=NO_CACHE)
+@uncached_task(name="load", run_name="load-{dataset}-{split}")
 def load(dataset: str, split: str = "train", labels: bool = False, options: dict[str, Any] | None = None) -> Artifact:
     """The samples of one split, with a checksum of each image; with labels only when a labelled method or an evaluation asks for them."""
     with progress(f"load {dataset}/{split}") as tell:
@@ -92,7 +89,7 @@ def rows_of(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return rows
 
 
-@task(name="annotate", task_run_name="annotate-{purpose}", cache_policy=NO_CACHE)
+@uncached_task(name="annotate", run_name="annotate-{purpose}")
 def annotate(samples: Artifact, coreset: Artifact, purpose: str = "coreset") -> Artifact:
     """The coreset with its true labels: the step at which labels are paid for, and the only one that sees them before evaluation."""
     split = open_split(samples)
@@ -107,7 +104,7 @@ def with_labels(coreset: Artifact, labels: np.ndarray) -> Artifact:
     return write("coreset", {**columns, "label": labels.astype("int32")}, meta=coreset.meta)
 
 
-@task(name="bring-embeddings", task_run_name="bring-embeddings", cache_policy=NO_CACHE)
+@uncached_task(name="bring-embeddings", run_name="bring-embeddings")
 def bring_embeddings(samples: Artifact, path: str) -> Artifact:
     """A user's own embeddings (Parquet, npy or npz), one row a sample in the dataset's order, or with an ``id`` column or array."""
     import numpy as np
@@ -123,7 +120,7 @@ def bring_embeddings(samples: Artifact, path: str) -> Artifact:
     return write("embeddings", {"id": ids, "vector": stored}, meta={"embedder": Path(path).name})
 
 
-@task(name="bring-pseudo-labels", task_run_name="bring-pseudo-labels", cache_policy=NO_CACHE)
+@uncached_task(name="bring-pseudo-labels", run_name="bring-pseudo-labels")
 def bring_pseudo_labels(samples: Artifact, path: str) -> Artifact:
     """A user's own pseudo-labels (Parquet, npy or npz): one cluster number a sample, in the dataset's order or with ids."""
     import numpy as np

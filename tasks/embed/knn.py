@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from tasks import hardware
+from tasks.embed.graph import Graph
 from tasks.errors import BadInput
 
 __all__ = ["UPSTREAM_CHUNK", "UPSTREAM_CHUNK_ABOVE", "Graph", "knn"]
@@ -28,22 +29,6 @@ _SPARE = 8  # candidates kept beyond k, so that rounding rarely decides who is a
 _TILE = {"cpu": 1024, "cuda": 8192}  # rows and columns of a tile: in a core's cache, large enough to fill a GPU
 _GROUP = 8  # candidates whose maximum bounds a row's k-th best from below
 _UNIT = 2.0**-24  # unit roundoff of float32
-
-
-@dataclass(frozen=True)
-class Graph:
-    """Neighbours of each sample, nearest first.
-
-    Attributes:
-        neighbours: (N, k) int32, rows of the features.
-        similarity: (N, k) float32, descending; the cosine, or minus the Euclidean distance.
-    """
-
-    neighbours: np.ndarray
-    similarity: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.neighbours)
 
 
 def knn(

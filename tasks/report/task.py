@@ -1,9 +1,10 @@
-"""Task of the report stage: everything that a run found, as a table, a Prefect artifact and a self-contained HTML file."""
+"""Tasks of the report stage: everything that a run found, as a table, a Prefect artifact and a self-contained HTML file."""
 
 from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,89 +12,132 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.artifacts import Artifact, store, write
-from tasks.cache import library_versions, provenances
+from tasks.cache import cached_task, library_versions, provenances
 from tasks.data.task import open_split, rows_of
-from tasks.hardware import describe, device
 from tasks.progress import progress
 
 if TYPE_CHECKING:
-    from tasks.report.html import Report, Section
+    from tasks.report.html import Section
 
-__all__ = ["report_elfs"]
+__all__ = ["draw", "publish"]
 
 log = logging.getLogger("tasks.report")
 
 
 BEST_EPOCH = "The published code reports the best test accuracy of a run, which chooses the epoch by test labels."
 
+REPORT = ("tasks.report.html", "tasks.report.montage", "tasks.report.plots", "tasks.report.tables", "tasks.train.metrics")
 
-@task(name="report", task_run_name="report-{dataset}", cache_policy=NO_CACHE)
-def report_elfs(
+
+@cached_task(version="1", name="report", run_name="report-{dataset}", modules=REPORT)
+def draw(
+    title: str,
     dataset: str,
     train: Artifact,
-    labels: Artifact,
-    scores: Artifact,
-    score: str,
+    method: str,
     *,
     trials: list[tuple[str, float, int, Artifact]],
     coresets: list[tuple[str, float, Artifact]],
-    clustering: dict[str, dict[str, float]],
-    head_losses: Artifact | None,
-    cuts: dict[float, float],
-    searches: dict[float, dict[float, list[float]]],
+    scores: Artifact,
+    score: str,
     history: Artifact,
+    params: dict[float, dict[str, Any]],
     settings: dict[str, Any],
-    upstream: bool,
-) -> Artifact:
-    """The trials as a table artifact; the report of an ELFS run is published on the way."""
-    from tasks.report.html import Report
+    searches: dict[float, dict[str, Any]] | None = None,
+    pseudo_labels: Artifact | None = None,
+    kmeans: Artifact | None = None,
+    head_losses: Artifact | None = None,
+) -> dict[str, Artifact]:
+    """The trials as a table, and the report of a run: its HTML page and its Markdown for the UI.
+
+    Args:
+        title: of the report.
+        dataset: its name.
+        train: the samples that were selected from.
+        method: the selector that the run is about; the others are its baselines.
+        trials: method, fraction, seed and metrics of every training.
+        coresets: method, fraction and annotated coreset, one each.
+        scores: of the samples; ``score`` is the one selected by.
+        history: of the training that the scores were recorded in.
+        params: the selector's parameters by fraction.
+        settings: all that the run was made with.
+        searches: by fraction: ``name`` of what was searched, ``tried`` values and their accuracies, the ``chosen`` one, ``judged_on``.
+        pseudo_labels: clusters in place of labels.
+        kmeans: their baseline.
+        head_losses: of the cluster heads.
+
+    Returns:
+        ``trials`` and ``report``.
+    """
+    from tasks.report.html import Report, markdown_report, render_report
     from tasks.report.plots import accuracy_curve
     from tasks.report.tables import accuracy_table, cost_table, difference_table, summarise, to_csv, verdicts
 
     with progress("report"):
-        seconds = {output["digest"]: step["seconds"] for step in provenances() for output in step["outputs"]}
-        runs = [_trial(*trial, seconds.get(trial[3].digest)) for trial in trials]
+        made = {output["digest"]: step for step in provenances() for output in step["outputs"]}
+        steps = [made.get(trial[3].digest, {}) for trial in trials]
+        runs = [_trial(*trial, step.get("seconds")) for trial, step in zip(trials, steps, strict=True)]
+        rows = summarise(runs)
+        found = verdicts(rows, method=method)
         # wall-clock times stay out of it, so that equal results have equal digests
         table = write(
-            "table", {name: [run[name] for run in runs] for name in runs[0] if name != "seconds"}, meta={"flow": "elfs", "dataset": dataset}
+            "table",
+            {name: [run[name] for run in runs] for name in runs[0] if name != "seconds"},
+            meta={"dataset": dataset, "verdicts": list(found)},
         )
-        rows = summarise(runs)
         sections = [
             _section("Accuracy", "", [accuracy_curve(rows)], difference_table(rows)),
-            _section(
-                "Best epoch",
-                BEST_EPOCH,
-                [],
-                accuracy_table(rows, accuracy="best"),
-            ),
-            *_clustering_sections(labels, clustering, head_losses, upstream),
-            *_search_sections(searches, cuts),
-            *_selection_sections(train, labels, scores, score, coresets, cuts),
+            _section("Best epoch", BEST_EPOCH, [], accuracy_table(rows, accuracy="best")),
+            *_clustering_sections(train, pseudo_labels, kmeans, head_losses),
+            *_search_sections(searches or {}),
+            *_selection_sections(train, pseudo_labels, scores, score, [(f, kept) for name, f, kept in coresets if name == method], params),
             _section("Proxy training", "", [_training(history)]),
             _section("Cost", "Measured when each training ran; a cached one keeps its figure.", [], cost_table(rows)),
         ]
-        title = f"ELFS on {dataset}" + (" (upstream=True)" if upstream else "")
+        devices = Counter(step["device"] for step in steps if "device" in step)
         report = Report(
             title=title,
             subtitle=" · ".join(
-                [f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", f"{train.rows:,} training samples", settings["embedder"], describe(device())]
+                [
+                    f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+                    f"{train.rows:,} training samples",
+                    *(name for name, _ in devices.most_common(1)),
+                ]
             ),
-            verdicts=verdicts(rows, method="elfs"),
+            verdicts=found,
             table=accuracy_table(rows),
             sections=[section for section in sections if section is not None],
             provenance={
                 "Parameters": settings,
-                "Artifacts": _artifacts(train, labels, scores, coresets, table),
+                "Artifacts": _artifacts(train, pseudo_labels, scores, coresets, table),
                 "Versions": library_versions(),
             },
             csv=to_csv(rows),
         )
-        name = "".join(c if c.isascii() and c.isalnum() else "-" for c in dataset)
-        file = publish(report, f"elfs-{name}-{table.digest[:8]}")
+        pages = {"html": render_report(report).encode(), "markdown": markdown_report(report).encode()}
+    return {"trials": table, "report": write("report", {"name": list(pages), "content": list(pages.values())})}
+
+
+@task(name="publish", task_run_name="publish-{name}", cache_policy=NO_CACHE)
+def publish(name: str, drawn: dict[str, Artifact], settings: dict[str, Any]) -> Artifact:
+    """Put the HTML file into the store's reports and the report into Prefect's UI; returns the trials."""
+    from prefect.artifacts import create_markdown_artifact
+
+    trials, columns = drawn["trials"], drawn["report"].table().to_pydict()
+    pages = dict(zip(columns["name"], columns["content"], strict=True))
+    key = "".join(c if c.isascii() and c.isalnum() else "-" for c in name.lower()).strip("-")  # the UI keeps the versions of a key
+    file = f"reports/{key}-{trials.digest[:8]}.html"
+    store().write(file, pages["html"])
     store().write(
-        f"results/{table.digest}.json", json.dumps({"digest": table.digest, "report": file, "settings": settings}, indent=1).encode()
+        f"results/{trials.digest}.json", json.dumps({"digest": trials.digest, "report": file, "settings": settings}, indent=1).encode()
     )
-    return table.model_copy(update={"meta": {**table.meta, "report": file, "verdicts": list(report.verdicts)}})
+    create_markdown_artifact(
+        pages["markdown"].decode(), key=key, description="Result table, accuracy curve, clustering, selection, provenance"
+    )
+    for verdict in trials.meta["verdicts"]:
+        log.info("%s", verdict)
+    log.info("report: %s", store().path(file))
+    return trials.model_copy(update={"meta": {**trials.meta, "report": file}})
 
 
 def _trial(method: str, fraction: float, seed: int, metrics: Artifact, seconds: float | None) -> dict[str, Any]:
@@ -116,50 +160,78 @@ def _section(heading: str, text: str, pictures: list[Any], table: Any = None) ->
 
 
 def _clustering_sections(
-    labels: Artifact, clustering: dict[str, dict[str, float]], head_losses: Artifact | None, upstream: bool
+    train: Artifact, pseudo_labels: Artifact | None, kmeans: Artifact | None, head_losses: Artifact | None
 ) -> list[Section | None]:
+    """Agreement of pseudo-labels with true labels, where these exist: reported, never used."""
     from tasks.report.plots import clustering_bars
     from tasks.report.plots import head_losses as draw_losses
+    from tasks.train.metrics import clustering_metrics
 
+    if pseudo_labels is None:
+        return []
     pictures = []
-    if clustering:
-        pictures.append(clustering_bars({name: {key: value / 100 for key, value in found.items()} for name, found in clustering.items()}))
+    truth = open_split(train).truth
+    if truth is not None:
+        clusterings = {"pseudo-labels": pseudo_labels} | ({} if kmeans is None else {"k-means": kmeans})
+        pictures.append(
+            clustering_bars(
+                {
+                    name: {key: value / 100 for key, value in clustering_metrics(labels.numpy("cluster"), truth).items()}
+                    for name, labels in clusterings.items()
+                }
+            )
+        )
     if head_losses is not None:
         losses = head_losses.numpy("loss").reshape(head_losses.meta["epochs"], head_losses.meta["heads"])
         pictures.append(draw_losses(losses, head_losses.meta["head"]))
-    used = labels.meta.get("used")
-    text = [f"{used} of {labels.meta['clusters']} clusters are used."] if used is not None else ["The pseudo-labels were brought along."]
+    used = pseudo_labels.meta.get("used")
+    text = [
+        f"{used} of {pseudo_labels.meta['clusters']} clusters are used." if used is not None else "The pseudo-labels were brought along."
+    ]
     if head_losses is not None:
-        if upstream:
-            text.append(f"Epoch {labels.meta['epoch'] + 1} was chosen by TEST LABELS, as the published code does: not a label-free result.")
+        if pseudo_labels.meta["oracle"]:
+            text.append(
+                f"Epoch {pseudo_labels.meta['epoch'] + 1} was chosen by TEST LABELS, as the published code does: not a label-free result."
+            )
         else:
-            text.append(f"Head and epoch ({labels.meta['epoch'] + 1}) were chosen by training loss; true labels were not seen.")
+            text.append(f"Head and epoch ({pseudo_labels.meta['epoch'] + 1}) were chosen by training loss; true labels were not seen.")
     return [_section("Pseudo-labels", " ".join(text), pictures)]
 
 
-def _search_sections(searches: dict[float, dict[float, list[float]]], cuts: dict[float, float]) -> list[Section | None]:
+def _search_sections(searches: dict[float, dict[str, Any]]) -> list[Section | None]:
+    """One section a search: a curve over numbers, a table over settings of several parameters."""
     from tasks.report.plots import search_curve
-    from tasks.report.tables import percent
+    from tasks.report.tables import Table, mean_sd, percent
 
-    pictures = [
-        search_curve(
-            list(tried),
-            list(tried.values()),
-            cuts[fraction],
-            name=f"mis_ratio at {percent(fraction)} kept",
-            judged_on="held-out pseudo-labels",
-        )
-        for fraction, tried in searches.items()
-    ]
-    text = (
-        "For each value: select and train on the pseudo-labels of 90 % of the samples, judge on those of the other 10 %. "
-        "No true label was used."
-    )
-    return [_section("Search for mis_ratio", text, pictures)]
+    sections = []
+    for fraction, search in searches.items():
+        tried, chosen, name = search["tried"], search["chosen"], f"{search['name']} at {percent(fraction)} kept"
+        picture, table = [], None
+        if isinstance(chosen, int | float):
+            picture = [search_curve(list(tried), list(tried.values()), chosen, name=name, judged_on=search["judged_on"])]
+        else:
+            best_first = sorted(tried, key=lambda value: (value != chosen, -sum(tried[value]) / len(tried[value])))
+            cells = tuple((value, mean_sd(*_mean_sd(tried[value]))) for value in best_first)
+            table = Table(
+                (search["name"], f"accuracy on {search['judged_on']} (%)"), cells, "The chosen one comes first.", frozenset({(0, 1)})
+            )
+        sections.append(_section(f"Search for {name}", search["text"], picture, table))
+    return sections
+
+
+def _mean_sd(values: list[float]) -> tuple[float, float | None]:
+    import statistics
+
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def _selection_sections(
-    train: Artifact, labels: Artifact, scores: Artifact, score: str, coresets: list[tuple[str, float, Artifact]], cuts: dict[float, float]
+    train: Artifact,
+    pseudo_labels: Artifact | None,
+    scores: Artifact,
+    score: str,
+    coresets: list[tuple[float, Artifact]],
+    params: dict[float, dict[str, Any]],
 ) -> list[Section | None]:
     from tasks.report.montage import selection_montage
     from tasks.report.plots import class_balance, score_histogram
@@ -168,11 +240,19 @@ def _selection_sections(
 
     split = open_split(train)
     ids, values, higher = scores.numpy("id"), scores.numpy(score), HIGHER_IS[score]
-    ours = sorted((fraction, coreset) for method, fraction, coreset in coresets if method == "elfs")
-    kept = {f"{percent(fraction)} kept, mis_ratio {cuts[fraction]:g}": rows_of(ids, coreset.numpy("id")) for fraction, coreset in ours}
+    ours = sorted(coresets, key=lambda each: each[0])
+    kept = {}
+    for fraction, coreset in ours:
+        chosen = "".join(f", {name} {value:g}" for name, value in params.get(fraction, {}).items() if isinstance(value, int | float))
+        kept[f"{percent(fraction)} kept{chosen}"] = rows_of(ids, coreset.numpy("id"))
     smallest, coreset = ours[0]
-    clusters = labels.numpy("cluster")[rows_of(labels.numpy("id"), ids)]
     found = coreset.numpy("label")
+    if pseudo_labels is not None:
+        shown = pseudo_labels.numpy("cluster")[rows_of(pseudo_labels.numpy("id"), ids)]
+        names = [f"cluster {i}" for i in range(int(shown.max()) + 1)]
+        note = " The numbers under the images are pseudo-labels, which are not class names."
+    else:
+        shown, names, note = split.labels()[rows_of(split.ids, ids)], list(split.classes), ""
     pictures = [
         score_histogram(values, kept, score_name=score.upper() if score == "aum" else score, higher_is=higher),
         class_balance(found, split.classes, dataset=split.truth),
@@ -181,16 +261,13 @@ def _selection_sections(
             rows_of(ids, coreset.numpy("id")),
             ids,
             scores=values,
-            labels=clusters,
+            labels=shown,
             score_name=score,
             higher_is=higher,
-            classes=[f"cluster {i}" for i in range(int(clusters.max()) + 1)],
+            classes=names,
         ),
     ]
-    text = (
-        f"Class balance and montage show the coreset of {percent(smallest)}, {len(found):,} samples. "
-        "The numbers under the images are pseudo-labels, which are not class names."
-    )
+    text = f"Class balance and montage show the coreset of {percent(smallest)}, {len(found):,} samples.{note}"
     return [_section("Selection", text, pictures)]
 
 
@@ -202,28 +279,9 @@ def _training(history: Artifact) -> Any:
 
 
 def _artifacts(
-    train: Artifact, labels: Artifact, scores: Artifact, coresets: list[tuple[str, float, Artifact]], table: Artifact
+    train: Artifact, pseudo_labels: Artifact | None, scores: Artifact, coresets: list[tuple[str, float, Artifact]], table: Artifact
 ) -> dict[str, str]:
-    named = {"samples": train, "pseudo-labels": labels, "scores": scores, "trials": table}
+    named = {"samples": train, "scores": scores, "trials": table}
+    named |= {} if pseudo_labels is None else {"pseudo-labels": pseudo_labels}
     named |= {f"coreset {method} {fraction:g}": coreset for method, fraction, coreset in coresets}
     return {name: artifact.digest for name, artifact in named.items()}
-
-
-def publish(report: Report, name: str) -> str:
-    """Write the HTML file into the store and attach the report to the run in Prefect's UI; returns the file's name in the store."""
-    from prefect.artifacts import create_markdown_artifact
-    from prefect.context import TaskRunContext
-
-    from tasks.report.html import markdown_report, render_report
-
-    file = f"reports/{name}.html"
-    store().write(file, render_report(report).encode())
-    if TaskRunContext.get() is not None:
-        key = name.lower().rpartition("-")[0].strip("-")  # one key a dataset: the UI keeps its versions
-        create_markdown_artifact(
-            markdown_report(report), key=key, description="Result table, accuracy curve, clustering, selection, provenance"
-        )
-    for verdict in report.verdicts:
-        log.info("%s", verdict)
-    log.info("report: %s", store().path(file))
-    return file

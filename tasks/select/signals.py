@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.embed.knn import Graph
+from tasks.embed.graph import Graph
 from tasks.errors import BadInput, MissingSignal
 from tasks.score import HIGHER_IS
 

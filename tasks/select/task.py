@@ -47,7 +47,7 @@ def select(
     """
     import numpy as np
 
-    from tasks.embed.knn import Graph
+    from tasks.embed.graph import Graph
     from tasks.hardware import seed_sequence
     from tasks.select.signals import Signals
 

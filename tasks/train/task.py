@@ -6,8 +6,6 @@ import logging
 from typing import Any
 
 import pyarrow as pa
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from tasks.artifacts import Artifact, write
 from tasks.cache import cached_task, context
@@ -17,7 +15,7 @@ from tasks.progress import progress
 from tasks.registry import networks
 from tasks.train.recipe import Recipe
 
-__all__ = ["cluster", "cluster_kmeans", "clustering_report", "hold_out", "train_on", "with_pseudo_labels"]
+__all__ = ["cluster", "cluster_kmeans", "hold_out", "train_on", "with_pseudo_labels"]
 
 log = logging.getLogger("tasks.train")
 
@@ -115,20 +113,6 @@ def cluster_kmeans(embeddings: Artifact, classes: int, *, seed: int = 0) -> Arti
         "head": np.full(n, -1, np.int32),
     }
     return write("pseudo_labels", columns, meta={"clusters": classes, "used": len(np.unique(labels))})
-
-
-@task(name="clustering-report", task_run_name="clustering-report", cache_policy=NO_CACHE)
-def clustering_report(samples: Artifact, pseudo_labels: Artifact, kmeans: Artifact | None = None) -> dict[str, dict[str, float]]:
-    """Agreement of pseudo-labels with true labels, where these exist: reported, never used."""
-    from tasks.train.metrics import clustering_metrics
-
-    split = open_split(samples)
-    if split.truth is None:
-        return {}
-    found = {"pseudo-labels": clustering_metrics(pseudo_labels.numpy("cluster"), split.truth)}
-    if kmeans is not None:
-        found["k-means"] = clustering_metrics(kmeans.numpy("cluster"), split.truth)
-    return found
 
 
 @cached_task(version="1", name="hold-out", run_name="hold-out")

@@ -1,0 +1,117 @@
+"""A Prefect API of a run's own, for who has set up no server.
+
+Prefect starts such a server itself, but only once it is imported, waits for it idly, and leaves it behind when the run is killed. This
+one starts while the run still loads its libraries, and ends with the run however that ends: it watches a pipe that the kernel closes.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+import urllib.request
+from pathlib import Path
+
+from tasks.errors import WinnowError
+
+__all__ = ["Server", "ServerFailed", "configured", "temporary_server"]
+
+# In the server's process: serve until the pipe to the run is closed.
+_SERVE = """
+import os, sys, threading
+
+def watch():
+    sys.stdin.read()
+    os._exit(0)
+
+threading.Thread(target=watch, daemon=True).start()
+import uvicorn
+uvicorn.run("prefect.server.api.server:create_app", factory=True, host="127.0.0.1", port=int(sys.argv[1]), log_level="error")
+"""
+
+
+class ServerFailed(WinnowError):
+    """Prefect's server did not start."""
+
+
+def configured() -> bool:
+    """Whether the user may have chosen a server; then it is Prefect that decides.
+
+    Prefect would tell, but not before it is loaded, and a server must be under way by then.
+    """
+    if any(os.environ.get(name) for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_SERVER_EPHEMERAL_ENABLED")):
+        return True
+    if any(Path(name).exists() for name in ("prefect.toml", ".env")):
+        return True
+    home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
+    profiles = Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml").expanduser()
+    try:
+        known = tomllib.loads(profiles.read_text())
+        return "PREFECT_API_URL" in known.get("profiles", {}).get(known.get("active", ""), {})
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        return True
+
+
+def temporary_server(timeout: float = 120) -> Server | None:
+    """Start a server in the background and make Prefect, not yet imported, use it; None where the user may have one.
+
+    It stops when this process ends, after Prefect has sent it the last log lines.
+    """
+    if configured() or "prefect" in sys.modules:
+        return None
+    server = Server(timeout)
+    os.environ |= {"PREFECT_API_URL": f"http://127.0.0.1:{server.port}/api", "PREFECT_SERVER_EPHEMERAL_ENABLED": "false"}
+    atexit.register(server.stop)  # last in, first out: Prefect registers its own later
+    return server
+
+
+class Server:
+    """A server process, on its way up."""
+
+    def __init__(self, timeout: float) -> None:
+        self.deadline = time.monotonic() + timeout
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _SERVE, str(self.port)],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is the run's: it still has to say how it ended
+            # as Prefect starts its own: no pages, no scheduler
+            env=os.environ | {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
+        )
+
+    def wait(self) -> None:
+        """Return when the server answers.
+
+        Raises:
+            ServerFailed: it has ended, or not answered in time.
+        """
+        while time.monotonic() < self.deadline and self.process.poll() is None:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/api/health", timeout=2):
+                    return
+            except OSError:
+                time.sleep(0.05)
+        self.stop()
+        assert self.process.stderr is not None
+        said = self.process.stderr.read().decode(errors="replace").strip().splitlines()[-3:]
+        raise ServerFailed(
+            f"Prefect's temporary server did not start: {' '.join(said) or 'no answer'}",
+            remedy="run `winnow doctor`, or start one (`prefect server start`) and export PREFECT_API_URL=http://127.0.0.1:4200/api",
+        )
+
+    def stop(self) -> None:
+        self.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(5)
+        self.process.kill()
+        self.process.wait()
