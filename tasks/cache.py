@@ -80,9 +80,11 @@ class ArtifactPolicy(CachePolicy):
 
     version: str = "1"
     ignore: tuple[str, ...] = ()
+    seen_as: dict[str, Callable[[Any], Any]] = field(default_factory=dict)
 
     def payload(self, task: str, inputs: dict[str, Any]) -> dict[str, Any]:
-        kept = {name: canonical(value) for name, value in sorted(inputs.items()) if name not in self.ignore}
+        seen = {name: self.seen_as[name](value) if name in self.seen_as else value for name, value in inputs.items()}
+        kept = {name: canonical(value) for name, value in sorted(seen.items()) if name not in self.ignore}
         return {"task": task, "version": self.version, "inputs": kept}
 
     def compute_key(self, task_ctx: Any, inputs: dict[str, Any], flow_parameters: dict[str, Any], **_: Any) -> str:
@@ -323,7 +325,13 @@ class CachedTask(Task[P, R]):
 
 
 def cached_task(
-    *, version: str, name: str, run_name: str | Callable[[], str], ignore: tuple[str, ...] = (), modules: tuple[str, ...] = ()
+    *,
+    version: str,
+    name: str,
+    run_name: str | Callable[[], str],
+    ignore: tuple[str, ...] = (),
+    seen_as: dict[str, Callable[[Any], Any]] | None = None,
+    modules: tuple[str, ...] = (),
 ) -> Callable[[Callable[P, R]], CachedTask[P, R]]:
     """Decorator: a function from artifacts and plain values to artifacts, computed once per content of its inputs.
 
@@ -332,9 +340,12 @@ def cached_task(
         name: the task's name in keys, logs and the UI.
         run_name: name of each run, a template over the parameters.
         ignore: parameters that cannot change the result (device, batch size of inference, …).
+        seen_as: parameter to a function that leaves of its value what can change the result.
         modules: modules whose code decides the result, beside the one of the function.
     """
-    policy = ArtifactPolicy(version=version, ignore=ignore).configure(lock_manager=_locks, isolation_level=IsolationLevel.SERIALIZABLE)
+    policy = ArtifactPolicy(version=version, ignore=ignore, seen_as=seen_as or {}).configure(
+        lock_manager=_locks, isolation_level=IsolationLevel.SERIALIZABLE
+    )
 
     def decorate(function: Callable[P, R]) -> CachedTask[P, R]:
         signature = inspect.signature(function)

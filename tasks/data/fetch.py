@@ -22,9 +22,12 @@ from pathlib import Path
 from tasks.data.index import file_md5
 from tasks.errors import BadInput, MissingData
 
-__all__ = ["Published", "obtain", "unpack", "verify_digests"]
+__all__ = ["UNVERIFIED", "Published", "obtain", "unpack", "verify_digests"]
 
 log = logging.getLogger("tasks.data")
+
+# how a user says that files of other content are meant, in Python and in a flow
+UNVERIFIED = """verify=False (in a flow: -p 'dataset_options={"verify": false}')"""
 
 _DAMAGED = (EOFError, tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
 _SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip", ".gz", ".xz")
@@ -100,7 +103,7 @@ def obtain(dataset: str, published: Published, folder: Path, holds: Sequence[str
         raise BadInput(
             f"{dataset}: {archive} ({megabytes(archive.stat().st_size)}) is not the published file ({megabytes(published.size)}): "
             f"its md5 is {found}, not {published.md5}. A cut-off download looks like this.",
-            remedy=f"delete it and run again, or download {published.urls[0]} by hand; verify=False accepts it as it is",
+            remedy=f"delete it and run again, or download {published.urls[0]} by hand; {UNVERIFIED} accepts it as it is",
         )
     if published.filename not in holds:
         log.info("%s: unpacking %s", dataset, archive)
@@ -227,5 +230,5 @@ def verify_digests(dataset: str, folder: Path, published: Mapping[str, str]) -> 
         raise BadInput(
             f"{dataset}: files in {folder} differ from the published ones: {', '.join(differing)} "
             f"({name} has md5 {found}, not {published[name]}).",
-            remedy="delete them to fetch the published ones, or pass verify=False to accept them (for re-made files)",
+            remedy=f"delete them to fetch the published ones, or pass {UNVERIFIED} to accept them (for re-made files)",
         )

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import scipy.io
 
-from tasks.data.fetch import Published, damaged, extract_tar, obtain, unpack
+from tasks.data.fetch import UNVERIFIED, Published, damaged, extract_tar, obtain, unpack
 from tasks.data.index import file_md5
 from tasks.data.load import check_count, check_split, data_folder
 from tasks.data.split import Encoded, FileImages, Split, channel_statistics, readable_suffixes
@@ -351,7 +351,7 @@ def _imagenet_archive(folder: Path, part: str, verify: bool) -> Path:
         if found != md5:
             raise BadInput(
                 f"imagenet: {archive} has md5 {found}, not {md5}. A download that was cut off looks like this.",
-                remedy="download it again; verify=False accepts it as it is",
+                remedy=f"download it again; {UNVERIFIED} accepts it as it is",
             )
     return archive
 

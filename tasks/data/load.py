@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from tasks.data.fetch import UNVERIFIED
 from tasks.data.split import Split
 from tasks.errors import BadInput
 from tasks.hardware import data_root
@@ -90,5 +91,5 @@ def check_count(name: str, split: str, found: int, folder: Path, *, expected: in
     if found != expected:
         raise BadInput(
             f"{name}/{split}: {found:,} images in {folder}, the published split has {expected:,}.",
-            remedy="unpack or fetch it again (an interrupted run leaves a part), or pass verify=False to use what is there",
+            remedy=f"unpack or fetch it again (an interrupted run leaves a part), or pass {UNVERIFIED} to use what is there",
         )

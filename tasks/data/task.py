@@ -169,7 +169,7 @@ def _table(path: str, ids: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
     if not candidates or candidates[0] not in arrays:
         raise BadInput(
             f"{file}: which of its arrays? It has {', '.join(arrays) or 'none'}; expected one of {', '.join(names)}.",
-            remedy=f"name it: {file}#{next(iter(arrays), names[0])}",
+            remedy=f"name it: {file}#{next((name for name in arrays if name != 'id'), names[0])}",
         )
     values = arrays[candidates[0]]
     if "id" in arrays:

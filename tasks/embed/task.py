@@ -37,11 +37,22 @@ def checkpoint_digest(embedder: str) -> str | None:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _without_path(embedder: str) -> str:
+    """An embedder's name without the checkpoint's path: its content is in the key, where it lies is not."""
+    from tasks.embed.weights import local_checkpoint
+
+    if local_checkpoint(embedder) is None:
+        return embedder
+    family, _, rest = embedder.partition(":")
+    return f"{family}:{rest.rpartition('@')[0]}" if family == "network" else family
+
+
 @cached_task(
-    version="1",
+    version="2",
     name="embed",
     run_name="embed-{embedder}",
     ignore=("device", "batch_size"),
+    seen_as={"embedder": _without_path},
     modules=("tasks.embed.encoder", "tasks.embed.preprocess", "tasks.embed.weights", *embedders.modules()),
 )
 def embed(
@@ -81,7 +92,7 @@ def embed(
     starts = range(0, len(split), SHARD)
     with leased_device(device) as where, progress(f"embed {embedder.rpartition('/')[2]}") as tell:
         dtype = compute_dtype(where)
-        context().notes |= {"device": describe(where), "dtype": str(dtype), "seed": seed}
+        context().notes |= {"device": describe(where), "dtype": str(dtype), "seed": seed, "embedder": embedder}
         log.info("embed %s: %s on %s, %s", samples, embedder, describe(where), dtype)
         found = [i for i in range(len(starts)) if (state := scratch.load(f"shard-{i:05d}")) is not None and len(state["vector"])]
         encoder = None

@@ -16,13 +16,16 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from tasks.data.fetch import megabytes, offline
 from tasks.errors import BadInput, MissingData
 from tasks.hardware import data_root
+
+if TYPE_CHECKING:  # a flow asks for a checkpoint's digest before it knows whether anything needs torch
+    import torch
 
 __all__ = ["Published", "load", "local_checkpoint", "obtain", "read", "weights_folder"]
 
@@ -99,6 +102,7 @@ def obtain(embedder: str, published: Published, *, size: int | None = None) -> P
     Raises:
         MissingData: it is not on disk and cannot be fetched; names file, folder and address.
     """
+
     found = _on_disk(published)
     if found is None:
         if reason := offline(download=True) or ("" if published.url or published.hub else "they are not published"):
@@ -122,10 +126,14 @@ def _on_disk(published: Published) -> Path | None:
 
 
 def _torch_cache() -> Path:
+    import torch
+
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def _fetch(embedder: str, published: Published, size: int | None) -> Path:
+    import torch
+
     reasons = []
     about = f"about {megabytes(size)}" if size else "size not known beforehand"
     if published.url:
@@ -191,6 +199,8 @@ def read(path: Path) -> dict[str, torch.Tensor]:
         MissingData: no such file.
         BadInput: damaged, or not a state dict.
     """
+    import torch
+
     if not path.is_file():
         raise MissingData(
             f"{path}: no such checkpoint file.", remedy=f"check the path; bare file names are looked for in {weights_folder()}, too"
@@ -214,6 +224,8 @@ def read(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _content(path: Path) -> Mapping:
+    import torch
+
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as archive:
             return {name: torch.from_numpy(archive[name]) for name in archive.files}

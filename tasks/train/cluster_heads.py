@@ -708,14 +708,14 @@ def predict(state: Mapping[str, Any], features: np.ndarray, *, device: torch.dev
     return labels, confidence
 
 
-def kmeans_labels(features: np.ndarray, classes: int, *, seed: int = 0, restarts: int = 2) -> np.ndarray:
+def kmeans_labels(features: np.ndarray, classes: int, *, seed: int = 0, restarts: int | None = None) -> np.ndarray:
     """The baseline: k-means clusters of the embeddings, best of ``restarts`` runs by inertia.
 
     Args:
         features: (N, D) float32 or float16.
         classes: number of clusters, at most N.
         seed: of the starting centres.
-        restarts: runs.
+        restarts: runs; default 10, or 1 where N·classes·D is beyond 10¹⁰ (ImageNet: hours each).
 
     Returns:
         (N,) int32.
@@ -729,6 +729,8 @@ def kmeans_labels(features: np.ndarray, classes: int, *, seed: int = 0, restarts
     features = _checked("features", features)
     if not 1 <= classes <= len(features):
         raise BadInput(f"classes={classes}, but there are {len(features)} samples.")
+    if restarts is None:
+        restarts = 10 if features.size * classes <= 10**10 else 1
     # several OpenMP threads add partial sums in the order in which they finish
     with threadpool_limits(limits=1, user_api="openmp"):
         return KMeans(n_clusters=classes, n_init=restarts, random_state=seed).fit_predict(features.astype(np.float32)).astype(np.int32)

@@ -96,7 +96,7 @@ def cluster(
     return {"pseudo_labels": pseudo_labels, "losses": losses}
 
 
-@cached_task(version="1", name="kmeans", run_name="kmeans-{classes}", modules=("tasks.train.cluster_heads",))
+@cached_task(version="2", name="kmeans", run_name="kmeans-{classes}", modules=("tasks.train.cluster_heads",))
 def cluster_kmeans(embeddings: Artifact, classes: int, *, seed: int = 0) -> Artifact:
     """Pseudo-labels by k-means on the same embedding: the baseline that cluster heads must beat."""
     import numpy as np
