@@ -59,7 +59,7 @@ KINDS = {
     "scores": Kind(
         "Scores",
         "`winnow ls scores` lists them; a flow takes one by name as `score`. Training streams all that training dynamics define with O(N) "
-        "state; the functions below are their definitions on stored log-probabilities. *Higher is* says which end of a score is hard: "
+        "state; the functions below are their definitions on stored arrays. *Higher is* says which end of a score is hard: "
         "selectors turn scores by it.",
     ),
     "selectors": Kind(

@@ -2,40 +2,43 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from flows import presets
+from flows.steps import Method
 from tasks.artifacts import Artifact
 from tasks.errors import BadInput, MissingLabels
 from tasks.registry import datasets, embedders, networks, scores, selectors
 from tasks.train.recipe import Recipe
 
-__all__ = ["baseline_params", "elfs_fits", "elfs_preset", "mis_ratio_of", "settings"]
+__all__ = [
+    "EVERYTHING",
+    "baselines",
+    "common",
+    "elfs_preset",
+    "embedder_exists",
+    "existing",
+    "fits",
+    "plan",
+    "pseudo_labels_are_wanted",
+    "score_is_recorded",
+    "selection_preset",
+    "settings",
+    "shortened",
+]
 
-MisRatio = float | str | dict[float, float] | None
+EVERYTHING = frozenset({"scores", "labels", "features", "probabilities", "residuals"})  # what a labelled flow's proxy tells
+
+Plan = dict[float, tuple[dict[str, Any], dict[str, tuple[Any, ...]]]]
 
 
-def elfs_preset(
-    dataset: str,
-    *,
-    fractions: tuple[float, ...],
-    seeds: tuple[int, ...],
-    score: str,
-    mis_ratio: MisRatio,
-    baselines: tuple[str, ...],
-    device: str,
-    upstream: bool,
-    files: tuple[str | None, str | None],
-    embedder: str | None = None,
-    embedder_options: dict[str, Any] | None = None,
-    normalise: str | None = None,
-    neighbours: int | None = None,
-    heads: dict[str, Any] | None = None,
-    proxy: dict[str, Any] | None = None,
-    training: dict[str, Any] | None = None,
-) -> presets.ElfsPreset:
-    """The dataset's preset with the user's own values in it; names, files, fractions and the device are checked.
+def common(dataset: str, fractions: tuple[float, ...], seeds: tuple[int, ...], device: str) -> None:
+    """Dataset, fractions, seeds and device of any flow.
 
     Raises:
         BadInput: naming the parameter.
@@ -50,24 +53,154 @@ def elfs_preset(
             raise BadInput(f"{name} is empty.", remedy=f"give at least one, for example {name}={'[0.1]' if name == 'fractions' else '[0]'}")
         if len(set(values)) != len(values):
             raise BadInput(f"{name} names {next(v for v in values if values.count(v) > 1)} twice.")
-    recorded = [entry.name for entry in scores if "dynamics" in entry.needs]
+
+
+def score_is_recorded(score: str, *, final_pass: bool) -> None:
+    """Refuse a score that the proxy's training does not give.
+
+    Raises:
+        BadInput: with those that it gives.
+    """
+    sources = {"dynamics", *(("logits", "residuals") if final_pass else ())}
+    recorded = [entry.name for entry in scores if sources & set(entry.needs)]
     if score not in recorded:
-        raise BadInput(f"score = {score!r} is not recorded from training dynamics. Scores: {', '.join(recorded)}")
-    for method in baselines:
-        needs = set(selectors.get(method).needs) - {"scores"}
-        if needs:
-            raise BadInput(f"baseline {method!r} needs {', '.join(sorted(needs))}, which this label-free comparison does not make.")
-        if method == "elfs":
-            raise BadInput("baselines names elfs itself.")
-    if isinstance(mis_ratio, dict):
-        unknown = sorted(set(mis_ratio) - set(fractions))
-        if unknown:
-            raise BadInput(f"mis_ratio is given for fraction {unknown[0]:g}, which is not among the fractions {_list(fractions)}.")
+        kind = "training dynamics" if not final_pass else "the proxy's training"
+        raise BadInput(f"score = {score!r} is not recorded from {kind}. Scores: {', '.join(recorded)}")
+
+
+def existing(*files: str | None) -> None:
+    """Refuse a file that is not there; ``path#name`` picks one of its arrays."""
     for path in files:
         if path is not None and not Path(path.partition("#")[0]).expanduser().exists():
             raise BadInput(f"{path}: no such file.", remedy="give the path of a .parquet, .npy or .npz file")
-    if upstream and (files[0] is not None or files[1] is not None):
-        raise BadInput("upstream=True chooses the epoch on embedded test images; your own embeddings or pseudo-labels leave it none.")
+
+
+def pseudo_labels_are_wanted(pseudo_labels: str | None, labels: str) -> None:
+    """Refuse pseudo-labels that nothing would read, or that are not there."""
+    if pseudo_labels is not None and labels != "pseudo":
+        raise BadInput("pseudo_labels is given, but labels = 'true'.", remedy="pass labels=pseudo to select without true labels")
+    existing(pseudo_labels)
+
+
+def embedder_exists(embedder: str | None, embeddings: str | None) -> None:
+    """Refuse an unknown embedder, or one beside the user's own embeddings."""
+    if embedder is not None and embeddings is not None:
+        raise BadInput("embedder and embeddings are both given.", remedy="give one of them")
+    if embedder is not None:
+        embedders.get(embedder)
+
+
+def shortened(recipe: Recipe, iterations: int | None) -> Recipe:
+    """The recipe with that many steps; None leaves it as it is."""
+    return recipe if iterations is None else _recipe(recipe, {"iterations": iterations})
+
+
+def baselines(
+    names: Iterable[str],
+    score: str,
+    signals: Iterable[str],
+    *,
+    method: str,
+    params: Mapping[str, Mapping[float, Mapping[str, Any]]] | None = None,
+    fractions: Iterable[float] = (),
+    recorded: bool = True,
+) -> list[Method]:
+    """Baselines by name; ``selector:score`` selects by another score than the method does.
+
+    Args:
+        names: of registered selectors.
+        score: of the method; baselines that select by one get the same.
+        signals: that the flow has.
+        method: whose baselines these are.
+        params: known parameters of baselines, by name and fraction.
+        fractions: kept.
+        recorded: whether final scores and GraNd are among the scores.
+
+    Raises:
+        BadInput: a baseline needs something that the flow does not make.
+    """
+    found = []
+    for name in names:
+        selector, _, other = name.partition(":")
+        entry = selectors.get(selector)
+        needs = set(entry.needs) - set(signals)
+        if needs:
+            raise BadInput(f"baseline {name!r} needs {', '.join(sorted(needs))}, which this comparison does not make.")
+        if name == method:
+            raise BadInput(f"baselines names {method} itself.")
+        takes_score = "score" in inspect.signature(entry.function).parameters
+        if other:
+            if not takes_score:
+                raise BadInput(f"baseline {name!r}: {selector} does not select by a score of choice.")
+            score_is_recorded(other, final_pass=recorded)
+        by = {"score": other or score} if takes_score else {}
+        known = (params or {}).get(selector, {})
+        found.append(Method(name, selector, {fraction: {**by, **_at(known, fraction)} for fraction in (*fractions, 1.0)}))
+    return found
+
+
+def _at(values: Mapping[float, Any], fraction: float) -> Any:
+    """The entry of a table by fraction, where 0.1 and 0.1000001 are the same; an empty one where there is none."""
+    return next((value for known, value in values.items() if abs(known - fraction) < 1e-9), {})
+
+
+def plan(
+    fractions: tuple[float, ...],
+    fixed: Mapping[str, Any],
+    given: Mapping[str, Any],
+    known: Mapping[float, Mapping[str, Any]],
+    grid: Mapping[float, Mapping[str, tuple[Any, ...]]],
+) -> Plan:
+    """For each fraction: the parameters that are settled, and the values to try of the others.
+
+    Args:
+        fractions: kept.
+        fixed: parameters that are never searched.
+        given: the user's own: a value for all fractions, a table by fraction, ``"auto"`` to search, None to take what is known.
+        known: the preset's, by fraction.
+        grid: values to try, by fraction.
+
+    Raises:
+        BadInput: a table names a fraction that is not kept; a cut and a fraction do not fit together.
+    """
+    found: Plan = {}
+    for name, value in given.items():
+        if isinstance(value, dict):
+            unknown = sorted(set(value) - set(fractions))
+            if unknown:
+                kept = ", ".join(f"{fraction:g}" for fraction in fractions)
+                raise BadInput(f"{name} is given for fraction {unknown[0]:g}, which is not among the fractions {kept}.")
+    for fraction in fractions:
+        settled, open_ = dict(fixed), {}
+        for name, value in given.items():
+            if isinstance(value, dict):
+                mine = value.get(fraction, "auto")
+            else:
+                mine = _at(known, fraction).get(name, "auto") if value is None else value
+            if mine == "auto":
+                open_[name] = grid[fraction][name]
+            else:
+                settled[name] = mine
+        found[fraction] = (settled, open_)
+    return found
+
+
+def elfs_preset(
+    dataset: str,
+    *,
+    embedder: str | None = None,
+    embedder_options: dict[str, Any] | None = None,
+    normalise: str | None = None,
+    neighbours: int | None = None,
+    heads: dict[str, Any] | None = None,
+    proxy: dict[str, Any] | None = None,
+    training: dict[str, Any] | None = None,
+) -> presets.ElfsPreset:
+    """ELFS's preset of a dataset with the user's own values in it.
+
+    Raises:
+        BadInput: naming the parameter.
+    """
     preset = presets.elfs(dataset)
     if embedder is not None:
         embedders.get(embedder)
@@ -83,12 +216,27 @@ def elfs_preset(
     return preset.model_copy(update=_given(changes))
 
 
+def selection_preset(
+    preset: presets.SelectionPreset, *, proxy: dict[str, Any], training: dict[str, Any], score: str | None
+) -> presets.SelectionPreset:
+    """A preset with the user's own values in it; another score than the preset's makes its parameters unknown.
+
+    Raises:
+        BadInput: naming the parameter.
+    """
+    if score is not None:
+        score_is_recorded(score, final_pass=True)
+    changes: dict[str, Any] = {
+        "proxy": _recipe(preset.proxy, proxy),
+        "training": _recipe(preset.training, training),
+        "score": score,
+        "params": {} if score not in (None, preset.score) else None,
+    }
+    return preset.model_copy(update=_given(changes))
+
+
 def _given(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _list(values: tuple[Any, ...]) -> str:
-    return ", ".join(f"{value:g}" for value in values)
 
 
 def _recipe(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
@@ -105,28 +253,8 @@ def _recipe(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     return Recipe(**{**recipe.model_dump(), **changes})
 
 
-def mis_ratio_of(mis_ratio: MisRatio, preset: presets.ElfsPreset, fraction: float) -> float | None:
-    """The share of hardest samples to drop where this fraction is kept; None when it is to be searched."""
-    if mis_ratio == "auto":
-        return None
-    if isinstance(mis_ratio, dict):
-        return mis_ratio.get(fraction)
-    if mis_ratio is None:
-        return next((value for known, value in preset.mis_ratio.items() if abs(known - fraction) < 1e-9), None)
-    assert not isinstance(mis_ratio, str)
-    return mis_ratio
-
-
-def elfs_fits(
-    train: Artifact,
-    preset: presets.ElfsPreset,
-    clusters: int | None,
-    fractions: tuple[float, ...],
-    mis_ratio: MisRatio,
-    *,
-    clustered: bool,
-) -> int:
-    """Number of clusters, after the sizes have been checked against the data.
+def fits(train: Artifact, planned: Plan, *, clusters: int | None = None, graph_neighbours: int | None = None) -> int:
+    """Number of classes (or clusters), after the sizes have been checked against the data.
 
     Raises:
         BadInput: k ≥ N, a cut and a budget that do not fit together.
@@ -141,35 +269,25 @@ def elfs_fits(
             f"{train.meta['dataset']}/train has no labels to annotate a coreset with.",
             remedy="run the flow on labelled data: the coreset is annotated and trained on to be compared",
         )
-    if clustered and preset.neighbours >= n:
-        raise BadInput(f"neighbours = {preset.neighbours} of {n} samples.", remedy=f"pass neighbours <= {n - 1}")
+    if graph_neighbours is not None and graph_neighbours >= n:
+        raise BadInput(f"neighbours = {graph_neighbours} of {n} samples.", remedy=f"pass neighbours <= {n - 1}")
     classes = clusters or train.meta["classes"]
     if not 2 <= classes <= n:
         raise BadInput(f"clusters = {classes} for {n} samples.", remedy="pass 2 or more clusters, at most one a sample")
-    for fraction in fractions:
+    for fraction, (settled, open_) in planned.items():
         budget = count(float(fraction), n)
-        value = mis_ratio_of(mis_ratio, preset, fraction)
-        if value is not None:
-            check_fits(n, budget, value)
+        if "mis_ratio" in settled:
+            check_fits(n, budget, settled["mis_ratio"])
+        k = settled.get("neighbours", max(open_.get("neighbours", (0,))))
+        if k >= n:
+            raise BadInput(f"neighbours = {k} of {n} samples.", remedy=f"pass neighbours <= {n - 1}")
     return classes
 
 
-def baseline_params(method: str, score: str) -> dict[str, Any]:
-    """Parameters of a baseline: those that select by a score get the same score."""
-    return {"score": score} if "scores" in selectors.get(method).needs else {}
-
-
-def settings(preset: presets.ElfsPreset, embeddings: str | None, pseudo_labels: str | None, **others: Any) -> dict[str, Any]:
-    """What a run was made with, for its report: the preset's values and others, flat; what the user's files replaced is left out."""
-    made = preset.model_dump()
-    replaced = (
-        ("embedder", "embedder_options", "normalise", "neighbours", "heads") if pseudo_labels else ("embedder_options",) * bool(embeddings)
-    )
-    if embeddings or pseudo_labels:
-        made["embedder"] = "own embeddings" if embeddings else "own pseudo-labels"
-    made = {name: value for name, value in made.items() if name not in replaced or name == "embedder"}
+def settings(preset: BaseModel, *, without: Iterable[str] = (), **others: Any) -> dict[str, Any]:
+    """What a run was made with, for its report: the preset's values and others, flat; without those that the user's files replaced."""
     flat: dict[str, Any] = {}
-    for name, value in {**made, **others}.items():
+    for name, value in {**preset.model_dump(exclude=set(without)), **others}.items():
         inner = value.items() if isinstance(value, dict) else None
         flat |= {name: value} if inner is None else {f"{name}.{key}": one for key, one in inner if one is not None}
     return flat

@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows import checks, presets
+from flows import checks
+from flows.steps import TRIALS, Fraction, Method, Positive, Seed, Share, parameters, pseudo_label, run_trials
 from tasks.artifacts import Artifact
-from tasks.data.task import annotate, bring_embeddings, bring_pseudo_labels, load
-from tasks.embed.task import checkpoint_digest, embed, knn, normalise
-from tasks.hardware import trial_workers
+from tasks.data.task import load
+from tasks.errors import BadInput
 from tasks.report.task import draw, publish
 from tasks.score.task import record_dynamics
-from tasks.select.task import select
-from tasks.train.task import cluster, cluster_kmeans, hold_out, train_on, with_pseudo_labels
 
 __all__ = ["elfs"]
-
-Fraction = Annotated[float, Field(gt=0, le=1)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-Seed = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
-
-
-SEARCH = (
-    "For each value: select and train on the pseudo-labels of 90 % of the samples, judge on those of the other 10 %. "
-    "No true label was used."
-)
-
-TRIALS: Any = ThreadPoolTaskRunner(max_workers=trial_workers())
 
 
 @flow(name="elfs", flow_run_name="elfs-{dataset}", task_runner=TRIALS)
@@ -109,101 +94,55 @@ def elfs(
         Head and epoch of the cluster heads are chosen by training loss (upstream: the epoch by test labels); the kNN graph never contains
         the sample itself; ``score`` is honoured; seeds are set; last and best test accuracy are both reported (upstream: best).
     """
+    checks.common(dataset, fractions, seeds, device)
+    checks.score_is_recorded(score, final_pass=False)
+    checks.existing(embeddings, pseudo_labels)
+    if upstream and (embeddings is not None or pseudo_labels is not None):
+        raise BadInput("upstream=True chooses the epoch on embedded test images; your own embeddings or pseudo-labels leave it none.")
     preset = checks.elfs_preset(
-        dataset, fractions=fractions, seeds=seeds, score=score, mis_ratio=mis_ratio, baselines=baselines, device=device, upstream=upstream,
-        files=(embeddings, pseudo_labels), embedder=embedder, embedder_options=embedder_options, normalise=normalisation,
-        neighbours=neighbours,
+        dataset, embedder=embedder, embedder_options=embedder_options, normalise=normalisation, neighbours=neighbours,
         heads={"heads": heads, "epochs": head_epochs, "beta": beta},
         proxy={"network": proxy_network, "epochs": proxy_epochs},
         training={"network": network, "iterations": iterations, "epochs": epochs},
     )  # fmt: skip
+    rivals = checks.baselines(baselines, score, {"scores", "labels"}, method="elfs", fractions=fractions, recorded=False)
+    plan = checks.plan(
+        fractions, {"score": score, "upstream": upstream}, {"mis_ratio": mis_ratio},
+        {fraction: {"mis_ratio": value} for fraction, value in preset.mis_ratio.items()},
+        {fraction: {"mis_ratio": preset.grid(fraction)} for fraction in fractions},
+    )  # fmt: skip
+
     train = load(dataset, "train", options=dataset_options)
     test = load(dataset, "test", labels=True, options=dataset_options)
-    classes = checks.elfs_fits(train, preset, clusters, fractions, mis_ratio, clustered=pseudo_labels is None)
+    graph_neighbours = preset.neighbours if pseudo_labels is None else None
+    classes = checks.fits(train, plan, clusters=clusters, graph_neighbours=graph_neighbours)
 
-    oracle = None
-    if pseudo_labels is None:
-        if embeddings is not None:
-            features = bring_embeddings(train, embeddings)
-        else:
-            how: dict[str, Any] = {"options": preset.embedder_options, "checkpoint": checkpoint_digest(preset.embedder)}
-            features = embed(train, preset.embedder, **how, seed=seed, device=device)
-            oracle = embed(test, preset.embedder, **how, learn_from=train, seed=seed, device=device) if upstream else None
-        if preset.normalise != "none":
-            oracle = oracle and normalise(oracle, preset.normalise, reference=features)
-            features = normalise(features, preset.normalise)
-        graph = knn(features, preset.neighbours, upstream=upstream, device=device)
-        clustered = cluster(
-            features, graph, classes, preset.heads, seed=seed, device=device, test=test if upstream else None, test_embeddings=oracle
-        )
-        labels, kmeans = clustered["pseudo_labels"], cluster_kmeans(features, classes, seed=seed)
-    else:
-        clustered, kmeans = None, None
-        labels = bring_pseudo_labels(train, pseudo_labels)
+    pseudo = pseudo_label(
+        train,
+        classes,
+        preset,
+        embeddings=embeddings,
+        pseudo_labels=pseudo_labels,
+        test=test if upstream else None,
+        seed=seed,
+        device=device,
+    )
+    recorded = record_dynamics(train, pseudo.labels, preset.proxy, seed=seed, store_dynamics=store_dynamics, device=device)
+    signals = {"labels": pseudo.labels, "scores": recorded["scores"]}
 
-    recorded = record_dynamics(train, labels, preset.proxy, seed=seed, store_dynamics=store_dynamics, device=device)
-    scores = recorded["scores"]
+    params, searches = parameters(train, signals, "elfs", plan, preset.training, seed=seed, seeds=search_seeds, device=device)
+    methods = [Method("elfs", "elfs", params), *rivals]
+    trials = run_trials(train, test, methods, signals, fractions=fractions, seeds=seeds, recipe=preset.training, seed=seed, device=device)
 
-    cuts: dict[float, float] = {}
-    searches: dict[float, dict[str, Any]] = {}
-    for fraction in fractions:
-        known = checks.mis_ratio_of(mis_ratio, preset, fraction)
-        if known is None:
-            known, searches[fraction] = search_mis_ratio(train, labels, scores, fraction, score, preset, seed, search_seeds, device)
-        cuts[fraction] = known
-
-    coresets: dict[tuple[str, float], Artifact] = {}
-    trials = []
-    for fraction in fractions:
-        params = {"score": score, "mis_ratio": cuts[fraction], "upstream": upstream}
-        kept = annotate(train, select(train, "elfs", fraction, params=params, seed=seed, scores=scores), f"elfs-{fraction:g}")
-        coresets["elfs", fraction] = kept
-        for each in seeds:
-            trials.append(("elfs", fraction, each, train_on.submit(train, kept, test, preset.training, each, device)))
-    for method in baselines:
-        for fraction in (1.0,) if method == "full" else fractions:
-            for each in seeds:
-                redrawn = method == "random"  # for each seed; other baselines select once
-                chosen = select(train, method, fraction, params=checks.baseline_params(method, score), seed=each if redrawn else seed,
-                                scores=None if method in ("random", "full") else scores)  # fmt: skip
-                kept = annotate(train, chosen, f"{method}-{fraction:g}")
-                coresets.setdefault((method, fraction), kept)
-                trials.append((method, fraction, each, train_on.submit(train, kept, test, preset.training, each, device)))
-
-    settings = checks.settings(preset, embeddings, pseudo_labels, score=score, seed=seed, upstream=upstream)
+    embedding = ("embedder", "embedder_options")
+    settings = checks.settings(
+        preset, without=(*embedding, "normalise", "neighbours", "heads") if pseudo_labels else embedding if embeddings else (),
+        embeddings=embeddings and Path(embeddings).name, pseudo_labels=pseudo_labels and Path(pseudo_labels).name,
+        score=score, seed=seed, upstream=upstream,
+    )  # fmt: skip
     drawn = draw(
         f"ELFS on {dataset}" + (" (upstream=True)" if upstream else ""), dataset, train, "elfs",
-        trials=[(method, fraction, each, future.result()) for method, fraction, each, future in trials],
-        coresets=[(method, fraction, kept) for (method, fraction), kept in coresets.items()],
-        scores=scores, score=score, history=recorded["history"], settings=settings, searches=searches,
-        params={fraction: {"mis_ratio": cut} for fraction, cut in cuts.items()},
-        pseudo_labels=labels, kmeans=kmeans, head_losses=None if clustered is None else clustered["losses"],
+        **trials.results(), scores=recorded["scores"], score=score, history=recorded["history"], params=params, settings=settings,
+        searches=searches, pseudo_labels=pseudo.labels, kmeans=pseudo.kmeans, head_losses=pseudo.head_losses,
     )  # fmt: skip
     return publish(f"elfs-{dataset}", drawn, settings)
-
-
-def search_mis_ratio(
-    train: Artifact,
-    labels: Artifact,
-    scores: Artifact,
-    fraction: float,
-    score: str,
-    preset: presets.ElfsPreset,
-    seed: int,
-    seeds: int,
-    device: str,
-) -> tuple[float, dict[str, Any]]:
-    """mis_ratio for one fraction, chosen without true labels: by accuracy on the pseudo-labels of a random hold-out.
-
-    Returns:
-        the value, and the search for the report: every value tried with its accuracies.
-    """
-    held = hold_out(train, labels, share=0.1, seed=seed)
-    futures = {}
-    for value in preset.grid(fraction):
-        chosen = select(train, "elfs", fraction, params={"score": score, "mis_ratio": value}, seed=seed, scores=scores, among=held["rest"])
-        kept = with_pseudo_labels(chosen, labels)
-        futures[value] = [train_on.submit(train, kept, held["held"], preset.training, seed + each, device) for each in range(seeds)]
-    tried = {value: [future.result().meta["last_accuracy"] for future in runs] for value, runs in futures.items()}
-    best = max(tried, key=lambda value: sum(tried[value]))  # the first of equals: the smallest cut
-    return best, {"name": "mis_ratio", "tried": tried, "chosen": best, "judged_on": "held-out pseudo-labels", "text": SEARCH}

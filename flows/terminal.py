@@ -7,6 +7,7 @@ import importlib
 import logging
 import os
 import re
+import signal
 import sys
 import time
 from collections import Counter
@@ -22,7 +23,7 @@ from tasks.errors import WinnowError
 __all__ = ["run_flow"]
 
 # Steps that are many and short: counted, not shown one by one.
-QUIET = ("annotate", "select", "train", "hold-out", "pseudo-annotate")
+QUIET = ("annotate", "select", "train", "hold-out", "label")
 
 _FINISHED = re.compile(r"^Finished in state (\w+)")
 
@@ -37,6 +38,7 @@ def run_flow(module: str, function: str, parameters: dict[str, Any], *, name: st
     from flows.server import temporary_server
 
     started = time.monotonic()
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         server = temporary_server()
         with _watched(console) as counts:
@@ -48,18 +50,26 @@ def run_flow(module: str, function: str, parameters: dict[str, Any], *, name: st
             if server is not None:
                 server.wait()
             result = flow(**given)
-    except KeyboardInterrupt:
-        console.print("\n[yellow]stopped.[/] Finished steps and checkpoints are kept; the same command goes on from there.")
-        return 130
     except WinnowError as error:
         console.print(f"[red bold]error:[/] {error}", markup=True, soft_wrap=True)
         return 1
     except Exception:
         console.print_exception(max_frames=8)
-        console.print("[red bold]failed.[/] Finished steps and checkpoints are kept; the same command goes on from there.")
+        console.print("[red bold]failed.[/] Finished steps and checkpoints are kept; the same command goes on from there.", soft_wrap=True)
         return 1
+    except (KeyboardInterrupt, _Terminated) as stop:
+        console.print("\n[yellow]stopped.[/] Finished steps and checkpoints are kept; the same command goes on from there.", soft_wrap=True)
+        return 128 + (signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM)
     _show_result(console, result, counts, time.monotonic() - started)
     return 0
+
+
+class _Terminated(BaseException):
+    """SIGTERM, after Prefect has ended the flow run for it and sent it again."""
+
+
+def _terminate(*_: Any) -> None:
+    raise _Terminated
 
 
 def _validated(flow: Any, parameters: dict[str, Any]) -> dict[str, Any]:

@@ -62,6 +62,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "entropy": (pa.float32(),),
     },
     "scores": {"id": _ID},
+    "logits": {"id": _ID, "logits": [(pa.float32(),)]},
     "coreset": {"id": _ID, "rank": (pa.int32(),), "weight": (pa.float32(),), "label": (pa.int32(),)},
     "metrics": {
         "epoch": (pa.int32(),),

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from tasks.errors import WinnowError
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["Callback", "progress", "terminal"]
+__all__ = ["Callback", "Stopped", "interruptible", "progress", "terminal"]
 
 Callback = Callable[[int, int, str], None]  # (done, total, note)
 
@@ -22,6 +26,27 @@ LOG_SECONDS = 10.0  # between log lines
 UI_SECONDS = 2.0  # between updates of the UI's progress artifact: each is a request to the server
 
 _bars: Progress | None = None
+_stopping = threading.Event()
+
+
+class Stopped(WinnowError):
+    """Work in another thread that ends because the run was interrupted."""
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C or a termination signal in this block ends the work of the other threads, too, at their next word of progress.
+
+    Prefect waits for them: without this the run would go on until the training under way has ended.
+    """
+    _stopping.clear()
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException:
+        _stopping.set()
+        raise
 
 
 @contextmanager
@@ -48,6 +73,8 @@ def progress(description: str) -> Iterator[Callback]:
 
     def tell(done: int, total: int, note: str = "") -> None:
         nonlocal logged
+        if _stopping.is_set() and threading.current_thread() is not threading.main_thread():
+            raise Stopped(f"{description} was stopped.", kept="finished steps and checkpoints", remedy="run the same command again")
         now = time.monotonic()
         if _bars is not None and bar is not None:
             _bars.update(bar, completed=done, total=total, note=note)
@@ -112,4 +139,6 @@ def _server_is_watched() -> bool:
     from prefect.context import TaskRunContext
     from prefect.settings import PREFECT_API_URL
 
+    if os.environ.get("WINNOW_TEMPORARY_SERVER"):
+        return False
     return TaskRunContext.get() is not None and PREFECT_API_URL.value() is not None

@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -319,3 +322,31 @@ def test_gpu_agrees_and_refuses_at_the_epochs_end():
     accumulator(torch.tensor([0, 9]).cuda(), torch.zeros(2, 3).cuda(), torch.tensor([0, 7]).cuda(), 0)
     with pytest.raises(BadInput, match="id 9 is outside"):
         accumulator.end_epoch()
+
+
+# -- real dynamics --------------------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def anli():
+    """Ten epochs of a language model on 1,801 samples of ANLI, with the scores that d2pruning's authors computed; not ours to ship."""
+    folder = Path(os.environ.get("WINNOW_GROUND_TRUTH", ROOT.parent / "shared" / "data" / "ground_truth"))
+    file = folder / "anli-2k_dynamics_and_scores.npz"
+    if not file.exists():
+        pytest.skip(f"no {file.name} in $WINNOW_GROUND_TRUTH or {folder}")
+    with np.load(file, allow_pickle=False) as archive:
+        return dict(archive)
+
+
+def test_real_dynamics_give_the_published_scores(anli):
+    log = anli["log_probs"]
+    assert (log.shape, log.dtype) == ((10, 1801, 3), np.float16)
+    found = scores_from_log_probs(log, anli["targets"])
+    for name in ("forgetting", "correctness", "last_correctness"):
+        assert np.array_equal(found[name], anli[name]), name
+        assert len(np.unique(anli[name])) > 1, name
+    np.testing.assert_allclose(found["aum"], anli["accumulated_margin"], atol=1e-5)
+    np.testing.assert_allclose(found["el2n"], anli["el2n"], atol=1e-5)
+    np.testing.assert_allclose(found["variability"], anli["variance"], atol=1e-6)  # so named there; it is the standard deviation

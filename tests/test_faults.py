@@ -224,3 +224,21 @@ def test_an_exception_loses_nothing(undisturbed, tmp_path):
     assert store.run() == undisturbed.trials
     after = store.computed()
     assert {name: after[name] for name in before} == before
+
+
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_during_a_training_ends_the_run_at_once(prefect_server, tmp_path, sent, status):
+    """Trainings run in threads of their own; they must not keep an interrupted run alive until they are through."""
+    environment = {**os.environ, **prefect_server, "WINNOW_STORE": str(tmp_path / "store")}
+    long = ["-p", "mis_ratio=0.2", "-p", "heads=2", "-p", "head_epochs=3", "-p", "proxy_epochs=1", "-p", "iterations=1000000"]
+    command = [sys.executable, "-c", "from flows.cli import main; main()", "run", "elfs/digits", "--plain", *long]
+    with open(tmp_path / "log", "w") as log:
+        run = subprocess.Popen(command, env=environment, stderr=log, stdout=log)
+    deadline = time.monotonic() + 120
+    while "train convnet on" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
+        assert run.poll() is None, (tmp_path / "log").read_text()
+        time.sleep(0.2)
+    time.sleep(1)
+    run.send_signal(sent)
+    assert run.wait(60) == status
+    assert "the same command goes on from there" in (tmp_path / "log").read_text()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tasks.data.split import Split
 
-__all__ = ["annotate", "bring_embeddings", "bring_pseudo_labels", "load", "open_split", "rows_of"]
+__all__ = ["annotate", "bring_embeddings", "bring_pseudo_labels", "labels_of", "load", "open_split", "rows_of"]
 
 # What these tasks write is named after its content, so all that follows stays cached as long as that is the same.
 
@@ -96,6 +96,12 @@ def annotate(samples: Artifact, coreset: Artifact, purpose: str = "coreset") -> 
     ids = coreset.numpy("id")
     labels = split.labels()[rows_of(split.ids, ids)]
     return with_labels(coreset, labels)
+
+
+def labels_of(labels: Artifact, ids: np.ndarray) -> np.ndarray:
+    """The (pseudo-)label of each id, from pseudo-labels or from samples that were loaded with labels; int64."""
+    values = labels.numpy("cluster" if labels.kind == "pseudo_labels" else "label")
+    return values.astype("int64")[rows_of(labels.numpy("id"), ids)]
 
 
 def with_labels(coreset: Artifact, labels: np.ndarray) -> Artifact:

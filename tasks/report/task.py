@@ -71,7 +71,7 @@ def draw(
     """
     from tasks.report.html import Report, markdown_report, render_report
     from tasks.report.plots import accuracy_curve
-    from tasks.report.tables import accuracy_table, cost_table, difference_table, summarise, to_csv, verdicts
+    from tasks.report.tables import accuracy_table, cost_table, difference_table, percent, summarise, to_csv, verdicts
 
     with progress("report"):
         made = {output["digest"]: step for step in provenances() for output in step["outputs"]}
@@ -108,6 +108,10 @@ def draw(
             table=accuracy_table(rows),
             sections=[section for section in sections if section is not None],
             provenance={
+                "Selection": {
+                    f"{percent(fraction)} kept": ", ".join(f"{name} {value}" for name, value in chosen.items())
+                    for fraction, chosen in params.items()
+                },
                 "Parameters": settings,
                 "Artifacts": _artifacts(train, pseudo_labels, scores, coresets, table),
                 "Versions": library_versions(),
@@ -205,9 +209,11 @@ def _search_sections(searches: dict[float, dict[str, Any]]) -> list[Section | No
 
     sections = []
     for fraction, search in searches.items():
-        tried, chosen, name = search["tried"], search["chosen"], f"{search['name']} at {percent(fraction)} kept"
+        tried, chosen = search["tried"], search["chosen"]
+        one = isinstance(chosen, int | float)
+        name = f"{search['name'] if one else 'the parameters'} at {percent(fraction)} kept"
         picture, table = [], None
-        if isinstance(chosen, int | float):
+        if one:
             picture = [search_curve(list(tried), list(tried.values()), chosen, name=name, judged_on=search["judged_on"])]
         else:
             best_first = sorted(tried, key=lambda value: (value != chosen, -sum(tried[value]) / len(tried[value])))
@@ -243,8 +249,8 @@ def _selection_sections(
     ours = sorted(coresets, key=lambda each: each[0])
     kept = {}
     for fraction, coreset in ours:
-        chosen = "".join(f", {name} {value:g}" for name, value in params.get(fraction, {}).items() if isinstance(value, int | float))
-        kept[f"{percent(fraction)} kept{chosen}"] = rows_of(ids, coreset.numpy("id"))
+        cut = params.get(fraction, {}).get("mis_ratio")
+        kept[f"{percent(fraction)} kept" + ("" if cut is None else f", mis_ratio {cut:g}")] = rows_of(ids, coreset.numpy("id"))
     smallest, coreset = ours[0]
     found = coreset.numpy("label")
     if pseudo_labels is not None:

@@ -21,4 +21,7 @@ scores.add("final_confidence", "tasks.score.dynamics:final_confidence", higher_i
 scores.add("final_entropy", "tasks.score.dynamics:final_entropy", higher_is="harder", **_final)
 scores.add("final_loss", "tasks.score.dynamics:final_loss", higher_is="harder", **_final)
 
+scores.add("grand", "tasks.score.gradients:grand", higher_is="harder", needs=("residuals", "features"))
+scores.add("prototypicality", "tasks.score.prototypicality:prototypicality", higher_is="harder", needs=("features",))
+
 HIGHER_IS: dict[str, Literal["easier", "harder"]] = {entry.name: entry.facts["higher_is"] for entry in scores}

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING, Any
 
 from tasks.artifacts import Artifact, ArtifactWriter, write
 from tasks.cache import cached_task, context
-from tasks.data.task import open_split, rows_of
+from tasks.data.task import labels_of, open_split
 from tasks.progress import progress
 from tasks.train.recipe import Recipe
 from tasks.train.task import TRAINING, history_columns
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from tasks.data.split import Split
+    from tasks.train.loop import Trained
 
 __all__ = ["record_dynamics"]
 
@@ -21,13 +29,18 @@ log = logging.getLogger("tasks.score")
     name="dynamics",
     run_name="dynamics",
     ignore=("device",),
-    modules=(
-        "tasks.score.dynamics",
-        *TRAINING,
-    ),
+    modules=("tasks.score.dynamics", "tasks.score.gradients", *TRAINING),
 )
 def record_dynamics(
-    samples: Artifact, labels: Artifact, recipe: Recipe, *, seed: int = 0, store_dynamics: bool = False, device: str = "auto"
+    samples: Artifact,
+    labels: Artifact,
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    store_dynamics: bool = False,
+    final_pass: bool = False,
+    normalised: bool = True,
+    device: str = "auto",
 ) -> dict[str, Artifact]:
     """Train a proxy network on (pseudo-)labels and score every sample by its training dynamics.
 
@@ -37,10 +50,12 @@ def record_dynamics(
         recipe: of the proxy's training.
         seed: of the proxy.
         store_dynamics: also keep each epoch's margin, loss, correctness, EL2N and entropy of each sample.
+        final_pass: also pass all images, not augmented, through the trained network: scores of that pass, GraNd, features, logits.
+        normalised: whether that pass normalises images as the training does; the published CCS and D2 do not.
         device: where.
 
     Returns:
-        ``scores``, ``history`` and, if stored, ``dynamics``.
+        ``scores``, ``history``; ``dynamics`` if stored; ``features`` (penultimate) and ``logits`` of the final pass.
     """
     import numpy as np
     import pyarrow as pa
@@ -50,8 +65,7 @@ def record_dynamics(
     from tasks.train.loop import train as run_training
 
     split = open_split(samples)
-    column = "cluster" if labels.kind == "pseudo_labels" else "label"
-    targets = labels.numpy(column).astype(np.int64)[rows_of(labels.numpy("id"), split.ids)]
+    targets = labels_of(labels, split.ids)
     classes = int(targets.max()) + 1
     with leased_device(device) as where, progress(f"dynamics of {recipe.network}") as tell:
         context().notes |= {"device": describe(where), "seed": seed}
@@ -72,7 +86,11 @@ def record_dynamics(
             progress=tell,
         )
         values = accumulator.scores()
-    written = {
+        written: dict[str, Artifact] = {}
+        if final_pass:
+            found, written = _final_pass(split, targets, trained, normalised=normalised, where=where, tell=tell)
+            values |= found
+    written |= {
         "scores": write(
             "scores",
             {"id": split.ids, **{name: value.astype(np.float32) for name, value in values.items()}},
@@ -101,3 +119,25 @@ def record_dynamics(
                 )
             written["dynamics"] = writer.finish()
     return written
+
+
+def _final_pass(
+    split: Split, targets: np.ndarray, trained: Trained, *, normalised: bool, where: torch.device, tell: Any
+) -> tuple[dict[str, np.ndarray], dict[str, Artifact]]:
+    """Scores of the trained network, and its features and logits as artifacts."""
+    from tasks.score.dynamics import final_scores
+    from tasks.score.gradients import grand
+    from tasks.select.signals import residuals_of, softmax
+    from tasks.train.loop import predict
+
+    channels = split.images.shape[-1] if split.images.shape else 3
+    mean, std = (split.mean, split.std) if normalised else ((0.0,) * channels, (1.0,) * channels)
+    logits, features = predict(
+        trained.module(where), split.images, mean=mean, std=std, device=where, size=trained.recipe.size, progress=tell
+    )
+    scores = {f"final_{name}": values for name, values in final_scores(logits, targets).items()}
+    scores["grand"] = grand(residuals_of(softmax(logits), targets), features)
+    return scores, {
+        "features": write("embeddings", {"id": split.ids, "vector": features}, meta={"embedder": f"proxy {trained.recipe.network}"}),
+        "logits": write("logits", {"id": split.ids, "logits": logits}),
+    }

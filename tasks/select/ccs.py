@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import BadInput
-from tasks.select.budget import order
 from tasks.select.elfs import check_fits
 from tasks.select.signals import Selection, Signals
 
@@ -66,6 +65,18 @@ def water_fill(populations: NDArray[np.int64], budget: int, *, upstream: bool = 
     return shares
 
 
+def _ascending(values: NDArray[Any], keys: NDArray[np.float64]) -> NDArray[np.int64]:
+    """As ``order``, five times as fast where few values are tied: NumPy sorts one array by vector instructions, two it does not."""
+    rows = np.argsort(values)
+    ordered = values[rows]
+    same = ordered[1:] == ordered[:-1]
+    if same.any():
+        tied = np.flatnonzero(np.append(same, False) | np.insert(same, 0, False))
+        run = (~same[tied - 1]).cumsum()  # of equal values; the first one's number does not matter
+        rows[tied] = rows[tied][np.lexsort((keys[rows[tied]], run))]
+    return rows
+
+
 def ccs(
     signals: Signals,
     budget: int,
@@ -111,10 +122,13 @@ def ccs(
     if strata < 1:
         raise BadInput(f"strata = {strata}: there must be at least 1.")
     dropped = int(mis_ratio * signals.n) if upstream else check_fits(signals.n, budget, mis_ratio)
-    kept = order(signals.score("aum"), signals.keys(generator))[dropped:]
+    kept = _ascending(signals.score("aum"), signals.keys(generator))[dropped:]
     values = signals.score(score)[kept]
     stratum = strata_of(values, strata, upstream=upstream)
-    pools = [np.flatnonzero(stratum == s) for s in range(strata)]
-    shares = water_fill(np.array([len(pool) for pool in pools]), budget, upstream=upstream)
+    counts = np.bincount(stratum + 1, minlength=strata + 1)  # the first: in no stratum
+    # NumPy sorts 16-bit integers by radix
+    by_stratum = np.argsort(stratum.astype(np.int16 if strata < 2**15 else np.int64), kind="stable")
+    pools = np.split(by_stratum, counts.cumsum()[:-1])[1:]
+    shares = water_fill(counts[1:], budget, upstream=upstream)
     chosen = np.concatenate([pool[generator.permutation(len(pool))][:share] for pool, share in zip(pools, shares, strict=True)])
     return Selection.of(kept[chosen], gains=values[chosen])

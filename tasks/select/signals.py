@@ -13,7 +13,28 @@ from tasks.embed.graph import Graph
 from tasks.errors import BadInput, MissingSignal
 from tasks.score import HIGHER_IS
 
-__all__ = ["Selection", "Signals"]
+__all__ = ["Selection", "Signals", "residuals_of", "softmax"]
+
+
+def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """Probabilities of logits (N, C); float32.
+
+    >>> softmax(np.array([[0.0, 0.0]]))
+    array([[0.5, 0.5]], dtype=float32)
+    """
+    shifted = np.exp(logits.astype(np.float32) - logits.max(axis=1, keepdims=True).astype(np.float32))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def residuals_of(probabilities: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Softmax minus one-hot: the gradient of each sample's cross-entropy by its logits; float32 (N, C).
+
+    >>> residuals_of(np.array([[0.5, 0.5]]), np.array([0]))
+    array([[-0.5,  0.5]], dtype=float32)
+    """
+    residuals = probabilities.astype(np.float32, copy=True)
+    residuals[np.arange(len(labels)), labels] -= 1
+    return residuals
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from tasks.artifacts import Artifact, write
 from tasks.cache import cached_task, context
-from tasks.data.task import rows_of
+from tasks.data.task import labels_of, rows_of
+from tasks.errors import MissingSignal
 from tasks.registry import selectors
 
-__all__ = ["select"]
+__all__ = ["inputs_of", "select"]
+
+
+def inputs_of(method: str, signals: Mapping[str, Artifact], *, balanced: bool = False) -> dict[str, Any]:
+    """What ``select`` has to be given of these artifacts for that selector: what it needs or uses, and nothing that it does not.
+
+    Raises:
+        MissingSignal: something that it needs is not among them.
+    """
+    entry = selectors.get(method)
+    wanted = {*entry.needs, *entry.facts.get("uses", ()), *(("labels",) if balanced else ())}
+    sources = {"features": ("embeddings",), "probabilities": ("logits",), "residuals": ("logits", "labels")}
+    names = {source for need in wanted for source in sources.get(need, (need,))}
+    missing = {source for need in entry.needs for source in sources.get(need, (need,))} - set(signals)
+    if missing:
+        raise MissingSignal(f"{method} needs {', '.join(sorted(missing))}, which this run does not make.")
+    return {name: signals[name] for name in sorted(names) if name in signals}
 
 
 @cached_task(
@@ -30,6 +48,7 @@ def select(
     embeddings: Artifact | None = None,
     graph: Artifact | None = None,
     labels: Artifact | None = None,
+    logits: Artifact | None = None,
     among: Artifact | None = None,
 ) -> Artifact:
     """The coreset that a registered selector keeps.
@@ -43,23 +62,28 @@ def select(
         balanced: split the budget over the classes of ``labels``.
         scores, embeddings, graph: what the selector reads.
         labels: pseudo-labels, or samples loaded with labels.
+        logits: of a trained network: probabilities and, with labels, residuals.
         among: a coreset; select from its samples only, the fraction being of these.
     """
     import numpy as np
 
     from tasks.embed.graph import Graph
     from tasks.hardware import seed_sequence
-    from tasks.select.signals import Signals
+    from tasks.select.signals import Signals, residuals_of, softmax
 
     ids = samples.numpy("id")
     context().notes |= {"seed": seed}
+    targets = None if labels is None else labels_of(labels, ids)
+    probabilities = None if logits is None else softmax(logits.numpy("logits"))
     signals = Signals(
         n=len(ids),
         ids=ids,
         scores={} if scores is None else {name: scores.numpy(name) for name in scores.arrow_schema().names if name != "id"},
         features=None if embeddings is None else embeddings.numpy("vector"),
         graph=None if graph is None else Graph(graph.numpy("neighbours"), graph.numpy("similarity")),
-        labels=None if labels is None else labels.numpy("cluster" if labels.kind == "pseudo_labels" else "label").astype(np.int64),
+        labels=targets,
+        probabilities=probabilities,
+        residuals=None if probabilities is None or targets is None else residuals_of(probabilities, targets),
     )
     rows = np.arange(len(ids))
     if among is not None:

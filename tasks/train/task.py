@@ -5,17 +5,15 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import pyarrow as pa
-
 from tasks.artifacts import Artifact, write
 from tasks.cache import cached_task, context
-from tasks.data.task import open_split, rows_of, with_labels
+from tasks.data.task import labels_of, open_split, rows_of, with_labels
 from tasks.errors import BadInput
 from tasks.progress import progress
 from tasks.registry import networks
 from tasks.train.recipe import Recipe
 
-__all__ = ["cluster", "cluster_kmeans", "hold_out", "train_on", "with_pseudo_labels"]
+__all__ = ["cluster", "cluster_kmeans", "hold_out", "label", "train_on"]
 
 log = logging.getLogger("tasks.train")
 
@@ -116,8 +114,8 @@ def cluster_kmeans(embeddings: Artifact, classes: int, *, seed: int = 0) -> Arti
 
 
 @cached_task(version="1", name="hold-out", run_name="hold-out")
-def hold_out(samples: Artifact, pseudo_labels: Artifact, *, share: float, seed: int = 0) -> dict[str, Artifact]:
-    """A random share of the samples with their pseudo-labels, to judge hyper-parameters on without true labels, and the rest."""
+def hold_out(samples: Artifact, labels: Artifact, *, share: float, seed: int = 0) -> dict[str, Artifact]:
+    """A random share of the samples with their (pseudo-)labels, to judge hyper-parameters on, and the rest: ``held`` and ``rest``."""
     import numpy as np
 
     from tasks.hardware import seed_sequence
@@ -128,25 +126,21 @@ def hold_out(samples: Artifact, pseudo_labels: Artifact, *, share: float, seed: 
     parts = {}
     for name, rows in (("held", order[:count]), ("rest", order[count:])):
         k = len(rows)
+        chosen = ids[np.sort(rows)]
         columns = {
-            "id": ids[np.sort(rows)],
+            "id": chosen,
             "rank": np.arange(k, dtype=np.int32),
             "weight": np.ones(k, np.float32),
-            "label": pa.nulls(k, pa.int32()),
+            "label": labels_of(labels, chosen).astype(np.int32),
         }
-        parts[name] = _pseudo(write("coreset", columns, meta={"method": f"hold-out {name}"}), pseudo_labels)
+        parts[name] = write("coreset", columns, meta={"method": f"hold-out {name}"})
     return parts
 
 
-def _pseudo(coreset: Artifact, pseudo_labels: Artifact) -> Artifact:
-    rows = rows_of(pseudo_labels.numpy("id"), coreset.numpy("id"))
-    return with_labels(coreset, pseudo_labels.numpy("cluster")[rows])
-
-
-@cached_task(version="1", name="pseudo-annotate", run_name="pseudo-annotate")
-def with_pseudo_labels(coreset: Artifact, pseudo_labels: Artifact) -> Artifact:
-    """The coreset labelled with pseudo-labels: for trials that may not see true ones."""
-    return _pseudo(coreset, pseudo_labels)
+@cached_task(version="1", name="label", run_name="label")
+def label(coreset: Artifact, labels: Artifact) -> Artifact:
+    """The coreset with the (pseudo-)labels that were selected with: for trials that may see no others."""
+    return with_labels(coreset, labels_of(labels, coreset.numpy("id")))
 
 
 @cached_task(
