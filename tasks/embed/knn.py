@@ -188,9 +188,10 @@ class _Space:
     def slack(self, rows: torch.Tensor) -> torch.Tensor | float:
         """How far a tile's score and a pair's own score can lie apart."""
         bound = 2 * _growth(rows.shape[1]) * _UNIT
-        if self.metric == "cosine":
+        if self.bias is None:
             return bound
-        return bound * (rows.norm(dim=1) + 1.0).square()  # norms of the points are below 1
+        longest = (-2.0 * self.bias.min()).sqrt()
+        return bound * (rows.norm(dim=1) + longest).square()
 
     def measure(self, rows: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """Scores of chosen pairs, each by a sum in fixed order, as they are ranked and returned: (n, m) float32; −inf where id < 0."""

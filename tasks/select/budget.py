@@ -49,13 +49,22 @@ def count(budget: int | float, n: int) -> int:
     return k
 
 
-def order(values: NDArray[Any], keys: NDArray[np.float64]) -> NDArray[np.int64]:
+def order(values: NDArray[Any], keys: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
     """Rows by ascending value, ties by the random keys.
+
+    As ``np.lexsort((keys, values))``, several times as fast where few values are tied: NumPy sorts one array by vector instructions.
 
     >>> order(np.array([2, 1, 1]), np.array([0.0, 0.9, 0.1])).tolist()
     [2, 1, 0]
     """
-    return np.lexsort((keys, values))
+    rows = np.argsort(values)
+    ordered = values[rows]
+    same = ordered[1:] == ordered[:-1]
+    if same.any():
+        tied = np.flatnonzero(np.append(same, False) | np.insert(same, 0, False))
+        run = (~same[tied - 1]).cumsum()  # of equal values; the first one's number does not matter
+        rows[tied] = rows[tied][np.lexsort((keys[rows[tied]], run))]
+    return rows
 
 
 def per_class(labels: NDArray[np.int64], k: int) -> dict[int, int]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import BadInput
+from tasks.select.budget import order
 from tasks.select.elfs import check_fits
 from tasks.select.signals import Selection, Signals
 
@@ -65,18 +66,6 @@ def water_fill(populations: NDArray[np.int64], budget: int, *, upstream: bool = 
     return shares
 
 
-def _ascending(values: NDArray[Any], keys: NDArray[np.float64]) -> NDArray[np.int64]:
-    """As ``order``, five times as fast where few values are tied: NumPy sorts one array by vector instructions, two it does not."""
-    rows = np.argsort(values)
-    ordered = values[rows]
-    same = ordered[1:] == ordered[:-1]
-    if same.any():
-        tied = np.flatnonzero(np.append(same, False) | np.insert(same, 0, False))
-        run = (~same[tied - 1]).cumsum()  # of equal values; the first one's number does not matter
-        rows[tied] = rows[tied][np.lexsort((keys[rows[tied]], run))]
-    return rows
-
-
 def ccs(
     signals: Signals,
     budget: int,
@@ -122,7 +111,7 @@ def ccs(
     if strata < 1:
         raise BadInput(f"strata = {strata}: there must be at least 1.")
     dropped = int(mis_ratio * signals.n) if upstream else check_fits(signals.n, budget, mis_ratio)
-    kept = _ascending(signals.score("aum"), signals.keys(generator))[dropped:]
+    kept = order(signals.score("aum"), signals.keys(generator))[dropped:]
     values = signals.score(score)[kept]
     stratum = strata_of(values, strata, upstream=upstream)
     counts = np.bincount(stratum + 1, minlength=strata + 1)  # the first: in no stratum
