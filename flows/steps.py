@@ -273,9 +273,11 @@ def run_trials(
         for fraction in (1.0,) if method.selector == "full" else tuple(fractions):
             params = dict(method.params.get(fraction, {}))
             for each in seeds:
-                drawn = each if method.selector == "random" else seed
-                chosen = select(train, method.selector, fraction, params=params, seed=drawn, balanced=method.balanced, **given)
-                kept = annotate(train, chosen, f"{method.name}-{fraction:g}")
-                trials.coresets.setdefault((method.name, fraction), kept)
+                kept = trials.coresets.get((method.name, fraction))
+                if kept is None or method.selector == "random":
+                    drawn = each if method.selector == "random" else seed
+                    chosen = select(train, method.selector, fraction, params=params, seed=drawn, balanced=method.balanced, **given)
+                    kept = annotate(train, chosen, f"{method.name}-{fraction:g}")
+                    trials.coresets.setdefault((method.name, fraction), kept)
                 trials.futures.append((method.name, fraction, each, train_on.submit(train, kept, test, recipe, each, device)))
     return trials
