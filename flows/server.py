@@ -67,11 +67,7 @@ def temporary_server(timeout: float = 120) -> Server | None:
     if configured() or "prefect" in sys.modules:
         return None
     server = Server(timeout)
-    os.environ |= {
-        "PREFECT_API_URL": f"http://127.0.0.1:{server.port}/api",
-        "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
-        "WINNOW_TEMPORARY_SERVER": "1",  # nobody looks at its pages: no progress artifacts
-    }
+    os.environ |= {"PREFECT_API_URL": f"http://127.0.0.1:{server.port}/api", "PREFECT_SERVER_EPHEMERAL_ENABLED": "false"}
     atexit.register(server.stop)  # last in, first out: Prefect registers its own later
     return server
 

@@ -43,12 +43,14 @@ def run_flow(module: str, function: str, parameters: dict[str, Any], *, name: st
         server = temporary_server()
         with _watched(console) as counts:
             from tasks.artifacts import store
+            from tasks.progress import unwatched
 
             console.print(f"[bold]{name}[/]  store {store().uri}")
             flow = getattr(importlib.import_module(module), function)
             given = _validated(flow, parameters)
             if server is not None:
                 server.wait()
+                unwatched()
             result = flow(**given)
     except WinnowError as error:
         console.print(f"[red bold]error:[/] {error}", markup=True, soft_wrap=True)

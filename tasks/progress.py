@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import threading
 import time
@@ -16,7 +15,7 @@ from tasks.errors import WinnowError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["Callback", "Stopped", "interruptible", "progress", "terminal"]
+__all__ = ["Callback", "Stopped", "interruptible", "progress", "terminal", "unwatched"]
 
 Callback = Callable[[int, int, str], None]  # (done, total, note)
 
@@ -27,6 +26,13 @@ UI_SECONDS = 2.0  # between updates of the UI's progress artifact: each is a req
 
 _bars: Progress | None = None
 _stopping = threading.Event()
+_unwatched = False
+
+
+def unwatched() -> None:
+    """Say that this process's server is a temporary one, which nobody looks at."""
+    global _unwatched
+    _unwatched = True
 
 
 class Stopped(WinnowError):
@@ -139,6 +145,4 @@ def _server_is_watched() -> bool:
     from prefect.context import TaskRunContext
     from prefect.settings import PREFECT_API_URL
 
-    if os.environ.get("WINNOW_TEMPORARY_SERVER"):
-        return False
-    return TaskRunContext.get() is not None and PREFECT_API_URL.value() is not None
+    return not _unwatched and TaskRunContext.get() is not None and PREFECT_API_URL.value() is not None
