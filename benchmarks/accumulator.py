@@ -1,6 +1,7 @@
 """Dynamics scores: streamed with O(N) state against stored logs that are reduced afterwards, in time and peak memory.
 
 ``python benchmarks/accumulator.py [--samples 50000] [--classes 10 100] [--epochs 20 200]`` prints and records one JSON line.
+``--imagenet`` adds the shape of ImageNet, streamed only: stored, 60 epochs are 154 GB.
 Each cell runs in a process of its own. The stored way is a good version of what the published code does: every batch's log-softmax as
 float16 in memory, reduced an epoch at a time with vectorised NumPy. Forward passes are not part of either.
 """
@@ -76,6 +77,31 @@ def stored(n: int, classes: int, epochs: int) -> tuple[np.ndarray, float]:
     return aum + el2n + forgetting, spent + time.process_time() - start
 
 
+def imagenet(epochs: int = 1, n: int = 1_281_167, classes: int = 1000, batch: int = 1024) -> dict[str, float]:
+    """Time and peak memory of streaming ImageNet's dynamics; logits come from a small pool, so that they take no memory themselves."""
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    pool = 2 * torch.randn(8 * batch, classes, generator=generator)
+    labels = torch.randint(0, classes, (n,), generator=generator)
+    order = torch.randperm(n, generator=generator)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.process_time()
+    accumulator = DynamicsAccumulator(n, classes)
+    for epoch in range(epochs):
+        for step, ids in enumerate(order.split(batch)):
+            first = step % 8 * batch
+            accumulator(ids, pool[first : first + len(ids)], labels[ids], epoch)
+    accumulator.scores()
+    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    found = {"samples": n, "classes": classes, "epochs": epochs, "batch": batch, "cpu_seconds": round(time.process_time() - start, 1)}
+    return {
+        **found,
+        "peak_mib": round(peak, 1),
+        "bytes_a_sample": round(peak * 2**20 / n, 1),
+        "one_batch_mib": round(pool.nbytes / 8 / 2**20, 1),
+    }
+
+
 def cell(way: str, n: int, classes: int, epochs: int) -> dict[str, float]:
     torch.set_num_threads(1)
     run = {"streamed": streamed, "stored": stored}[way]
@@ -91,8 +117,12 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=50_000)
     parser.add_argument("--classes", type=int, nargs="+", default=[10, 100])
     parser.add_argument("--epochs", type=int, nargs="+", default=[20, 200])
+    parser.add_argument("--imagenet", action="store_true")
     parser.add_argument("--cell", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.imagenet:
+        _common.record("accumulator_imagenet", imagenet())
+        return
     if arguments.cell:
         way, *sizes = arguments.cell
         print(json.dumps(cell(way, *map(int, sizes))))
