@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,13 @@ __all__ = [
     "common",
     "elfs_preset",
     "embedder_exists",
+    "entrants",
     "existing",
     "fits",
+    "flat",
     "plan",
     "pseudo_labels_are_wanted",
+    "recipe",
     "score_is_recorded",
     "selection_preset",
     "settings",
@@ -90,17 +93,18 @@ def embedder_exists(embedder: str | None, embeddings: str | None) -> None:
         embedders.get(embedder)
 
 
-def shortened(recipe: Recipe, iterations: int | None) -> Recipe:
+def shortened(base: Recipe, iterations: int | None) -> Recipe:
     """The recipe with that many steps; None leaves it as it is."""
-    return recipe if iterations is None else _recipe(recipe, {"iterations": iterations})
+    return base if iterations is None else recipe(base, {"iterations": iterations})
 
 
 def baselines(
     names: Iterable[str],
-    score: str,
+    score: str | None,
     signals: Iterable[str],
     *,
-    method: str,
+    method: str | None = None,
+    balanced: bool = False,
     params: Mapping[str, Mapping[float, Mapping[str, Any]]] | None = None,
     fractions: Iterable[float] = (),
     recorded: bool = True,
@@ -109,9 +113,10 @@ def baselines(
 
     Args:
         names: of registered selectors.
-        score: of the method; baselines that select by one get the same.
+        score: of the method; baselines that select by one get the same. None leaves each its own.
         signals: that the flow has.
-        method: whose baselines these are.
+        method: whose baselines these are, if any.
+        balanced: split their budgets over the classes.
         params: known parameters of baselines, by name and fraction.
         fractions: kept.
         recorded: whether final scores and GraNd are among the scores.
@@ -125,7 +130,7 @@ def baselines(
         entry = selectors.get(selector)
         needs = set(entry.needs) - set(signals)
         if needs:
-            raise BadInput(f"baseline {name!r} needs {', '.join(sorted(needs))}, which this comparison does not make.")
+            raise BadInput(f"baseline {name!r} needs {', '.join(sorted(needs))}, which this flow does not make.")
         if name == method:
             raise BadInput(f"baselines names {method} itself.")
         takes_score = "score" in inspect.signature(entry.function).parameters
@@ -133,9 +138,10 @@ def baselines(
             if not takes_score:
                 raise BadInput(f"baseline {name!r}: {selector} does not select by a score of choice.")
             score_is_recorded(other, final_pass=recorded)
-        by = {"score": other or score} if takes_score else {}
+        by = {"score": other or score} if takes_score and (other or score) else {}
         known = (params or {}).get(selector, {})
-        found.append(Method(name, selector, {fraction: {**by, **_at(known, fraction)} for fraction in (*fractions, 1.0)}))
+        table = {fraction: {**by, **_at(known, fraction)} for fraction in (*fractions, 1.0)}
+        found.append(Method(name, selector, table, balanced and selector != "full"))
     return found
 
 
@@ -210,8 +216,8 @@ def elfs_preset(
         "normalise": normalise,
         "neighbours": neighbours,
         "heads": preset.heads | _given(heads or {}),
-        "proxy": _recipe(preset.proxy, proxy or {}),
-        "training": _recipe(preset.training, training or {}),
+        "proxy": recipe(preset.proxy, proxy or {}),
+        "training": recipe(preset.training, training or {}),
     }
     return preset.model_copy(update=_given(changes))
 
@@ -227,8 +233,8 @@ def selection_preset(
     if score is not None:
         score_is_recorded(score, final_pass=True)
     changes: dict[str, Any] = {
-        "proxy": _recipe(preset.proxy, proxy),
-        "training": _recipe(preset.training, training),
+        "proxy": recipe(preset.proxy, proxy),
+        "training": recipe(preset.training, training),
         "score": score,
         "params": {} if score not in (None, preset.score) else None,
     }
@@ -239,7 +245,7 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _recipe(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+def recipe(base: Recipe, changes: dict[str, Any]) -> Recipe:
     """The recipe with other values; a length in epochs replaces one in iterations and the other way round."""
     changes = _given(changes)
     if "network" in changes:
@@ -250,7 +256,7 @@ def _recipe(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
         changes["iterations"] = None
     elif "iterations" in changes:
         changes["epochs"] = None
-    return Recipe(**{**recipe.model_dump(), **changes})
+    return Recipe(**{**base.model_dump(), **changes})
 
 
 def fits(train: Artifact, planned: Plan, *, clusters: int | None = None, graph_neighbours: int | None = None) -> int:
@@ -284,10 +290,56 @@ def fits(train: Artifact, planned: Plan, *, clusters: int | None = None, graph_n
     return classes
 
 
+def entrants(
+    names: Sequence[str],
+    dataset: str,
+    fractions: tuple[float, ...],
+    *,
+    balanced: bool,
+    params: Mapping[str, Mapping[str, Any]],
+    upstream: bool = False,
+) -> list[Method]:
+    """The methods of a comparison, with the presets' parameters where there are any and the user's own before them.
+
+    Raises:
+        BadInput: a name twice or none at all; parameters of a method that does not take part, or that it does not have.
+    """
+    if not names:
+        raise BadInput("methods is empty.", remedy='give at least one, for example methods=["random", "d2"]')
+    if len(set(names)) != len(names):
+        raise BadInput(f"methods names {next(name for name in names if list(names).count(name) > 1)!r} twice.")
+    stray = sorted(set(params) - {name.partition(":")[0] for name in names})
+    if stray:
+        raise BadInput(f"params names {stray[0]!r}, which is not among the methods {', '.join(names)}.")
+    known: dict[str, dict[float, dict[str, Any]]] = {}
+    for name in {name.partition(":")[0] for name in names}:
+        accepted = inspect.signature(selectors.get(name).function).parameters
+        wrong = sorted(set(params.get(name, {})) - set(accepted))
+        if wrong:
+            raise BadInput(f"{name} has no parameter {wrong[0]!r}.", remedy=f"docs/selectors.md lists {name}'s parameters")
+        published = {
+            "elfs": {fraction: {"mis_ratio": value} for fraction, value in presets.elfs(dataset).mis_ratio.items()},
+            "ccs": presets.ccs(dataset).params,
+            "d2": presets.d2(dataset).params,
+        }.get(name, {})
+        mode = {"upstream": True} if upstream and "upstream" in accepted else {}
+        known[name] = {fraction: {**mode, **_at(published, fraction), **params.get(name, {})} for fraction in fractions}
+    return baselines(names, None, EVERYTHING, balanced=balanced, params=known, fractions=fractions)
+
+
 def settings(preset: BaseModel, *, without: Iterable[str] = (), **others: Any) -> dict[str, Any]:
-    """What a run was made with, for its report: the preset's values and others, flat; without those that the user's files replaced."""
-    flat: dict[str, Any] = {}
-    for name, value in {**preset.model_dump(exclude=set(without)), **others}.items():
+    """What a run was made with, for its report: the preset's values and others; without those that the user's files replaced."""
+    return flat(**preset.model_dump(exclude=set(without)), **others)
+
+
+def flat(**values: Any) -> dict[str, Any]:
+    """Values of dicts under ``name.key``.
+
+    >>> flat(seed=0, proxy={"epochs": 20, "iterations": None})
+    {'seed': 0, 'proxy.epochs': 20}
+    """
+    found: dict[str, Any] = {}
+    for name, value in values.items():
         inner = value.items() if isinstance(value, dict) else None
-        flat |= {name: value} if inner is None else {f"{name}.{key}": one for key, one in inner if one is not None}
-    return flat
+        found |= {name: value} if inner is None else {f"{name}.{key}": one for key, one in inner if one is not None}
+    return found

@@ -165,6 +165,32 @@ def run(
     sys.exit(run_flow(target[0], target[1], parameters, name=name, plain=plain))
 
 
+@app.command()
+def compare(
+    dataset: Annotated[str, typer.Argument(help="A dataset (digits)")],
+    methods: Annotated[str | None, typer.Option("--methods", help="Selectors, comma-separated; default all")] = None,
+    fractions: Annotated[str | None, typer.Option("--fractions", help="Shares to keep, comma-separated")] = None,
+    seeds: Annotated[str | None, typer.Option("--seeds", help="Seeds, comma-separated")] = None,
+    parameter: Annotated[
+        list[str] | None, typer.Option("-p", "--param", help="key=value of the flow compare, the value as JSON or plain text")
+    ] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="No bars, no colours: one line an event")] = False,
+) -> None:
+    """Compare selection methods on a dataset: one table, one figure, ranks, costs, significance."""
+    parameters: dict[str, Any] = {"dataset": dataset} | dict(_parameter(text) for text in parameter or [])
+    lists = (("methods", methods, str), ("fractions", fractions, float), ("seeds", seeds, int))
+    for name, text, kind in lists:
+        if text is not None:
+            try:
+                parameters[name] = [kind(part.strip()) for part in text.split(",") if part.strip()]
+            except ValueError as error:
+                raise BadInput(f"--{name} {text}: {error}.", remedy="separate values by commas") from error
+
+    from flows.terminal import run_flow
+
+    sys.exit(run_flow("flows.compare", "compare", parameters, name=f"compare {dataset}", plain=plain))
+
+
 def _parameter(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -41,6 +41,8 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
+
+LABEL_FREE = ("elfs",)  # selectors whose scores come from pseudo-labels
 
 TRIALS: Any = ThreadPoolTaskRunner(max_workers=trial_workers())
 
@@ -281,3 +283,48 @@ def run_trials(
                     trials.coresets.setdefault((method.name, fraction), kept)
                 trials.futures.append((method.name, fraction, each, train_on.submit(train, kept, test, recipe, each, device)))
     return trials
+
+
+# -- comparisons ----------------------------------------------------------------------------------------------------------
+
+
+def run_comparison(
+    train: Artifact,
+    test: Artifact,
+    methods: Sequence[Method],
+    *,
+    classes: int,
+    fractions: Iterable[float],
+    seeds: Iterable[int],
+    proxy: Recipe,
+    training: Recipe,
+    dataset_options: dict[str, Any] | None = None,
+    normalised: bool = True,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Every method at every fraction with every seed, the whole pipeline anew for each seed; what ``draw_comparison`` takes.
+
+    All methods of a seed read the same proxy's labels, features, residuals, probabilities and dynamics. ELFS alone reads those of a proxy
+    that is trained on pseudo-labels.
+    """
+    found: dict[str, Any] = {"trials": [], "coresets": [], "histories": {}}
+    everyone: list[tuple[int, Trials]] = []
+    for seed in seeds:
+        recorded = record(train, proxy, "true", classes, dataset_options=dataset_options, normalised=normalised, seed=seed, device=device)
+        found["histories"][seed] = recorded.history
+        for free in (False, True):
+            mine = [method for method in methods if (method.selector in LABEL_FREE) == free]
+            if not mine:
+                continue
+            signals = recorded.signals
+            if free:
+                pseudo = pseudo_label(train, classes, presets.elfs(train.meta["dataset"]), seed=seed, device=device)
+                dynamics = record_dynamics(train, pseudo.labels, proxy, seed=seed, device=device)
+                signals = {"labels": pseudo.labels, "scores": dynamics["scores"]}
+            trials = run_trials(train, test, mine, signals, fractions=fractions, seeds=(seed,), recipe=training, seed=seed, device=device)
+            everyone.append((seed, trials))
+    for seed, trials in everyone:
+        results = trials.results()
+        found["trials"] += results["trials"]
+        found["coresets"] += [(method, fraction, seed, kept) for method, fraction, kept in results["coresets"]]
+    return found

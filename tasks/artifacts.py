@@ -73,6 +73,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "lr": (pa.float32(),),
         "samples_seen": (pa.int64(),),
     },
+    "network": {"name": (pa.string(),), "dtype": (pa.string(),), "shape": (pa.list_(pa.int64()),), "data": (pa.binary(),)},
     "table": {},
     "report": {"name": (pa.string(),), "content": (pa.binary(),)},
 }

@@ -166,12 +166,13 @@ def summarise(trials: Sequence[Mapping[str, Any]], *, baseline: str = "random") 
 
     Args:
         trials: one mapping a training run with ``method``, ``fraction`` (kept), ``seed``, ``last_accuracy`` and
-            ``best_accuracy`` (fractions in [0, 1]), and, where known, ``samples`` and ``seconds``.
+            ``best_accuracy`` (fractions in [0, 1]), and, where known, ``samples``, ``seconds`` and ``selection_seconds``.
         baseline: the method to compare with.
 
     Returns:
         One dict for each (method, fraction), with the baseline's first, ``full`` last and fractions ascending: ``method, fraction, n,
-        samples, seconds`` (means), ``last_mean, last_sd, best_mean, best_sd``, ``baseline`` (None where there is none to compare with),
+        samples, seconds, selection_seconds`` (means),
+        ``last_mean, last_sd, best_mean, best_sd``, ``baseline`` (None where there is none to compare with),
         ``pairs`` (common seeds), and ``last_difference, last_difference_sd, last_p`` and the same of best. What cannot be had is None:
         an sd of one value, a p of fewer than two pairs or of differences without spread.
 
@@ -193,7 +194,7 @@ def summarise(trials: Sequence[Mapping[str, Any]], *, baseline: str = "random") 
     rows = []
     for (name, fraction), runs in sorted(cells.items(), key=lambda cell: (rank[cell[0][0]], cell[0][1])):
         row: dict[str, Any] = {"method": name, "fraction": fraction, "n": len(runs)}
-        for quantity in ("samples", "seconds"):
+        for quantity in ("samples", "seconds", "selection_seconds"):
             known = [run[quantity] for run in runs.values() if run.get(quantity) is not None]
             row[quantity] = float(np.mean(known)) if known else None
         rivals = cells.get((baseline, anchors[0] if whole else fraction), {}) if name != baseline else {}
@@ -322,6 +323,44 @@ def cost_table(rows: Sequence[Mapping[str, Any]]) -> Table | None:
         body.append(tuple(line))
     caption = "Samples trained on and wall-clock time of one training run, mean over seeds."
     return Table(("method", *(f"{percent(fraction)} kept" for fraction in fractions)), tuple(body), caption)
+
+
+def mean_ranks(trials: Sequence[Mapping[str, Any]], *, accuracy: Accuracy = "last") -> dict[str, float]:
+    """Each method's rank, 1 the best, mean over fractions and seeds; equals share the mean of their ranks; ``full`` is left out.
+
+    >>> runs = [("random", 0.90), ("d2", 0.92), ("elfs", 0.92)]
+    >>> mean_ranks([dict(method=m, fraction=0.1, seed=0, last_accuracy=a, best_accuracy=a) for m, a in runs])
+    {'random': 3.0, 'd2': 1.5, 'elfs': 1.5}
+    """
+    _check(trials)
+    races: dict[tuple[float, Any], dict[str, float]] = {}
+    for trial in trials:
+        if trial["fraction"] < WHOLE:
+            races.setdefault((round(float(trial["fraction"]), 9), trial["seed"]), {})[str(trial["method"])] = trial[f"{accuracy}_accuracy"]
+    ranks: dict[str, list[float]] = {}
+    for race in races.values():
+        values = np.array(list(race.values()))
+        for name, value in race.items():
+            ranks.setdefault(name, []).append(float((values > value).sum() + ((values == value).sum() + 1) / 2))
+    return {name: float(np.mean(found)) for name, found in ranks.items()}
+
+
+def ranking_table(trials: Sequence[Mapping[str, Any]], *, accuracy: Accuracy = "last") -> Table:
+    """Methods by mean rank, with the time of one selection and of one training."""
+    rows, ranks = summarise(trials), mean_ranks(trials, accuracy=accuracy)
+    body = []
+    for name in sorted(ranks, key=lambda name: ranks[name]):
+        line = [name, f"{ranks[name]:.1f}"]
+        for quantity in ("selection_seconds", "seconds"):
+            known = [row[quantity] for row in rows if row["method"] == name and row[quantity] is not None]
+            line.append(_duration(float(np.mean(known))) if known else MISSING)
+        body.append(tuple(line))
+    races = len({(trial["fraction"], trial["seed"]) for trial in trials if trial["fraction"] < WHOLE})
+    caption = (
+        f"Rank among {len(body)} methods by test accuracy, 1 the best, mean over {races} pairs of fraction and seed. Times are wall-clock: "
+        "one selection, without the proxy's training that all share, and one training on the coreset, mean over all."
+    )
+    return Table(("method", "mean rank", "selection", "training"), tuple(body), caption)
 
 
 def _duration(seconds: float) -> str:

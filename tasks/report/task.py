@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from tasks.progress import progress
 if TYPE_CHECKING:
     from tasks.report.html import Section
 
-__all__ = ["draw", "publish"]
+__all__ = ["draw", "draw_comparison", "publish"]
 
 log = logging.getLogger("tasks.report")
 
@@ -29,7 +30,7 @@ BEST_EPOCH = "The published code reports the best test accuracy of a run, which 
 REPORT = ("tasks.report.html", "tasks.report.montage", "tasks.report.plots", "tasks.report.tables", "tasks.train.metrics")
 
 
-@cached_task(version="1", name="report", run_name="report-{dataset}", modules=REPORT)
+@cached_task(version="2", name="report", run_name="report-{dataset}", modules=REPORT)
 def draw(
     title: str,
     dataset: str,
@@ -69,57 +70,140 @@ def draw(
     Returns:
         ``trials`` and ``report``.
     """
-    from tasks.report.html import Report, markdown_report, render_report
     from tasks.report.plots import accuracy_curve
-    from tasks.report.tables import accuracy_table, cost_table, difference_table, percent, summarise, to_csv, verdicts
+    from tasks.report.tables import accuracy_table, cost_table, difference_table, percent, summarise, verdicts
 
     with progress("report"):
-        made = {output["digest"]: step for step in provenances() for output in step["outputs"]}
-        steps = [made.get(trial[3].digest, {}) for trial in trials]
-        runs = [_trial(*trial, step.get("seconds")) for trial, step in zip(trials, steps, strict=True)]
+        runs, where = _measured(trials, coresets)
         rows = summarise(runs)
         found = verdicts(rows, method=method)
-        # wall-clock times stay out of it, so that equal results have equal digests
-        table = write(
-            "table",
-            {name: [run[name] for run in runs] for name in runs[0] if name != "seconds"},
-            meta={"dataset": dataset, "verdicts": list(found)},
-        )
+        table = _trials_table(runs, dataset, found)
         sections = [
             _section("Accuracy", "", [accuracy_curve(rows)], difference_table(rows)),
             _section("Best epoch", BEST_EPOCH, [], accuracy_table(rows, accuracy="best")),
             *_clustering_sections(train, pseudo_labels, kmeans, head_losses),
             *_search_sections(searches or {}),
             *_selection_sections(train, pseudo_labels, scores, score, [(f, kept) for name, f, kept in coresets if name == method], params),
-            _section("Proxy training", "", [_training(history)]),
+            _section("Proxy training", "", [_training([("proxy", history)])]),
             _section("Cost", "Measured when each training ran; a cached one keeps its figure.", [], cost_table(rows)),
         ]
-        devices = Counter(step["device"] for step in steps if "device" in step)
-        report = Report(
-            title=title,
-            subtitle=" · ".join(
-                [
-                    f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-                    f"{train.rows:,} training samples",
-                    *(name for name, _ in devices.most_common(1)),
-                ]
-            ),
-            verdicts=found,
-            table=accuracy_table(rows),
-            sections=[section for section in sections if section is not None],
-            provenance={
-                "Selection": {
-                    f"{percent(fraction)} kept": ", ".join(f"{name} {value}" for name, value in chosen.items())
-                    for fraction, chosen in params.items()
-                },
-                "Parameters": settings,
-                "Artifacts": _artifacts(train, pseudo_labels, scores, coresets, table),
-                "Versions": library_versions(),
-            },
-            csv=to_csv(rows),
-        )
-        pages = {"html": render_report(report).encode(), "markdown": markdown_report(report).encode()}
-    return {"trials": table, "report": write("report", {"name": list(pages), "content": list(pages.values())})}
+        chosen = {f"{percent(f)} kept": ", ".join(f"{name} {value}" for name, value in some.items()) for f, some in params.items()}
+        artifacts = {"samples": train, "scores": scores, "trials": table}
+        artifacts |= {} if pseudo_labels is None else {"pseudo-labels": pseudo_labels}
+        artifacts |= {f"coreset {name} {fraction:g}": coreset for name, fraction, coreset in coresets}
+        return {"trials": table, "report": _pages(title, train, where, found, rows, sections, chosen, settings, artifacts)}
+
+
+@cached_task(version="1", name="comparison", run_name="comparison-{dataset}", modules=REPORT)
+def draw_comparison(
+    title: str,
+    dataset: str,
+    train: Artifact,
+    *,
+    trials: list[tuple[str, float, int, Artifact]],
+    coresets: list[tuple[str, float, int, Artifact]],
+    histories: dict[int, Artifact],
+    params: dict[str, dict[float, dict[str, Any]]],
+    settings: dict[str, Any],
+) -> dict[str, Artifact]:
+    """Many methods side by side: one table, ranks and costs, differences from random, one figure.
+
+    Args:
+        title: of the report.
+        dataset: its name.
+        train: the samples that were selected from.
+        trials: method, fraction, seed and metrics of every training.
+        coresets: method, fraction, seed and annotated coreset.
+        histories: of the proxies' trainings, by seed.
+        params: of the selectors, by name and fraction.
+        settings: all that the run was made with.
+
+    Returns:
+        ``trials`` and ``report``.
+    """
+    from tasks.report.plots import accuracy_curve
+    from tasks.report.tables import accuracy_table, cost_table, difference_table, ranking_table, summarise, verdicts
+
+    with progress("report"):
+        runs, where = _measured(trials, coresets)
+        rows = summarise(runs)
+        found = verdicts(rows)
+        table = _trials_table(runs, dataset, found)
+        sections = [
+            _section("Accuracy", "", [accuracy_curve(rows)], difference_table(rows)),
+            _section("Ranks and costs", "", [], ranking_table(runs)),
+            _section("Best epoch", BEST_EPOCH, [], accuracy_table(rows, accuracy="best")),
+            _section("Proxy training", "", [_training([(f"seed {seed}", history) for seed, history in histories.items()])]),
+            _section("Cost", "Measured when each training ran; a cached one keeps its figure.", [], cost_table(rows)),
+        ]
+        chosen = {
+            f"{name}, {fraction:g} kept": ", ".join(f"{key} {value}" for key, value in some.items())
+            for name, by_fraction in params.items()
+            for fraction, some in by_fraction.items()
+            if some
+        }
+        artifacts = {"samples": train, "trials": table}
+        return {"trials": table, "report": _pages(title, train, where, found, rows, sections, chosen, settings, artifacts)}
+
+
+def _measured(trials: list[tuple[str, float, int, Artifact]], coresets: Iterable[tuple[Any, ...]]) -> tuple[list[dict[str, Any]], str]:
+    """One row a training, with what it and its selection took when they ran, and the device that most of them ran on."""
+    made = {output["digest"]: step for step in provenances() for output in step["outputs"]}
+    steps = [made.get(trial[3].digest, {}) for trial in trials]
+    selecting: dict[tuple[str, float], float] = {}
+    for name, fraction, *_, coreset in coresets:
+        annotated = made.get(coreset.digest, {"inputs": {}})["inputs"].get("coreset")
+        if annotated is not None and annotated["artifact"] in made:
+            selecting[name, fraction] = made[annotated["artifact"]]["seconds"]
+    runs = [_trial(*trial, step.get("seconds"), selecting.get(trial[:2])) for trial, step in zip(trials, steps, strict=True)]
+    devices = Counter(step["device"] for step in steps if "device" in step)
+    return runs, next((name for name, _ in devices.most_common(1)), "")
+
+
+def _trials_table(runs: list[dict[str, Any]], dataset: str, verdicts: Sequence[str]) -> Artifact:
+    """The trainings as an artifact; wall-clock times stay out of it, so that equal results have equal digests."""
+    names = [name for name in runs[0] if not name.endswith("seconds")]
+    return write("table", {name: [run[name] for run in runs] for name in names}, meta={"dataset": dataset, "verdicts": list(verdicts)})
+
+
+def _pages(
+    title: str,
+    train: Artifact,
+    device: str,
+    verdicts: Sequence[str],
+    rows: list[dict[str, Any]],
+    sections: list[Section | None],
+    chosen: dict[str, str],
+    settings: dict[str, Any],
+    artifacts: dict[str, Artifact],
+) -> Artifact:
+    """The report as HTML, as Markdown for the UI, its main table as Markdown, its numbers as CSV."""
+    from tasks.report.html import Report, markdown_report, render_report
+    from tasks.report.tables import accuracy_table, to_csv, to_markdown
+
+    main = accuracy_table(rows)
+    facts = [f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", f"{train.rows:,} training samples", device]
+    report = Report(
+        title=title,
+        subtitle=" · ".join(fact for fact in facts if fact),
+        verdicts=tuple(verdicts),
+        table=main,
+        sections=[section for section in sections if section is not None],
+        provenance={
+            **({"Selection": chosen} if chosen else {}),
+            "Parameters": settings,
+            "Artifacts": {name: artifact.digest for name, artifact in artifacts.items()},
+            "Versions": library_versions(),
+        },
+        csv=to_csv(rows),
+    )
+    pages = {
+        "html": render_report(report),
+        "markdown": markdown_report(report),
+        "md": to_markdown(main),
+        "csv": report.csv,
+    }
+    return write("report", {"name": list(pages), "content": [page.encode() for page in pages.values()]})
 
 
 @task(name="publish", task_run_name="publish-{name}", cache_policy=NO_CACHE)
@@ -130,8 +214,10 @@ def publish(name: str, drawn: dict[str, Artifact], settings: dict[str, Any]) -> 
     trials, columns = drawn["trials"], drawn["report"].table().to_pydict()
     pages = dict(zip(columns["name"], columns["content"], strict=True))
     key = "".join(c if c.isascii() and c.isalnum() else "-" for c in name.lower()).strip("-")  # the UI keeps the versions of a key
-    file = f"reports/{key}-{trials.digest[:8]}.html"
-    store().write(file, pages["html"])
+    stem = f"reports/{key}-{trials.digest[:8]}"
+    file = f"{stem}.html"
+    for suffix in ("html", "csv", "md"):
+        store().write(f"{stem}.{suffix}", pages[suffix])
     store().write(
         f"results/{trials.digest}.json", json.dumps({"digest": trials.digest, "report": file, "settings": settings}, indent=1).encode()
     )
@@ -144,7 +230,9 @@ def publish(name: str, drawn: dict[str, Artifact], settings: dict[str, Any]) -> 
     return trials.model_copy(update={"meta": {**trials.meta, "report": file}})
 
 
-def _trial(method: str, fraction: float, seed: int, metrics: Artifact, seconds: float | None) -> dict[str, Any]:
+def _trial(
+    method: str, fraction: float, seed: int, metrics: Artifact, seconds: float | None, selection_seconds: float | None
+) -> dict[str, Any]:
     return {
         "method": method,
         "fraction": fraction,
@@ -154,6 +242,7 @@ def _trial(method: str, fraction: float, seed: int, metrics: Artifact, seconds: 
         "best_accuracy": metrics.meta["best_accuracy"],
         "metrics": metrics.digest,
         "seconds": seconds,
+        "selection_seconds": selection_seconds,
     }
 
 
@@ -277,17 +366,7 @@ def _selection_sections(
     return [_section("Selection", text, pictures)]
 
 
-def _training(history: Artifact) -> Any:
+def _training(histories: list[tuple[str, Artifact]]) -> Any:
     from tasks.report.plots import training_curves
 
-    columns = history.table().to_pydict()
-    return training_curves([("proxy", columns)])
-
-
-def _artifacts(
-    train: Artifact, pseudo_labels: Artifact | None, scores: Artifact, coresets: list[tuple[str, float, Artifact]], table: Artifact
-) -> dict[str, str]:
-    named = {"samples": train, "scores": scores, "trials": table}
-    named |= {} if pseudo_labels is None else {"pseudo-labels": pseudo_labels}
-    named |= {f"coreset {method} {fraction:g}": coreset for method, fraction, coreset in coresets}
-    return {name: artifact.digest for name, artifact in named.items()}
+    return training_curves([(name, history.table().to_pydict()) for name, history in histories])

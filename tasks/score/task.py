@@ -10,7 +10,7 @@ from tasks.cache import cached_task, context
 from tasks.data.task import labels_of, open_split
 from tasks.progress import progress
 from tasks.train.recipe import Recipe
-from tasks.train.task import TRAINING, history_columns
+from tasks.train.task import TRAINING, history_columns, write_network
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +55,7 @@ def record_dynamics(
         device: where.
 
     Returns:
-        ``scores``, ``history``; ``dynamics`` if stored; ``features`` (penultimate) and ``logits`` of the final pass.
+        ``scores``, ``history``; ``dynamics`` if stored; ``features`` (penultimate), ``logits`` and ``network`` of the final pass.
     """
     import numpy as np
     import pyarrow as pa
@@ -140,4 +140,5 @@ def _final_pass(
     return scores, {
         "features": write("embeddings", {"id": split.ids, "vector": features}, meta={"embedder": f"proxy {trained.recipe.network}"}),
         "logits": write("logits", {"id": split.ids, "logits": logits}),
+        "network": write_network(trained),
     }

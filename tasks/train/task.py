@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
 
 from tasks.artifacts import Artifact, write
 from tasks.cache import cached_task, context
@@ -13,12 +15,24 @@ from tasks.progress import progress
 from tasks.registry import networks
 from tasks.train.recipe import Recipe
 
-__all__ = ["cluster", "cluster_kmeans", "hold_out", "label", "train_on"]
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tasks.train.loop import Trained
+
+__all__ = ["cluster", "cluster_kmeans", "hold_out", "label", "read_network", "train_on", "write_network"]
 
 log = logging.getLogger("tasks.train")
 
 # the modules that decide what a training gives
-TRAINING = ("tasks.train.loop", "tasks.train.loader", "tasks.train.recipe", "tasks.train.networks.base", *networks.modules())
+TRAINING = (
+    "tasks.train.loop",
+    "tasks.train.loader",
+    "tasks.train.recipe",
+    "tasks.train.networks.base",
+    "tasks.train.networks.published",
+    *networks.modules(),
+)
 
 
 @cached_task(version="1", name="cluster", run_name="cluster-{classes}", ignore=("device",), modules=("tasks.train.cluster_heads",))
@@ -204,6 +218,36 @@ def train_on(train: Artifact, coreset: Artifact, evaluation: Artifact, recipe: R
         history_columns(trained.history),
         meta={"last_accuracy": trained.last_accuracy, "best_accuracy": trained.best_accuracy, "samples": len(rows)},
     )
+
+
+def write_network(trained: Trained) -> Artifact:
+    """A trained network's tensors; what they were built for is in the artifact's facts."""
+    rows = [(name, tensor.detach().cpu().contiguous()) for name, tensor in trained.network.items()]
+    columns = {
+        "name": [name for name, _ in rows],
+        "dtype": [str(tensor.dtype).removeprefix("torch.") for _, tensor in rows],
+        "shape": pa.array([list(tensor.shape) for _, tensor in rows], pa.list_(pa.int64())),
+        "data": pa.array([tensor.numpy().tobytes() for _, tensor in rows], pa.binary()),
+    }
+    facts = {"network": trained.recipe.network, "classes": trained.classes, "channels": trained.channels, "size": trained.size}
+    return write("network", columns, meta=facts)
+
+
+def read_network(artifact: Artifact, device: Any) -> nn.Module:
+    """The network behind ``write_network``'s artifact, in eval mode."""
+    import numpy as np
+    import torch
+
+    from tasks.train.loop import build
+
+    facts = artifact.meta
+    module = build(facts["network"], classes=facts["classes"], channels=facts["channels"], size=facts["size"], seed=0)
+    state = {}
+    for row in artifact.table().to_pylist():
+        values = np.frombuffer(row["data"], row["dtype"]).reshape(row["shape"])
+        state[row["name"]] = torch.from_numpy(values.copy())
+    module.load_state_dict(state)
+    return module.to(device).eval()
 
 
 def _some(images: Any, rows: Any) -> Any:

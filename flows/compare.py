@@ -1,0 +1,75 @@
+"""Many selection methods side by side, on shared artifacts, with seeds and significance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from flows import checks, presets
+from flows.steps import TRIALS, Fraction, Positive, Seed, run_comparison
+from tasks.artifacts import Artifact
+from tasks.data.task import load
+from tasks.registry import selectors
+from tasks.report.task import draw_comparison, publish
+
+__all__ = ["compare"]
+
+
+@flow(name="compare", flow_run_name="compare-{dataset}", task_runner=TRIALS)
+def compare(
+    dataset: str,
+    methods: tuple[str, ...] | None = None,
+    fractions: tuple[Fraction, ...] = (0.1, 0.3, 0.5),
+    seeds: tuple[Seed, ...] = (0, 1, 2),
+    balanced: bool = False,
+    params: dict[str, dict[str, Any]] | None = None,
+    proxy_network: str | None = None,
+    proxy_epochs: Positive | None = None,
+    network: str | None = None,
+    iterations: Positive | None = None,
+    epochs: Positive | None = None,
+    dataset_options: dict[str, Any] | None = None,
+    device: str = "auto",
+    upstream: bool = False,
+) -> Artifact:
+    """Compare selection methods on shared artifacts: accuracy, rank, cost, difference from random.
+
+    For each seed a proxy is trained once; every method selects from what it tells; a network is trained on every coreset. The seed decides
+    the proxy, the selection and the training, so that the spread is that of the whole method.
+
+    Args:
+        dataset: Registered dataset, or imagefolder:PATH, webdataset:PATTERN.
+        methods: Selectors; selector:score for another score. None: all that are registered.
+        fractions: Shares of the samples to keep.
+        seeds: Seeds of proxy, selection and training.
+        balanced: Give each class its share of every method's budget.
+        params: Parameters of selectors by name, for example {"d2": {"neighbours": 10}}; others have their preset's or their own defaults.
+        proxy_network: Network trained on the whole set.
+        proxy_epochs: Its epochs.
+        network: Network trained on the coreset.
+        iterations: Steps of that training, whatever the coreset's size.
+        epochs: Or its epochs.
+        dataset_options: Options of the dataset, for example {"verify": false}.
+        device: auto, cpu, cuda or cuda:<index>.
+        upstream: Replay the published code of every method that has such a mode.
+    """
+    checks.common(dataset, fractions, seeds, device)
+    base = presets.elfs(dataset)
+    proxy = checks.recipe(base.proxy, {"network": proxy_network, "epochs": proxy_epochs})
+    training = checks.recipe(base.training, {"network": network, "iterations": iterations, "epochs": epochs})
+    named = selectors.names() if methods is None else methods
+    entrants = checks.entrants(named, dataset, fractions, balanced=balanced, params=params or {}, upstream=upstream)
+
+    train = load(dataset, "train", options=dataset_options)
+    test = load(dataset, "test", labels=True, options=dataset_options)
+    classes = checks.fits(train, {fraction: ({}, {}) for fraction in fractions})
+
+    found = run_comparison(
+        train, test, entrants, classes=classes, fractions=fractions, seeds=seeds, proxy=proxy, training=training,
+        dataset_options=dataset_options, normalised=not upstream, device=device,
+    )  # fmt: skip
+    settings = checks.flat(proxy=proxy.model_dump(), training=training.model_dump(), balanced=balanced, upstream=upstream)
+    title = f"Comparison on {dataset}" + (" (upstream=True)" if upstream else "")
+    drawn = draw_comparison(title, dataset, train, **found, params={one.name: dict(one.params) for one in entrants}, settings=settings)
+    return publish(f"compare-{dataset}", drawn, settings)
