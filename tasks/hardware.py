@@ -77,15 +77,12 @@ def set_threads() -> int:
 
 
 def gpu_ids() -> list[str]:
-    """Physical ids of the GPUs that this process may use, ``CUDA_VISIBLE_DEVICES`` respected."""
+    """UUIDs of the GPUs that this process may use: the same however ``CUDA_VISIBLE_DEVICES`` names or orders them."""
     import torch
 
     if not torch.cuda.is_available():
         return []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [gpu for gpu in visible.split(",") if gpu]
-    return [str(i) for i in range(torch.cuda.device_count())]
+    return [f"GPU-{torch.cuda.get_device_properties(i).uuid}" for i in range(torch.cuda.device_count())]
 
 
 def device(name: str = "auto") -> torch.device:
