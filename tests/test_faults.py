@@ -233,12 +233,17 @@ def test_an_interrupt_during_a_training_ends_the_run_at_once(prefect_server, tmp
     long = ["-p", "mis_ratio=0.2", "-p", "heads=2", "-p", "head_epochs=3", "-p", "proxy_epochs=1", "-p", "iterations=1000000"]
     command = [sys.executable, "-c", "from flows.cli import main; main()", "run", "elfs/digits", "--plain", *long]
     with open(tmp_path / "log", "w") as log:
-        run = subprocess.Popen(command, env=environment, stderr=log, stdout=log)
-    deadline = time.monotonic() + 120
-    while "train convnet on" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
-        assert run.poll() is None, (tmp_path / "log").read_text()
-        time.sleep(0.2)
-    time.sleep(1)
-    run.send_signal(sent)
-    assert run.wait(60) == status
+        # a shell that puts us into the background has its children ignore Ctrl-C
+        heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+        run = subprocess.Popen(command, env=environment, stderr=log, stdout=log, preexec_fn=heed)
+    try:
+        deadline = time.monotonic() + 120
+        while "train convnet on" not in (tmp_path / "log").read_text() and time.monotonic() < deadline:
+            assert run.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.2)
+        time.sleep(1)
+        run.send_signal(sent)
+        assert run.wait(60) == status
+    finally:
+        run.kill()
     assert "the same command goes on from there" in (tmp_path / "log").read_text()
