@@ -26,7 +26,7 @@ demo: venv ## Run the main job, elfs/digits: label-free coresets of a bundled da
 	@$(BIN)/winnow run elfs/digits
 
 test: venv ## Run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: venv ## Check style and types
 	$(BIN)/ruff check .
