@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from flows import presets
 from flows.steps import Method
@@ -138,6 +138,8 @@ def baselines(
             if not takes_score:
                 raise BadInput(f"baseline {name!r}: {selector} does not select by a score of choice.")
             score_is_recorded(other, final_pass=recorded)
+        if selector in scores and "scores" in entry.needs and not (method is None and selector == "deepfool"):
+            score_is_recorded(selector, final_pass=recorded)  # a thin name over one score
         by = {"score": other or score} if takes_score and (other or score) else {}
         known = (params or {}).get(selector, {})
         table = {fraction: {**by, **_at(known, fraction)} for fraction in (*fractions, 1.0)}
@@ -256,7 +258,12 @@ def recipe(base: Recipe, changes: dict[str, Any]) -> Recipe:
         changes["iterations"] = None
     elif "iterations" in changes:
         changes["epochs"] = None
-    return Recipe(**{**base.model_dump(), **changes})
+    try:
+        return Recipe(**{**base.model_dump(), **changes})
+    except ValidationError as error:  # pydantic's first reason, without its address
+        reason = error.errors()[0]
+        where = ".".join(map(str, reason["loc"]))
+        raise BadInput(f"recipe{f' ({where})' if where else ''}: {reason['msg'].removeprefix('Value error, ')}.") from error
 
 
 def fits(train: Artifact, planned: Plan, *, clusters: int | None = None, graph_neighbours: int | None = None) -> int:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.train.recipe import Recipe
 
-__all__ = ["ElfsPreset", "SelectionPreset", "ccs", "d2", "elfs", "mis_ratio_grid"]
+__all__ = ["DeepcorePreset", "ElfsPreset", "SelectionPreset", "ccs", "d2", "deepcore", "elfs", "mis_ratio_grid"]
 
 
 class ElfsPreset(BaseModel):
@@ -206,3 +206,41 @@ def d2(dataset: str) -> SelectionPreset:
     return SelectionPreset(
         proxy=base.proxy, training=base.training, score=score, params=_D2_PARAMS.get(dataset, {}), grid=_D2_GRID
     )  # fmt: skip
+
+
+class DeepcorePreset(BaseModel):
+    """How DeepCore trains on a dataset.
+
+    Attributes:
+        proxy: training on the whole set before the selection.
+        training: of the coreset.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    proxy: Recipe
+    training: Recipe
+
+
+# deepcore.md 5: the authors' command for their table (issue 9) has 10 epochs of selection and batches of 128
+_DEEPCORE_PROXY = Recipe(network="resnet18", epochs=10, batch_size=128, scheduler="constant", augment="none")
+_DEEPCORE_TRAINING = Recipe(network="resnet18", epochs=200, batch_size=128, augment="none")
+_DEEPCORE_AUGMENT = {"cifar10": "crop_flip", "cifar100": "crop_flip"}
+
+
+def deepcore(dataset: str) -> DeepcorePreset:
+    """DeepCore's preset of a dataset: CIFAR and ImageNet are augmented in training, nothing is while selecting.
+
+    >>> deepcore("cifar10").training.augment, deepcore("svhn").training.augment
+    ('crop_flip', 'none')
+    """
+    if dataset == "digits":
+        proxy = _DIGITS_RECIPE.model_copy(update={"iterations": None, "epochs": 10, "scheduler": "constant"})
+        return DeepcorePreset(proxy=proxy, training=_DIGITS_RECIPE)
+    if dataset == "imagenet":
+        sides = {"size": 224}
+        return DeepcorePreset(
+            proxy=_DEEPCORE_PROXY.model_copy(update=sides), training=_DEEPCORE_TRAINING.model_copy(update={**sides, "augment": "imagenet"})
+        )  # fmt: skip
+    training = _DEEPCORE_TRAINING.model_copy(update={"augment": _DEEPCORE_AUGMENT.get(dataset, "none")})
+    return DeepcorePreset(proxy=_DEEPCORE_PROXY, training=training)

@@ -17,7 +17,7 @@ from tasks.data.task import annotate, bring_embeddings, bring_pseudo_labels, loa
 from tasks.embed.task import checkpoint_digest, embed, knn, normalise
 from tasks.hardware import trial_workers
 from tasks.progress import interruptible
-from tasks.score.task import record_dynamics
+from tasks.score.task import add_deepfool, record_dynamics
 from tasks.select.task import inputs_of, select
 from tasks.train.recipe import Recipe
 from tasks.train.task import cluster, cluster_kmeans, hold_out, label, train_on
@@ -42,7 +42,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 
-LABEL_FREE = ("elfs",)  # selectors whose scores come from pseudo-labels
+SPECIAL = ("elfs", "deepfool")  # selectors that read scores of their own: of pseudo-labels, of perturbed images
 
 TRIALS: Any = ThreadPoolTaskRunner(max_workers=trial_workers())
 
@@ -97,6 +97,7 @@ class Recorded:
 
     signals: dict[str, Artifact]
     history: Artifact
+    network: Artifact
     pseudo: Pseudo | None
 
     def pseudo_report(self) -> dict[str, Any]:
@@ -125,7 +126,7 @@ def record(
     known = load(dataset, "train", labels=True, options=dataset_options) if pseudo is None else pseudo.labels
     found = record_dynamics(train, known, recipe, seed=seed, final_pass=True, normalised=normalised, device=device)
     signals = {"labels": known, "scores": found["scores"], "embeddings": found["features"], "logits": found["logits"]}
-    return Recorded(signals, found["history"], pseudo)
+    return Recorded(signals, found["history"], found["network"], pseudo)
 
 
 # -- the search for hyper-parameters ----------------------------------------------------------------------------------------
@@ -312,15 +313,17 @@ def run_comparison(
     for seed in seeds:
         recorded = record(train, proxy, "true", classes, dataset_options=dataset_options, normalised=normalised, seed=seed, device=device)
         found["histories"][seed] = recorded.history
-        for free in (False, True):
-            mine = [method for method in methods if (method.selector in LABEL_FREE) == free]
+        for special in (None, *SPECIAL):
+            mine = [method for method in methods if (method.selector if method.selector in SPECIAL else None) == special]
             if not mine:
                 continue
             signals = recorded.signals
-            if free:
+            if special == "elfs":
                 pseudo = pseudo_label(train, classes, presets.elfs(train.meta["dataset"]), seed=seed, device=device)
                 dynamics = record_dynamics(train, pseudo.labels, proxy, seed=seed, device=device)
                 signals = {"labels": pseudo.labels, "scores": dynamics["scores"]}
+            elif special == "deepfool":
+                signals = {**signals, "scores": add_deepfool(train, signals["scores"], recorded.network, proxy, device=device)}
             trials = run_trials(train, test, mine, signals, fractions=fractions, seeds=(seed,), recipe=training, seed=seed, device=device)
             everyone.append((seed, trials))
     for seed, trials in everyone:

@@ -109,3 +109,24 @@ def test_command_line_reads_lists(monkeypatch):
     assert seen == {"dataset": "digits", "methods": ["random", "d2"], "fractions": [0.1, 0.3], "seeds": [0, 1], "iterations": 30}
     wrong = CliRunner().invoke(cli.app, ["compare", "digits", "--seeds", "0,x"])
     assert isinstance(wrong.exception, BadInput)
+
+
+@pytest.mark.server
+@pytest.mark.usefixtures("flow_runs")
+def test_deepcore_runs_one_method_with_the_published_options():
+    from flows.deepcore import deepcore
+
+    result = deepcore(
+        "digits", method="deepfool", fractions=(0.1,), seeds=(0,), baselines=("random",), selection_epochs=1, selection_network="mlp",
+        iterations=20, optimizer="adam", lr=0.01, nesterov=False, scheduler="step", step_size=10,
+    )  # fmt: skip
+    assert {(t["method"], t["samples"]) for t in result.table().to_pylist()} == {("deepfool", 144), ("random", 144)}
+    steps = {step["task"]: step for step in provenances()}
+    assert steps["dynamics"]["inputs"]["recipe"]["fields"]["network"] == "mlp"
+    assert steps["train"]["inputs"]["recipe"]["fields"]["optimizer"] == "adam"
+    scores = Artifact(**steps["deepfool"]["outputs"][0])
+    assert (scores.numpy("deepfool") >= 0).all()
+    chosen = [step for step in provenances() if step["task"] == "select"]
+    assert all(step["inputs"]["balanced"] for step in chosen)
+    with pytest.raises(BadInput, match="step_size"):
+        deepcore("digits", method="random", baselines=(), scheduler="step")

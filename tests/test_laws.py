@@ -25,6 +25,7 @@ def signals(n: int = N, *, dtype=np.float32, ids=None) -> Signals:
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     residuals = probabilities - np.eye(CLASSES)[labels]
     scores["grand"] = np.linalg.norm(residuals, axis=1).round(1).astype(dtype)
+    scores["deepfool"] = np.square(margins).astype(dtype)
     return Signals(
         n=n,
         labels=labels,

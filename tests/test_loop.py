@@ -77,6 +77,13 @@ def torch_rates(make, steps):
     return rates
 
 
+def warmed(optimiser, steps, after):
+    """torch's linear warm-up of that many steps, then another schedule from its start."""
+    schedulers = torch.optim.lr_scheduler
+    rise = schedulers.LinearLR(optimiser, start_factor=1 / (steps + 1), total_iters=steps)
+    return schedulers.SequentialLR(optimiser, [rise, after], milestones=[steps])
+
+
 @pytest.mark.parametrize(
     ("recipe", "n", "make"),
     [
@@ -90,6 +97,22 @@ def torch_rates(make, steps):
             lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [6, 12]),
         ),
         (Recipe(epochs=3, scheduler="constant"), 1000, lambda o: torch.optim.lr_scheduler.ConstantLR(o, 1.0)),
+        (
+            Recipe(epochs=9, batch_size=50, scheduler="step", step_size=4, gamma=0.5),
+            100,
+            lambda o: torch.optim.lr_scheduler.StepLR(o, step_size=8, gamma=0.5),
+        ),
+        (Recipe(iterations=9, scheduler="step", step_size=4), 300, lambda o: torch.optim.lr_scheduler.StepLR(o, step_size=4)),
+        (
+            Recipe(epochs=9, batch_size=50, warmup=2),
+            100,
+            lambda o: warmed(o, 4, torch.optim.lr_scheduler.CosineAnnealingLR(o, 14, 1e-4)),
+        ),
+        (
+            Recipe(iterations=20, warmup=7, scheduler="constant"),
+            100,
+            lambda o: torch.optim.lr_scheduler.LinearLR(o, start_factor=1 / 8, total_iters=7),
+        ),
     ],
 )
 def test_learning_rates_are_torchs(recipe, n, make):
@@ -98,10 +121,19 @@ def test_learning_rates_are_torchs(recipe, n, make):
     np.testing.assert_allclose(rates, torch_rates(make, len(rates)), rtol=1e-9, atol=1e-15)
 
 
+def test_steps_and_milestones_count_from_the_start():
+    step = Recipe(epochs=6, batch_size=50, warmup=2, scheduler="step", step_size=3).learning_rates(50)
+    milestones = Recipe(epochs=6, batch_size=50, warmup=2, scheduler="multistep", milestones=(3,)).learning_rates(50)
+    assert step == pytest.approx(milestones)
+    assert step == pytest.approx([0.1 / 3, 0.2 / 3, 0.1, 0.01, 0.01, 0.01])
+
+
 def test_published_length():
     thirty = Recipe(iterations=40_000)
     assert (thirty.steps_per_epoch(15_000), thirty.total_steps(15_000)) == (59, 40_000)
     assert thirty.model_copy(update={"upstream": True}).total_steps(15_000) == 678 * 59
+    exactly = 1e-4 + (0.1 - 1e-4) * (1 + np.cos(np.pi * np.arange(40_000.0) / 40_000)) / 2  # to the last bit: trainings amplify it
+    assert np.array_equal(thirty.learning_rates(15_000), exactly)
     assert Recipe(epochs=2, batch_size=4, drop_last=True).total_steps(10) == 4
     with pytest.raises(BadInput, match="no batch of 4"):
         Recipe(epochs=2, batch_size=4, drop_last=True).total_steps(3)
@@ -111,7 +143,9 @@ def test_published_length():
     "fields",
     [{}, {"epochs": 1, "iterations": 1}, {"epochs": 0}, {"epochs": 1, "lr": float("nan")}, {"epochs": 1, "momentum": 0.0},
      {"epochs": 1, "lr": 1e-5}, {"epochs": 1, "milestones": (3,)}, {"epochs": 1, "scheduler": "multistep"},
-     {"epochs": 9, "scheduler": "multistep", "milestones": (5, 3)}, {"epochs": 1, "speed": 2}, {"epochs": 1, "pad": -1}],
+     {"epochs": 9, "scheduler": "multistep", "milestones": (5, 3)}, {"epochs": 1, "speed": 2}, {"epochs": 1, "pad": -1},
+     {"epochs": 9, "step_size": 3}, {"epochs": 9, "scheduler": "step"}, {"epochs": 3, "warmup": 3}, {"iterations": 3, "warmup": -1},
+     {"epochs": 9, "warmup": 1, "scheduler": "onecycle"}, {"epochs": 1, "optimizer": "lamb"}],
 )  # fmt: skip
 def test_recipe_refuses(fields):
     with pytest.raises(ValidationError):
@@ -293,6 +327,26 @@ def test_the_loop_is_plain_sgd(momentum, nesterov):
     assert rows[0]["loss"] == pytest.approx(sum(losses[:4]) / 50, rel=1e-5)
 
 
+@pytest.mark.parametrize(("optimizer", "theirs"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
+def test_the_loop_is_plain_adam(optimizer, theirs):
+    images, targets = toy(50)
+    recipe = Recipe(
+        network="convnet", optimizer=optimizer, iterations=9, batch_size=16, lr=0.01, min_lr=0, weight_decay=0.1, augment="none"
+    )
+    trained = train(images, targets, classes=3, recipe=recipe, seed=3, **GREY)
+    network = build("convnet", classes=3, channels=1, size=8, seed=3)
+    optimiser = theirs(network.parameters(), lr=0.01, weight_decay=0.1, foreach=False)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 9)
+    loader = open_loader(images, targets, **GREY, device=torch.device("cpu"), batch_size=16, seed=3)
+    for _, x, y in [batch for epoch in range(3) for batch in loader.epoch(epoch)][:9]:
+        optimiser.zero_grad()
+        F.cross_entropy(network(x.contiguous()), y).backward()
+        optimiser.step()
+        scheduler.step()
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(trained.network[name], value, atol=1e-4, rtol=1e-3, msg=name)
+
+
 def test_digits_are_learned_and_fewer_samples_give_less(digits):
     images, targets, rows, held = digits
     recipe = Recipe(network="convnet", iterations=300, batch_size=64, augment="none")
@@ -403,10 +457,10 @@ class Dying(DynamicsAccumulator):
 
 
 @pytest.mark.parametrize("cadence", [0.0, 0.004])
-@pytest.mark.parametrize("network", ["mlp", "convnet"])
-def test_resumed_is_bit_identical(network, cadence, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("network", "optimizer", "lr"), [("mlp", "sgd", 0.05), ("convnet", "sgd", 0.05), ("convnet", "adam", 0.01)])
+def test_resumed_is_bit_identical(network, optimizer, lr, cadence, tmp_path, monkeypatch):
     images, targets = toy(50)
-    recipe = Recipe(network=network, epochs=9, batch_size=16, lr=0.05, augment="crop", pad=1)
+    recipe = Recipe(network=network, optimizer=optimizer, epochs=9, batch_size=16, lr=lr, augment="crop", pad=1)
     options = {"classes": 3, "recipe": recipe, "seed": 0, "test": (images, targets), "evaluate_every": 4, **GREY}
     whole_dynamics = DynamicsAccumulator(50, 3)
     whole = train(images, targets, observe=whole_dynamics, **options)
@@ -489,11 +543,13 @@ def test_refusals():
         toy_train(FAST.model_copy(update={"network": "convnets"}))
 
 
-def test_training_does_not_import_the_compiler():
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_training_does_not_import_the_compiler(optimizer):
     code = (
         "import sys, numpy as np; from tasks.train.loop import train; from tasks.train.recipe import Recipe; "
         "train(np.zeros((8, 8, 8, 1), np.uint8), np.zeros(8, int), classes=2, mean=(0.0,), std=(1.0,), seed=0, "
-        "recipe=Recipe(network='convnet', iterations=2, batch_size=8, augment='none')); print('torch._dynamo' in sys.modules)"
+        f"recipe=Recipe(network='convnet', optimizer='{optimizer}', iterations=2, batch_size=8, augment='none')); "
+        "print('torch._dynamo' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"  # it takes longer than most of our CPU trainings
@@ -524,9 +580,11 @@ def test_predictions_are_those_that_were_evaluated(digits):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_captured_steps_are_eager_steps(monkeypatch):
+@pytest.mark.parametrize(("optimizer", "lr"), [("sgd", 0.02), ("adam", 0.001)])
+def test_captured_steps_are_eager_steps(optimizer, lr, monkeypatch):
     images, targets = toy(200)
-    recipe = Recipe(network="convnet", epochs=6, batch_size=64, lr=0.02, augment="crop", pad=1, amp="off")  # 3 full batches and one of 8
+    shared = {"network": "convnet", "optimizer": optimizer, "lr": lr, "augment": "crop", "pad": 1, "amp": "off"}
+    recipe = Recipe(epochs=6, batch_size=64, **shared)  # 3 full batches and one of 8
     seen = {}
 
     def run(name):

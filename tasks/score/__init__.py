@@ -22,6 +22,8 @@ scores.add("final_entropy", "tasks.score.dynamics:final_entropy", higher_is="har
 scores.add("final_loss", "tasks.score.dynamics:final_loss", higher_is="harder", **_final)
 
 scores.add("grand", "tasks.score.gradients:grand", higher_is="harder", needs=("residuals", "features"))
+scores.add("grand_full", "tasks.score.gradients:grand_full", higher_is="harder", needs=("network", "images", "labels"))
+scores.add("deepfool", "tasks.score.deepfool:deepfool", higher_is="easier", needs=("network", "images"))
 scores.add("prototypicality", "tasks.score.prototypicality:prototypicality", higher_is="harder", needs=("features",))
 
 HIGHER_IS: dict[str, Literal["easier", "harder"]] = {entry.name: entry.facts["higher_is"] for entry in scores}

@@ -1,16 +1,22 @@
-"""Scores from the last layer's gradients, which are never written out: g_i = b_i ⊗ [h_i, 1]."""
+"""GraNd: from the last layer's gradients, which are never written out, g_i = b_i ⊗ [h_i, 1]; and from those of all parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import BadInput
 
-__all__ = ["grand"]
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = ["grand", "grand_full"]
+
+CHUNK_NUMBERS = 2**26  # of the gradients that are held at a time: 256 MiB in float32
 
 Repeats = NDArray[Any] | Sequence[NDArray[Any]]
 
@@ -42,7 +48,8 @@ def grand(residuals: Repeats, features: Repeats) -> NDArray[np.float32]:
         Upstream: PatrickZH/DeepCore@74ec709 deepcore/methods/grand.py.
 
     Differences from upstream:
-        The paper takes the gradient in all weights and averages over 10 trainings early on; DeepCore takes the last layer, as here.
+        The paper takes the gradient in all weights (:func:`grand_full`) and averages over 10 trainings early on; DeepCore takes the last
+        layer, as here.
         DeepCore divides each gradient by the size of its batch, which makes the samples of a smaller last batch look harder.
     """
     errors, inputs = _repeats(residuals), _repeats(features)
@@ -58,6 +65,72 @@ def grand(residuals: Repeats, features: Repeats) -> NDArray[np.float32]:
             raise BadInput(f"training {repeat}: row {np.flatnonzero(~np.isfinite(lengths))[0]} of residuals or features is not finite.")
         total += lengths
     return (total / len(errors)).astype(np.float32)
+
+
+def grand_full(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, *, chunk: int | None = None) -> NDArray[np.float32]:
+    """GraNd as its paper defines it: length of the loss's gradient in all trainable parameters; long is hard.
+
+        ‖∇_θ CE(f_θ(x_i), y_i)‖₂
+
+    of one trained network in eval mode. The paper averages over trainings: call this for each and take the mean.
+
+    Args:
+        network: logits from images; left as it was. Parameters that do not require gradients count as constants.
+        images: float (N, …), as the network takes them, on its device.
+        labels: int (N,).
+        chunk: samples whose gradients are held at a time; default as many as fit 256 MiB. The result does not depend on it.
+
+    Returns:
+        float32 (N,).
+
+    Raises:
+        BadInput: labels that do not fit, no trainable parameter, or a gradient that is not finite.
+
+    >>> import torch
+    >>> network = torch.nn.Linear(2, 2)
+    >>> _ = torch.nn.init.zeros_(network.weight), torch.nn.init.zeros_(network.bias)
+    >>> grand_full(network, torch.tensor([[2.0, 2.0]]), torch.tensor([0])).round(4)  # √(2 · 0.5²) · √(1 + 8)
+    array([2.1213], dtype=float32)
+
+    Cost:
+        One forward and one backward pass a sample, in chunks; memory of a chunk: its samples times all parameters.
+
+    References:
+        Paul, Ganguli and Dziugaite, Deep Learning on a Data Diet: Finding Important Examples Early in Training, NeurIPS 2021, definition
+        2.1.
+    """
+    import torch
+    from torch.func import functional_call, grad, vmap
+
+    if labels.shape != (len(images),) or labels.is_floating_point():
+        raise BadInput(f"labels: shape {tuple(labels.shape)}, {labels.dtype}; expected {len(images)} integers.")
+    parameters = {name: value.detach() for name, value in network.named_parameters() if value.requires_grad}
+    if not parameters:
+        raise BadInput("network: none of its parameters requires a gradient.")
+    if chunk is None:
+        chunk = max(1, CHUNK_NUMBERS // sum(value.numel() for value in parameters.values()))
+    if chunk < 1:
+        raise BadInput(f"chunk = {chunk}: there must be at least 1 sample in it.")
+
+    def loss(given: dict[str, torch.Tensor], image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(functional_call(network, given, (image[None],)), label[None])
+
+    per_sample = vmap(grad(loss), in_dims=(None, 0, 0))
+    lengths = np.empty(len(images), np.float32)
+    training = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        for start in range(0, len(images), chunk):
+            rows = slice(start, start + chunk)
+            gradients = per_sample(parameters, images[rows], labels[rows].long())
+            squared = sum(value.flatten(1).square().sum(1, dtype=torch.float64) for value in gradients.values())
+            lengths[rows] = torch.as_tensor(squared).sqrt().cpu().numpy()
+    finally:
+        for module in training:
+            module.training = True
+    if not np.isfinite(lengths).all():
+        raise BadInput(f"the gradient of row {np.flatnonzero(~np.isfinite(lengths))[0]} is not finite.")
+    return lengths
 
 
 def _repeats(values: Repeats) -> list[NDArray[Any]]:

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from tasks.data.split import Split
     from tasks.train.loop import Trained
 
-__all__ = ["record_dynamics"]
+__all__ = ["add_deepfool", "record_dynamics"]
 
 log = logging.getLogger("tasks.score")
 
 
 @cached_task(
-    version="1",
+    version="2",
     name="dynamics",
     run_name="dynamics",
     ignore=("device",),
@@ -61,7 +61,8 @@ def record_dynamics(
     import pyarrow as pa
 
     from tasks.hardware import describe, leased_device
-    from tasks.score.dynamics import HIGHER_IS, DynamicsAccumulator
+    from tasks.score import HIGHER_IS
+    from tasks.score.dynamics import DynamicsAccumulator
     from tasks.train.loop import train as run_training
 
     split = open_split(samples)
@@ -142,3 +143,44 @@ def _final_pass(
         "logits": write("logits", {"id": split.ids, "logits": logits}),
         "network": write_network(trained),
     }
+
+
+@cached_task(version="1", name="deepfool", run_name="deepfool", ignore=("device",), modules=("tasks.score.deepfool", *TRAINING))
+def add_deepfool(
+    samples: Artifact, scores: Artifact, network: Artifact, recipe: Recipe, *, max_iterations: int = 50, device: str = "auto"
+) -> Artifact:
+    """The scores with one more: how far each image is from the trained network's decision boundary.
+
+    Args:
+        samples: whose images are perturbed.
+        scores: of the same samples.
+        network: trained, as ``record_dynamics`` gives it.
+        recipe: that it was trained with.
+        max_iterations: steps of DeepFool.
+        device: where.
+    """
+    import numpy as np
+
+    from tasks.hardware import describe, leased_device
+    from tasks.score import HIGHER_IS
+    from tasks.score.deepfool import deepfool
+    from tasks.train.loader import open_loader
+    from tasks.train.task import read_network
+
+    split = open_split(samples)
+    n = len(split)
+    with leased_device(device) as where, progress("DeepFool") as tell:
+        context().notes |= {"device": describe(where)}
+        loader = open_loader(split.images, np.zeros(n, np.int64), mean=split.mean, std=split.std, device=where, size=recipe.size)
+        done, values = 0, []
+        try:
+            module = read_network(network, where)
+            for _, images, _ in loader.sequential(256):
+                values.append(deepfool(module, images.float(), max_iterations=max_iterations))
+                done += len(images)
+                tell(done, n, "")
+        finally:
+            loader.close()
+    names = [name for name in scores.arrow_schema().names if name != "id"]
+    columns = {name: scores.numpy(name) for name in names} | {"deepfool": np.concatenate(values).astype(np.float32)}
+    return write("scores", {"id": scores.numpy("id"), **columns}, field_metadata={name: {"higher_is": HIGHER_IS[name]} for name in columns})

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 from tasks.errors import BadInput, WinnowError
@@ -120,10 +121,53 @@ def _placed(network: nn.Module, device: torch.device) -> nn.Module:
 # -- one step -----------------------------------------------------------------------------------------------------------
 
 
-class _Step:
-    """Forward, loss, backward and SGD on one batch; on CUDA the whole of it is one captured graph.
+class _Sgd:
+    """torch's fused SGD. Its optimiser class would do the same, and import the compiler (four seconds) to be constructed."""
 
-    A graph needs fixed shapes, so that an epoch's last, smaller batch runs eagerly, on the same parameters and momenta.
+    def __init__(self, parameters: list[nn.Parameter], recipe: Recipe) -> None:
+        self.parameters = parameters
+        # zeros give the same first step as torch's own lazy start, and a captured graph finds its buffers in place
+        self.state = [torch.zeros_like(p) for p in parameters]
+        self.options: dict[str, Any] = {"momentum": recipe.momentum, "nesterov": recipe.nesterov, "weight_decay": recipe.weight_decay}
+
+    @torch.no_grad()
+    def update(self, lr: Any) -> None:
+        used = [(p, p.grad, momentum) for p, momentum in zip(self.parameters, self.state, strict=True) if p.grad is not None]
+        parameters, grads, momenta = (list(group) for group in zip(*used, strict=True))
+        sgd(
+            parameters, grads, momenta if self.options["momentum"] else [], lr=lr, dampening=0.0, maximize=False,
+            has_sparse_grad=False, foreach=False, fused=True, **self.options,
+        )  # fmt: skip
+
+
+class _Adam:
+    """torch's fused Adam and AdamW."""
+
+    def __init__(self, parameters: list[nn.Parameter], recipe: Recipe) -> None:
+        self.parameters = parameters
+        self._means, self._squares = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
+        self._steps = [torch.zeros((), device=p.device) for p in parameters]
+        self.state = [*self._means, *self._squares, *self._steps]
+        self.options: dict[str, Any] = {
+            "beta1": 0.9, "beta2": 0.999, "eps": 1e-8,
+            "weight_decay": recipe.weight_decay, "decoupled_weight_decay": recipe.optimizer == "adamw",
+        }  # fmt: skip
+
+    @torch.no_grad()
+    def update(self, lr: Any) -> None:
+        state = zip(self.parameters, self._means, self._squares, self._steps, strict=True)
+        used = [(p, p.grad, mean, square, step) for p, mean, square, step in state if p.grad is not None]
+        parameters, grads, means, squares, steps = (list(group) for group in zip(*used, strict=True))
+        adam(
+            parameters, grads, means, squares, [], steps, lr=lr, amsgrad=False, maximize=False,
+            foreach=False, fused=True, **self.options,
+        )  # fmt: skip
+
+
+class _Step:
+    """Forward, loss, backward and update on one batch; on CUDA the whole of it is one captured graph.
+
+    A graph needs fixed shapes, so that an epoch's last, smaller batch runs eagerly, on the same parameters and optimiser state.
     """
 
     def __init__(self, network: nn.Module, recipe: Recipe, device: torch.device, dtype: torch.dtype) -> None:
@@ -131,24 +175,12 @@ class _Step:
         self.smoothing = recipe.label_smoothing
         self.batch_size = recipe.batch_size
         self.parameters = [p for p in network.parameters() if p.requires_grad]
-        # zeros give the same first step as torch's own lazy start, and the graph finds its buffers in place
-        self.momenta = [torch.zeros_like(p) for p in self.parameters]
+        self.optimizer = _Sgd(self.parameters, recipe) if recipe.optimizer == "sgd" else _Adam(self.parameters, recipe)
         # a captured step reads its learning rate from the device
         self.lr: Any = torch.tensor(recipe.lr, device=device) if device.type == "cuda" else recipe.lr
-        self.sgd: dict[str, Any] = {"momentum": recipe.momentum, "nesterov": recipe.nesterov, "weight_decay": recipe.weight_decay}
         self._full_steps = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._capture = device.type == "cuda"
-
-    def _update(self) -> None:
-        """torch's fused SGD. Its optimiser class would do the same, and import the compiler (four seconds) to be constructed."""
-        used = [(p, p.grad, momentum) for p, momentum in zip(self.parameters, self.momenta, strict=True) if p.grad is not None]
-        parameters, grads, momenta = (list(group) for group in zip(*used, strict=True))
-        with torch.no_grad():
-            sgd(
-                parameters, grads, momenta if self.sgd["momentum"] else [], lr=self.lr, dampening=0.0, maximize=False,
-                has_sparse_grad=False, foreach=False, fused=True, **self.sgd,
-            )  # fmt: skip
 
     def _run(self, images: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
         for p in self.parameters:
@@ -162,7 +194,7 @@ class _Step:
             each = F.cross_entropy(logits, targets, label_smoothing=self.smoothing, reduction="none")
             loss = (weights * each).sum() / weights.sum()
         loss.backward()
-        self._update()
+        self.optimizer.update(self.lr)
         logits, loss = logits.detach(), loss.detach()
         return logits, loss, (logits.argmax(1) == targets).sum()
 
@@ -267,7 +299,7 @@ def train(
 ) -> Trained:
     """Train a network by a recipe.
 
-    Each batch minimises the mean cross-entropy, or Σ w_i ℓ_i / Σ w_i with sample weights, by SGD with Nesterov momentum. ``observe``
+    Each batch minimises the mean cross-entropy, or Σ w_i ℓ_i / Σ w_i with sample weights, by the recipe's optimiser. ``observe``
     is given the very logits that the loss saw (augmented batch, train mode), so that dynamics cost no extra forward pass.
 
     Initialisation, order and augmentation draw from streams of their own that ``seed`` fixes. On the CPU a training that was killed and
@@ -483,7 +515,7 @@ class _Run:
                 "seconds": self.seconds,
                 "history": self.history,
                 "network": {name: value.detach().cpu() for name, value in network.state_dict().items()},
-                "momenta": [value.cpu() for value in step.momenta],
+                "optimizer": [value.cpu() for value in step.optimizer.state],
                 "observer": None if observe is None else observe.state_dict(),
             },
         )
@@ -494,7 +526,7 @@ class _Run:
         if state is None or state["same"] != self.same:
             return 0
         network.load_state_dict(state["network"])
-        for buffer, value in zip(step.momenta, state["momenta"], strict=True):
+        for buffer, value in zip(step.optimizer.state, state["optimizer"], strict=True):
             buffer.copy_(value)
         if observe is not None:
             observe.load_state_dict(state["observer"])

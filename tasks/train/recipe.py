@@ -6,7 +6,7 @@ import math
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 from tasks.errors import BadInput
 
@@ -27,13 +27,19 @@ class Recipe(BaseModel):
         iterations: optimiser steps in all; training stops at exactly this number. Either this or ``epochs``.
         epochs: passes over the data. Either this or ``iterations``.
         batch_size: samples a step.
-        lr: peak learning rate of SGD.
-        momentum, nesterov, weight_decay: of SGD; weight decay is added to the gradient of every parameter.
+        optimizer: ``sgd``; ``adam`` with torch's betas (0.9, 0.999) and epsilon 1e-8; ``adamw``, the same with decoupled weight decay.
+        lr: peak learning rate.
+        momentum, nesterov: of SGD; the others have none.
+        weight_decay: of every parameter; added to its gradient, by ``adamw`` lr · weight_decay is taken off the parameter itself.
         scheduler: learning rate at step t of T. ``cosine``: min_lr + (lr − min_lr)(1 + cos(πt/T))/2. ``multistep``: times ``gamma`` at
-            each milestone. ``onecycle``: cosine from lr/25 up to lr over the first 30 %, then down to lr/250,000. ``constant``: lr.
+            each milestone. ``step``: times ``gamma`` every ``step_size``. ``onecycle``: cosine from lr/25 up to lr over the first 30 %,
+            then down to lr/250,000. ``constant``: lr.
         min_lr: where the cosine ends.
-        milestones: of ``multistep``, in the unit that the length is given in (iterations or epochs).
-        gamma: factor of ``multistep``.
+        warmup: the first W iterations or epochs (the unit that the length is given in), during which the rate rises linearly from
+            lr/(W + 1), W in steps. The cosine spans what is left; milestones and steps count from the start of the training.
+        milestones: of ``multistep``, in the unit that the length is given in.
+        step_size: of ``step``, in the same unit.
+        gamma: factor of ``multistep`` and ``step``.
         label_smoothing: share of the target spread evenly over the classes.
         augment: ``crop_flip``: random crop after reflect padding, then a horizontal flip with probability 1/2; ``crop``: without the flip
             (digits); ``imagenet``: random resized crop (area 8 to 100 %, aspect 3/4 to 4/3) and flip; ``none``.
@@ -52,7 +58,7 @@ class Recipe(BaseModel):
 
     References:
         Zheng et al., Coverage-centric Coreset Selection, ICLR 2023, appendix; Coverage-centric-coreset-selection train.py;
-        elfs train.py, train_imagenet.py
+        elfs train.py, train_imagenet.py; DeepCore main.py (``adam``, ``step``)
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,13 +68,16 @@ class Recipe(BaseModel):
     iterations: PositiveInt | None = None
     epochs: PositiveInt | None = None
     batch_size: PositiveInt = 256
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: Rate = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = True
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-4
-    scheduler: Literal["cosine", "multistep", "onecycle", "constant"] = "cosine"
+    scheduler: Literal["cosine", "multistep", "step", "onecycle", "constant"] = "cosine"
     min_lr: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-4
+    warmup: NonNegativeInt = 0
     milestones: tuple[PositiveInt, ...] = ()
+    step_size: PositiveInt | None = None
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     augment: Literal["none", "crop", "crop_flip", "imagenet"] = "crop_flip"
@@ -88,6 +97,12 @@ class Recipe(BaseModel):
             raise ValueError(f"min_lr = {self.min_lr} is above lr = {self.lr}")
         if (self.scheduler == "multistep") != bool(self.milestones):
             raise ValueError("milestones and scheduler='multistep' need each other")
+        if (self.scheduler == "step") != (self.step_size is not None):
+            raise ValueError("step_size and scheduler='step' need each other")
+        if self.warmup and self.scheduler == "onecycle":
+            raise ValueError("scheduler='onecycle' warms up by itself: leave warmup at 0")
+        if self.warmup >= (self.iterations or self.epochs or 0):
+            raise ValueError(f"warmup = {self.warmup} leaves nothing of the training")
         if any(later <= earlier for earlier, later in zip(self.milestones, self.milestones[1:], strict=False)):
             raise ValueError(f"milestones {self.milestones} do not rise")
         return self
@@ -122,18 +137,31 @@ class Recipe(BaseModel):
 
         >>> Recipe(iterations=4, min_lr=0.02).learning_rates(256).round(3).tolist()
         [0.1, 0.088, 0.06, 0.032]
+        >>> Recipe(epochs=5, warmup=1, scheduler="step", step_size=2, gamma=0.5).learning_rates(256).round(4).tolist()
+        [0.05, 0.1, 0.05, 0.05, 0.025]
         """
         total = self.total_steps(n)
         step = np.arange(total, dtype=np.float64)
-        length = total if self.iterations is None else self.iterations
-        if self.scheduler == "constant":
-            return np.full(total, self.lr)
+        unit = 1 if self.epochs is None else self.steps_per_epoch(n)
+        warm = self.warmup * unit
+        rates: np.ndarray
+        if self.scheduler == "onecycle":
+            return self._onecycle(step)
         if self.scheduler == "cosine":
-            return self.min_lr + (self.lr - self.min_lr) * (1 + np.cos(np.pi * step / length)) / 2
-        if self.scheduler == "multistep":
-            unit = 1 if self.epochs is None else self.steps_per_epoch(n)
-            passed = np.searchsorted(np.array(self.milestones) * unit, step, side="right")
-            return self.lr * self.gamma**passed
+            length = total if self.iterations is None else self.iterations
+            angle = np.pi * np.maximum(step - warm, 0) / (length - warm)
+            rates = self.min_lr + (self.lr - self.min_lr) * (1 + np.cos(angle)) / 2
+        elif self.scheduler == "multistep":
+            rates = self.lr * self.gamma ** np.searchsorted(np.array(self.milestones) * unit, step, side="right")
+        elif self.scheduler == "step":
+            assert self.step_size is not None
+            rates = self.lr * self.gamma ** (step // (self.step_size * unit))
+        else:
+            rates = np.full(total, self.lr)
+        return rates * np.minimum((step + 1) / (warm + 1), 1) if warm else rates
+
+    def _onecycle(self, step: np.ndarray) -> np.ndarray:
+        total = len(step)
         up = max(0.3 * total - 1, 1e-9)
         down = max(total - 1 - up, 1e-9)
         rise, fall = np.clip(step / up, 0, 1), np.clip((step - up) / down, 0, 1)

@@ -11,9 +11,18 @@ from torch import nn
 from tasks.errors import BadInput, MissingData
 from tasks.hardware import data_root
 
-__all__ = ["IMAGENET_STEM_SIZE", "Network", "check_shape", "pretrained_file"]
+__all__ = [
+    "IMAGENET_STEM_SIZE",
+    "Network",
+    "check_pretrained",
+    "check_shape",
+    "check_size",
+    "load_weights",
+    "pretrained_file",
+    "refuse_pretrained",
+]
 
-IMAGENET_STEM_SIZE = 128  # from this side on the 7x7/2 stem with max-pooling; CIFAR's 3x3 stem below
+IMAGENET_STEM_SIZE = 128  # from this side on the published ImageNet network; below, its form for small images
 
 
 class Network(nn.Module):
@@ -42,6 +51,35 @@ def check_shape(classes: int, channels: int, size: int) -> None:
     for name, value in (("classes", classes), ("channels", channels), ("size", size)):
         if not isinstance(value, int) or value < 1:
             raise BadInput(f"{name} = {value!r}: a network needs a positive whole number.")
+
+
+def check_size(name: str, size: int, least: int) -> None:
+    """Refuse images that a network would halve to nothing.
+
+    >>> check_size("vgg16", 8, 28)
+    Traceback (most recent call last):
+    tasks.errors.BadInput: size = 8: vgg16 needs 28 pixels.
+      next: enlarge the images by the recipe's size, or use network convnet
+    """
+    if size < least:
+        raise BadInput(
+            f"size = {size}: {name} needs {least} pixels.", remedy="enlarge the images by the recipe's size, or use network convnet"
+        )
+
+
+def check_pretrained(name: str, channels: int, size: int) -> None:
+    """Refuse ImageNet weights for images that the ImageNet network is not for."""
+    if size < IMAGENET_STEM_SIZE or channels != 3:
+        raise BadInput(
+            f"pretrained {name} is for colour images of {IMAGENET_STEM_SIZE} pixels and more, these have {channels} channels of {size}.",
+            remedy="set pretrained=False, or enlarge the images by the recipe's size",
+        )
+
+
+def refuse_pretrained(name: str, pretrained: bool) -> None:
+    """Refuse weights that nobody has published."""
+    if pretrained:
+        raise BadInput(f"{name} has no pretrained weights.", remedy="set pretrained=False")
 
 
 def pretrained_file(filename: str, source: str) -> Path:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
-import torchvision
 from torch import nn
 from torch.nn import functional as F
 
-from tasks.errors import BadInput
-from tasks.train.networks.base import IMAGENET_STEM_SIZE, Network, check_shape, load_weights, pretrained_file
+from tasks.train.networks.base import IMAGENET_STEM_SIZE, Network, check_pretrained, check_shape, refuse_pretrained
+from tasks.train.networks.published import fitted, published
 
-__all__ = ["resnet8", "resnet18", "resnet20", "resnet34", "resnet50"]
+__all__ = ["resnet8", "resnet18", "resnet20", "resnet34", "resnet50", "resnet101", "resnet152", "wideresnet50_2"]
 
 
 def _conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
@@ -40,13 +40,13 @@ def _basic(inputs: int, planes: int, stride: int) -> tuple[nn.Module, int]:
     return _Residual(branch, inputs, planes, stride), planes
 
 
-def _bottleneck(inputs: int, planes: int, stride: int) -> tuple[nn.Module, int]:
+def _bottleneck(inputs: int, planes: int, stride: int, *, widen: int = 1) -> tuple[nn.Module, int]:
     branch = nn.Sequential(
-        _conv_bn(inputs, planes, 1),
+        _conv_bn(inputs, widen * planes, 1),
         nn.ReLU(inplace=True),
-        _conv_bn(planes, planes, 3, stride),
+        _conv_bn(widen * planes, widen * planes, 3, stride),
         nn.ReLU(inplace=True),
-        _conv_bn(planes, 4 * planes, 1),
+        _conv_bn(widen * planes, 4 * planes, 1),
     )
     return _Residual(branch, inputs, 4 * planes, stride), 4 * planes
 
@@ -61,27 +61,12 @@ def _small(block, blocks: Sequence[int], planes: Sequence[int], *, classes: int,
     return Network(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), width=width, classes=classes)
 
 
-def _torchvision(name: str, *, classes: int, channels: int, pretrained: bool) -> Network:
-    body = torchvision.models.get_model(name, weights=None)
-    if pretrained:
-        weights = torchvision.models.get_model_weights(name).DEFAULT
-        body.load_state_dict(load_weights(pretrained_file(weights.url.rpartition("/")[2], weights.url)))
-    if channels != 3:
-        body.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
-    width = body.fc.in_features
-    body.fc = nn.Identity()
-    return Network(body, width=width, classes=classes)
-
-
 def _resnet(name: str, block, blocks: Sequence[int], *, classes: int, channels: int, size: int, pretrained: bool) -> Network:
     check_shape(classes, channels, size)
-    if pretrained and (size < IMAGENET_STEM_SIZE or channels != 3):
-        raise BadInput(
-            f"pretrained {name} is for colour images of {IMAGENET_STEM_SIZE} pixels and more, these have {channels} channels of {size}.",
-            remedy="set pretrained=False, or enlarge the images by the recipe's size",
-        )
+    if pretrained:
+        check_pretrained(name, channels, size)
     if size >= IMAGENET_STEM_SIZE:
-        return _torchvision(name, classes=classes, channels=channels, pretrained=pretrained)
+        return fitted(published(name, pretrained=pretrained), classes=classes, channels=channels)
     return _small(block, blocks, (64, 128, 256, 512), classes=classes, channels=channels)
 
 
@@ -145,10 +130,46 @@ def resnet50(*, classes: int, channels: int = 3, size: int = 224, pretrained: bo
     return _resnet("resnet50", _bottleneck, (3, 4, 6, 3), classes=classes, channels=channels, size=size, pretrained=pretrained)
 
 
+def resnet101(*, classes: int, channels: int = 3, size: int = 224, pretrained: bool = False) -> Network:
+    """ResNet-101 (bottleneck blocks); torchvision's from 128 pixels on, CIFAR stem below.
+
+    Args and errors as in :func:`resnet18`; ``features`` (n, 2048).
+
+    References:
+        He et al., CVPR 2016; DeepCore deepcore/nets/resnet.py
+    """
+    return _resnet("resnet101", _bottleneck, (3, 4, 23, 3), classes=classes, channels=channels, size=size, pretrained=pretrained)
+
+
+def resnet152(*, classes: int, channels: int = 3, size: int = 224, pretrained: bool = False) -> Network:
+    """ResNet-152 (bottleneck blocks); torchvision's from 128 pixels on, CIFAR stem below.
+
+    Args and errors as in :func:`resnet18`; ``features`` (n, 2048).
+
+    References:
+        He et al., CVPR 2016; DeepCore deepcore/nets/resnet.py
+    """
+    return _resnet("resnet152", _bottleneck, (3, 8, 36, 3), classes=classes, channels=channels, size=size, pretrained=pretrained)
+
+
+def wideresnet50_2(*, classes: int, channels: int = 3, size: int = 224, pretrained: bool = False) -> Network:
+    """Wide ResNet-50-2: ResNet-50 with 3x3 convolutions twice as wide; torchvision's from 128 pixels on, CIFAR stem below.
+
+    Args and errors as in :func:`resnet18`; ``features`` (n, 2048).
+
+    References:
+        Zagoruyko and Komodakis, Wide Residual Networks, BMVC 2016, section 3.4; DeepCore deepcore/nets/wideresnet.py (``WRN502``)
+
+    Differences from upstream:
+        upstream takes 224 pixels only.
+    """
+    wide = partial(_bottleneck, widen=2)
+    return _resnet("wide_resnet50_2", wide, (3, 4, 6, 3), classes=classes, channels=channels, size=size, pretrained=pretrained)
+
+
 def _narrow(name: str, blocks: int, *, classes: int, channels: int, size: int, pretrained: bool) -> Network:
     check_shape(classes, channels, size)
-    if pretrained:
-        raise BadInput(f"{name} has no pretrained weights.", remedy="set pretrained=False")
+    refuse_pretrained(name, pretrained)
     return _small(_basic, (blocks,) * 3, (16, 32, 64), classes=classes, channels=channels)
 
 

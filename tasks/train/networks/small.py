@@ -7,9 +7,9 @@ import math
 from torch import nn
 
 from tasks.errors import BadInput
-from tasks.train.networks.base import Network, check_shape
+from tasks.train.networks.base import Network, check_shape, check_size, refuse_pretrained
 
-__all__ = ["convnet", "mlp"]
+__all__ = ["convnet", "lenet", "mlp"]
 
 
 def convnet(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool = False) -> Network:
@@ -36,8 +36,7 @@ def convnet(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool
     256
     """
     check_shape(classes, channels, size)
-    if pretrained:
-        raise BadInput("convnet has no pretrained weights.", remedy="set pretrained=False")
+    refuse_pretrained("convnet", pretrained)
     if size < 4:
         raise BadInput(f"size = {size}: convnet halves the image twice and needs 4 pixels.", remedy="use network mlp")
     width = 16 if size < 16 else 32
@@ -46,6 +45,45 @@ def convnet(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool
         layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
         channels, width = width, min(2 * width, 256)
     return Network(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), width=channels, classes=classes)
+
+
+def lenet(*, classes: int, channels: int = 1, size: int = 28, pretrained: bool = False) -> Network:
+    """LeNet-5 with ReLU and max-pooling (62,006 parameters at 32x32x3 with 10 classes).
+
+    5x5 convolutions to 6 and 16 planes, each followed by 2x2 max-pooling, then 120 and 84 hidden units. Below 32 pixels the image is
+    padded by 2, so that 28 pixels become LeCun's 32; larger images have a larger first linear layer.
+
+    Args:
+        classes: outputs.
+        channels: of the images.
+        size: side of the images in pixels, 12 or more.
+        pretrained: must be False.
+
+    Returns:
+        a network with ``features`` (n, 84).
+
+    Raises:
+        BadInput: images below 12 pixels, or ``pretrained``.
+
+    >>> sum(p.numel() for p in lenet(classes=10, channels=3, size=32).parameters())
+    62006
+
+    References:
+        LeCun et al., Gradient-based learning applied to document recognition, Proc. IEEE 1998, section II.B; DeepCore
+        deepcore/nets/lenet.py
+
+    Differences from upstream:
+        padding follows the size, not the channels: 32x32x1 is not padded to 36.
+    """
+    check_shape(classes, channels, size)
+    check_size("lenet", size, 12)
+    refuse_pretrained("lenet", pretrained)
+    pad = 2 if size < 32 else 0
+    side = ((size + 2 * pad - 4) // 2 - 4) // 2
+    layers = [nn.Conv2d(channels, 6, 5, padding=pad), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+    layers += [nn.Conv2d(6, 16, 5), nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.Flatten()]
+    layers += [nn.Linear(16 * side * side, 120), nn.ReLU(inplace=True), nn.Linear(120, 84), nn.ReLU(inplace=True)]
+    return Network(nn.Sequential(*layers), width=84, classes=classes)
 
 
 def mlp(*, classes: int, channels: int = 1, size: int = 8, pretrained: bool = False) -> Network:
@@ -67,8 +105,7 @@ def mlp(*, classes: int, channels: int = 1, size: int = 8, pretrained: bool = Fa
     256
     """
     check_shape(classes, channels, size)
-    if pretrained:
-        raise BadInput("mlp has no pretrained weights.", remedy="set pretrained=False")
+    refuse_pretrained("mlp", pretrained)
     hidden = 256
     layers = [nn.Flatten(), nn.Linear(channels * size * size, hidden), nn.LayerNorm(hidden), nn.ReLU()]
     return Network(nn.Sequential(*layers, nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.ReLU()), width=hidden, classes=classes)
