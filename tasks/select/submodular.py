@@ -44,8 +44,6 @@ BETA = 0.9  # approximate lazy greedy: a gain this close to the highest bound is
 
 _TILE = 512  # rows and columns of a tile
 _STALE = 8  # gains that lazy greedy computes together on a dense kernel
-_FIRST = 32  # picks on a dense kernel before what is left of it may be listed, …
-_FEW = 24  # … which is worth it once only this part of it matters
 _ROUNDS = 200  # of a stage before the rest goes to a heap
 _COLUMNS = 64  # of the kernel, computed together
 _ELEMENTS = 1 << 18  # looked at together, which bounds temporary memory
@@ -333,78 +331,42 @@ class _Kept:
         return self.value[rows]
 
 
-class _ListedFacilityLocation(_Kept):
-    """Facility location on lists: which candidates can represent an item better than it is, and how well.
-
-    A pick changes the gains of what shares an item with it.
-
-    Args:
-        by_item: SciPy CSR (items, candidates) of int32 similarities in units.
-        by_candidate: the same as CSC.
-        covered: int32 (items,), how well each is represented.
-        value: int64 (candidates,), gains.
-    """
+class _SparseFacilityLocation(_Kept):
+    """f(S) = Σ_i max_{j ∈ S ∩ (N(i) ∪ {i})} s_ij; a pick changes the gains of what shares an item with it."""
 
     together: int | None = 1
 
-    def __init__(self, by_item: Any, by_candidate: Any, covered: NDArray[np.int32], value: NDArray[np.int64]) -> None:
-        self.by_item, self.by_candidate, self.covered, self.value = by_item, by_candidate, covered, value
-        self._items = max(1, _ELEMENTS // (1 + by_item.nnz // len(covered)))  # whose candidates are looked at together
-
-    @classmethod
-    def nearest(cls, nearest: _Nearest) -> _ListedFacilityLocation:
-        """f(S) = Σ_i max_{j ∈ S ∩ (N(i) ∪ {i})} s_ij."""
-        by_item = nearest.matrix()
-        by_candidate = by_item.tocsc()
-        value = np.add.reduceat(by_candidate.data, by_candidate.indptr[:-1], dtype=np.int64)  # no list is empty: each has the sample itself
-        return cls(by_item, by_candidate, np.zeros(len(value), np.int32), value)
-
-    @classmethod
-    def left_of(cls, function: FacilityLocation) -> _ListedFacilityLocation:
-        """What is left of a dense kernel after some picks."""
-        from scipy import sparse
-
-        n, width = function.kernel.shape
-        counts, items, weights = [], [], []
-        block = max(1, _ELEMENTS // width)
-        for start in range(0, n, block):
-            rows = function.kernel[start : start + block]
-            better = rows > function.covered
-            counts.append(np.count_nonzero(better, axis=1))
-            items.append((np.flatnonzero(better) % width).astype(np.int32))
-            weights.append(rows[better])
-        starts = np.concatenate([[0], np.concatenate(counts).cumsum()])
-        by_candidate = sparse.csr_array((np.concatenate(weights), np.concatenate(items), starts), shape=(n, width)).T
-        return cls(by_candidate.tocsr(), by_candidate, function.covered, function.gains(np.arange(n)))
+    def __init__(self, nearest: _Nearest) -> None:
+        self.nearest = nearest
+        listed = nearest.matrix().tocsc()
+        self.starts, self.items, self.weights = listed.indptr, listed.indices, listed.data
+        self.covered = np.zeros(len(nearest.ids), np.int32)
+        self.value = np.add.reduceat(self.weights, self.starts[:-1], dtype=np.int64)  # no list is empty: each has the sample itself
 
     def add(self, row: int) -> None:
-        items, _, weights = self.edges(np.array([row]))
-        self.cover(items, weights)
+        own = slice(self.starts[row], self.starts[row + 1])
+        items, after = self.items[own], self.weights[own]
+        rises = after > self.covered[items]
+        self.cover(items[rises], after[rises])
 
     def cover(self, items: NDArray[Any], after: NDArray[np.int32]) -> None:
         """Represent these items, each of which is there once, this well, which is better than before."""
-        for start in range(0, len(items), self._items):
-            part = items[start : start + self._items]
-            positions, counts = _positions(self.by_item.indptr, part)
-            lost = np.minimum(self.by_item.data[positions], np.repeat(after[start : start + self._items], counts))
-            lost -= np.repeat(self.covered[part], counts)
+        for start in range(0, len(items), _ELEMENTS // 8):
+            part = slice(start, start + _ELEMENTS // 8)
+            before = self.covered[items[part], None]
+            lost = np.minimum(self.nearest.similarity[items[part]], after[part, None])
+            lost -= before
             np.maximum(lost, 0, out=lost)
-            np.subtract.at(self.value, self.by_item.indices[positions], lost)
+            np.subtract.at(self.value, self.nearest.ids[items[part]].ravel(), lost.ravel())
         self.covered[items] = after
 
     def edges(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int32]]:
         """Items that some candidates would represent better than they are now: item, candidate, similarity."""
-        positions, counts = _positions(self.by_candidate.indptr, rows)
-        items, weights = self.by_candidate.indices[positions], self.by_candidate.data[positions]
+        counts = (self.starts[rows + 1] - self.starts[rows]).astype(np.int64)
+        positions = np.repeat(self.starts[rows] - (counts.cumsum() - counts), counts) + np.arange(counts.sum())
+        items, weights, candidates = self.items[positions], self.weights[positions], np.repeat(rows, counts)
         better = weights > self.covered[items]
-        return items[better], np.repeat(rows, counts)[better], weights[better]
-
-
-def _positions(starts: NDArray[Any], rows: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where the entries of some rows of a CSR are, and how many each row has."""
-    first = starts[rows].astype(np.int64)
-    counts = starts[rows + 1] - first
-    return np.repeat(first - (counts.cumsum() - counts), counts) + np.arange(counts.sum()), counts
+        return items[better], candidates[better], weights[better]
 
 
 class _SparseGraphCut(_Kept):
@@ -504,10 +466,8 @@ def greedy(
     """
     if optimizer == "stochastic":
         return _stochastic(function, budget, keys, generator)
-    if optimizer == "lazy" and isinstance(function, _ListedFacilityLocation):
-        return _in_rounds(function, budget, keys, np.zeros(len(function), bool))
-    if optimizer == "lazy" and isinstance(function, FacilityLocation):
-        return _dense_then_listed(function, budget, keys)
+    if optimizer == "lazy" and isinstance(function, _SparseFacilityLocation):
+        return _in_rounds(function, budget, keys)
     if optimizer == "naive" or (optimizer == "lazy" and function.together is None):
         return _naive(function, budget, keys)
     return _lazy(function, budget, keys, 1.0 if optimizer == "lazy" else BETA)
@@ -586,35 +546,8 @@ def _lazy(
     return np.array(picks), np.array(gains)
 
 
-def _dense_then_listed(function: FacilityLocation, budget: int, keys: NDArray[np.float64]) -> tuple[NDArray[np.int64], Numbers]:
-    """The greedy picks of facility location on a dense kernel.
-
-    After t picks, a candidate is better than all of them for about one item in t. Once those are few, they are listed, and the rest of the
-    kernel is no longer read.
-    """
-    n = len(function)
-    taken = np.zeros(n, bool)
-    picks, gains = [], []
-    left = budget
-    while left:
-        found, their_gains = _lazy(function, min(left, max(_FIRST, budget - left)), keys, 1.0, np.flatnonzero(~taken))
-        taken[found] = True
-        left -= len(found)
-        picks.append(found)
-        gains.append(their_gains)
-        some = function.kernel[:: max(1, n // 64)]
-        if left and np.count_nonzero(some > function.covered) < some.size // _FEW:
-            found, their_gains = _in_rounds(_ListedFacilityLocation.left_of(function), left, keys, taken)
-            picks.append(found)
-            gains.append(their_gains)
-            break
-    return np.concatenate(picks), np.concatenate(gains)
-
-
-def _in_rounds(
-    function: _ListedFacilityLocation, budget: int, keys: NDArray[np.float64], taken: NDArray[np.bool_]
-) -> tuple[NDArray[np.int64], Numbers]:
-    """The greedy picks of facility location on lists, many at a time; those that are taken are left out.
+def _in_rounds(function: _SparseFacilityLocation, budget: int, keys: NDArray[np.float64]) -> tuple[NDArray[np.int64], Numbers]:
+    """The greedy picks of kNN-sparse facility location, many at a time.
 
     Gains only fall, so that samples are picked in the order of the gains that they are picked with. Let a outrank b if its gain is larger,
     or the same and its key lower. A sample that outranks all others that share an item with it keeps its gain until it is picked: the
@@ -623,11 +556,11 @@ def _in_rounds(
     the lowest of them is left to the next stage. One sort by gain, at the end, gives the order of picks. A stage of many rounds, such as
     a long chain of samples that wait for one another, leaves the rest to the heap.
     """
+    n = len(function)
     value = function.value
-    count = len(function.covered)
-    best, lowest = np.full(count, -1, np.int64), np.full(count, np.inf)  # of an item: the largest gain, and the lowest key that has it
-    marked = np.zeros(len(function), bool)
-    taken = taken.copy()
+    best, lowest = np.full(n, -1, np.int64), np.full(n, np.inf)  # of an item: the largest gain, and the lowest key that has it
+    marked = np.zeros(n, bool)
+    taken = np.zeros(n, bool)
     picks, gains = [], []
     left = budget
     while left:
@@ -795,7 +728,7 @@ def facility_location(
     given, rows, keys = _prepared(signals, generator, neighbours, upstream)
     function: Function
     if neighbours is not None:
-        function = _ListedFacilityLocation.nearest(_Nearest.of(given, kernel, neighbours))
+        function = _SparseFacilityLocation(_Nearest.of(given, kernel, neighbours))
     else:
         tiles = Kernel.of(given, "gradients" if upstream else kernel)
         function = FacilityLocation(dense(tiles, "facility_location", "pass neighbours=10 for the kNN-sparse kernel, or balanced=True"))

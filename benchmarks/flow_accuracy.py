@@ -1,0 +1,52 @@
+"""The accuracies of a flow's run as a line of benchmarks/results: of a run that took too long to be repeated here.
+
+    WINNOW_STORE=... python benchmarks/flow_accuracy.py NAME DIGEST --command "winnow run d2/cifar10 ..."
+
+DIGEST is what the run printed after "trials:". Means, spreads, paired differences from random and what was chosen are read from the store,
+device and versions from the provenance of the trainings.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from _common import record
+
+from tasks.artifacts import Artifact, find
+from tasks.cache import known_artifacts, provenances
+from tasks.report.tables import summarise
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name")
+    parser.add_argument("digest")
+    parser.add_argument("--command", required=True)
+    arguments = parser.parse_args()
+    (digest,) = find(arguments.digest)
+    trials = known_artifacts()[digest].table().to_pylist()
+    made = {output["digest"]: step for step in provenances() for output in step["outputs"]}
+    steps = [made[trial["metrics"]] for trial in trials]
+    rows = [
+        {
+            "method": row["method"],
+            "fraction": row["fraction"],
+            "seeds": row["n"],
+            **{name: None if row[name] is None else round(100 * row[name], 2) for name in ("last_mean", "last_sd", "last_difference")},
+            "p": row["last_p"],
+        }
+        for row in summarise(trials)
+    ]
+    pseudo = [Artifact(**out).meta for step in made.values() for out in step["outputs"] if out["kind"] == "pseudo_labels"]
+    result = {
+        "command": arguments.command,
+        "rows": rows,
+        "device": sorted({step["device"] for step in steps}),
+        "training_seconds": round(sum(step["seconds"] for step in steps), 1),
+        "pseudo_labels": pseudo[:1],
+    }
+    record(arguments.name, result)
+
+
+if __name__ == "__main__":
+    main()
