@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ __all__ = [
     "selection_preset",
     "settings",
     "shortened",
+    "sizes",
 ]
 
 EVERYTHING = frozenset({"scores", "labels", "features", "probabilities", "residuals"})  # what a labelled flow's proxy tells
@@ -58,13 +60,13 @@ def common(dataset: str, fractions: tuple[float, ...], seeds: tuple[int, ...], d
             raise BadInput(f"{name} names {next(v for v in values if values.count(v) > 1)} twice.")
 
 
-def score_is_recorded(score: str, *, final_pass: bool) -> None:
-    """Refuse a score that the proxy's training does not give.
+def score_is_recorded(score: str, *, final_pass: bool, passes: bool = False) -> None:
+    """Refuse a score that the proxy's training does not give, nor with ``passes`` another pass through the trained proxy.
 
     Raises:
         BadInput: with those that it gives.
     """
-    sources = {"dynamics", *(("logits", "residuals") if final_pass else ())}
+    sources = {"dynamics", *(("logits", "residuals") if final_pass else ()), *(("network",) if passes else ())}
     recorded = [entry.name for entry in scores if sources & set(entry.needs)]
     if score not in recorded:
         kind = "training dynamics" if not final_pass else "the proxy's training"
@@ -108,6 +110,7 @@ def baselines(
     params: Mapping[str, Mapping[float, Mapping[str, Any]]] | None = None,
     fractions: Iterable[float] = (),
     recorded: bool = True,
+    passes: bool = False,
 ) -> list[Method]:
     """Baselines by name; ``selector:score`` selects by another score than the method does.
 
@@ -120,6 +123,7 @@ def baselines(
         params: known parameters of baselines, by name and fraction.
         fractions: kept.
         recorded: whether final scores and GraNd are among the scores.
+        passes: whether the flow makes scores that take another pass through the trained proxy.
 
     Raises:
         BadInput: a baseline needs something that the flow does not make.
@@ -137,9 +141,9 @@ def baselines(
         if other:
             if not takes_score:
                 raise BadInput(f"baseline {name!r}: {selector} does not select by a score of choice.")
-            score_is_recorded(other, final_pass=recorded)
-        if selector in scores and "scores" in entry.needs and not (method is None and selector == "deepfool"):
-            score_is_recorded(selector, final_pass=recorded)  # a thin name over one score
+            score_is_recorded(other, final_pass=recorded, passes=passes)
+        if selector in scores and "scores" in entry.needs:
+            score_is_recorded(selector, final_pass=recorded, passes=passes)  # a thin name over one score
         by = {"score": other or score} if takes_score and (other or score) else {}
         known = (params or {}).get(selector, {})
         table = {fraction: {**by, **_at(known, fraction)} for fraction in (*fractions, 1.0)}
@@ -297,6 +301,22 @@ def fits(train: Artifact, planned: Plan, *, clusters: int | None = None, graph_n
     return classes
 
 
+def sizes(train: Artifact, methods: Iterable[Method], fractions: Iterable[float]) -> None:
+    """Refuse a selection that would not fit into memory, before anything is trained for it.
+
+    Raises:
+        BadInput: naming the method; classes of equal size are assumed where budgets are balanced.
+    """
+    from tasks.select.budget import check_size
+
+    for method, fraction in itertools.product(methods, fractions):
+        n = train.rows // (train.meta["classes"] if method.balanced else 1)
+        try:
+            check_size(selectors.get(method.selector), n, max(1, int(fraction * n)), method.params.get(fraction, {}))
+        except BadInput as error:
+            raise BadInput(f"{method.name} at {fraction:g} kept: {error.what}", remedy=error.remedy) from error
+
+
 def entrants(
     names: Sequence[str],
     dataset: str,
@@ -308,6 +328,8 @@ def entrants(
 ) -> list[Method]:
     """The methods of a comparison, with the presets' parameters where there are any and the user's own before them.
 
+    On a dataset that is too large for a dense kernel, methods that can take the kNN-sparse one do.
+
     Raises:
         BadInput: a name twice or none at all; parameters of a method that does not take part, or that it does not have.
     """
@@ -318,6 +340,7 @@ def entrants(
     stray = sorted(set(params) - {name.partition(":")[0] for name in names})
     if stray:
         raise BadInput(f"params names {stray[0]!r}, which is not among the methods {', '.join(names)}.")
+    sparse = presets.sparse(dataset, balanced=balanced, upstream=upstream)
     known: dict[str, dict[float, dict[str, Any]]] = {}
     for name in {name.partition(":")[0] for name in names}:
         accepted = inspect.signature(selectors.get(name).function).parameters
@@ -325,13 +348,14 @@ def entrants(
         if wrong:
             raise BadInput(f"{name} has no parameter {wrong[0]!r}.", remedy=f"docs/selectors.md lists {name}'s parameters")
         published = {
+            **{method: dict.fromkeys(fractions, settings) for method, settings in sparse.items()},
             "elfs": {fraction: {"mis_ratio": value} for fraction, value in presets.elfs(dataset).mis_ratio.items()},
             "ccs": presets.ccs(dataset).params,
             "d2": presets.d2(dataset).params,
         }.get(name, {})
         mode = {"upstream": True} if upstream and "upstream" in accepted else {}
         known[name] = {fraction: {**mode, **_at(published, fraction), **params.get(name, {})} for fraction in fractions}
-    return baselines(names, None, EVERYTHING, balanced=balanced, params=known, fractions=fractions)
+    return baselines(names, None, EVERYTHING, balanced=balanced, params=known, fractions=fractions, passes=True)
 
 
 def settings(preset: BaseModel, *, without: Iterable[str] = (), **others: Any) -> dict[str, Any]:

@@ -26,6 +26,7 @@ def compare(
     params: dict[str, dict[str, Any]] | None = None,
     proxy_network: str | None = None,
     proxy_epochs: Positive | None = None,
+    repeats: Positive = 1,
     network: str | None = None,
     iterations: Positive | None = None,
     epochs: Positive | None = None,
@@ -47,6 +48,7 @@ def compare(
         params: Parameters of selectors by name, for example {"d2": {"neighbours": 10}}; others have their preset's or their own defaults.
         proxy_network: Network trained on the whole set.
         proxy_epochs: Its epochs.
+        repeats: Trainings of the proxy, per seed, that GraNd is averaged over; its paper has 10. Other methods read the first.
         network: Network trained on the coreset.
         iterations: Steps of that training, whatever the coreset's size.
         epochs: Or its epochs.
@@ -64,12 +66,13 @@ def compare(
     train = load(dataset, "train", options=dataset_options)
     test = load(dataset, "test", labels=True, options=dataset_options)
     classes = checks.fits(train, {fraction: ({}, {}) for fraction in fractions})
+    checks.sizes(train, entrants, fractions)
 
     found = run_comparison(
-        train, test, entrants, classes=classes, fractions=fractions, seeds=seeds, proxy=proxy, training=training,
+        train, test, entrants, classes=classes, fractions=fractions, seeds=seeds, proxy=proxy, training=training, repeats=repeats,
         dataset_options=dataset_options, normalised=not upstream, device=device,
     )  # fmt: skip
-    settings = checks.flat(proxy=proxy.model_dump(), training=training.model_dump(), balanced=balanced, upstream=upstream)
+    settings = checks.flat(proxy=proxy.model_dump(), training=training.model_dump(), balanced=balanced, repeats=repeats, upstream=upstream)
     title = f"Comparison on {dataset}" + (" (upstream=True)" if upstream else "")
     drawn = draw_comparison(title, dataset, train, **found, params={one.name: dict(one.params) for one in entrants}, settings=settings)
     return publish(f"compare-{dataset}", drawn, settings)

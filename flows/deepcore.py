@@ -52,6 +52,7 @@ def deepcore(
     selection_momentum: Share | None = None,
     selection_weight_decay: Decay | None = None,
     selection_nesterov: bool | None = None,
+    repeats: Positive = 10,
     dataset_options: dict[str, Any] | None = None,
     device: str = "auto",
     upstream: bool = False,
@@ -93,6 +94,7 @@ def deepcore(
         selection_momentum: Of its SGD.
         selection_weight_decay: Of that training.
         selection_nesterov: Of its SGD.
+        repeats: Trainings of that network, per seed, that GraNd is averaged over. Other methods read the first.
         dataset_options: Options of the dataset, for example {"verify": false}.
         device: auto, cpu, cuda or cuda:<index>.
         upstream: Replay the selections of the published code, and its schedule of whole epochs.
@@ -123,12 +125,13 @@ def deepcore(
     train = load(dataset, "train", options=dataset_options)
     test = load(dataset, "test", labels=True, options=dataset_options)
     classes = checks.fits(train, {fraction: ({}, {}) for fraction in fractions})
+    checks.sizes(train, entrants, fractions)
 
     found = run_comparison(
-        train, test, entrants, classes=classes, fractions=fractions, seeds=seeds, proxy=proxy, training=training,
+        train, test, entrants, classes=classes, fractions=fractions, seeds=seeds, proxy=proxy, training=training, repeats=repeats,
         dataset_options=dataset_options, device=device,
     )  # fmt: skip
-    settings = checks.flat(proxy=proxy.model_dump(), training=training.model_dump(), balanced=balanced, upstream=upstream)
+    settings = checks.flat(proxy=proxy.model_dump(), training=training.model_dump(), balanced=balanced, repeats=repeats, upstream=upstream)
     title = f"{method} on {dataset}" + (" (upstream=True)" if upstream else "")
     drawn = draw_comparison(title, dataset, train, **found, params={one.name: dict(one.params) for one in entrants}, settings=settings)
     return publish(f"deepcore-{dataset}-{method}", drawn, settings)

@@ -6,9 +6,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from tasks.registry import datasets
 from tasks.train.recipe import Recipe
 
-__all__ = ["DeepcorePreset", "ElfsPreset", "SelectionPreset", "ccs", "d2", "deepcore", "elfs", "mis_ratio_grid"]
+__all__ = ["DeepcorePreset", "ElfsPreset", "SelectionPreset", "ccs", "d2", "deepcore", "elfs", "mis_ratio_grid", "sparse"]
 
 
 class ElfsPreset(BaseModel):
@@ -206,6 +207,25 @@ def d2(dataset: str) -> SelectionPreset:
     return SelectionPreset(
         proxy=base.proxy, training=base.training, score=score, params=_D2_PARAMS.get(dataset, {}), grid=_D2_GRID
     )  # fmt: skip
+
+
+# selectors that can do without the dense kernel, and the neighbours that they then look at
+_SPARSE = dict.fromkeys(("facility_location", "graph_cut", "craig"), 100)
+_DENSE_SAMPLES = 32_768  # a dense kernel of more takes over 4 GiB
+
+
+def sparse(dataset: str, *, balanced: bool, upstream: bool) -> dict[str, dict[str, Any]]:
+    """Parameters, by selector, that make it do without the dense kernel where the dataset is too large for one.
+
+    With ``balanced`` each class has a kernel of its own, and the published kernels are dense.
+
+    >>> sparse("cifar10", balanced=False, upstream=False)["craig"], sparse("digits", balanced=False, upstream=False)
+    ({'neighbours': 100}, {})
+    """
+    samples = datasets.get(dataset).facts.get("samples", {}).get("train", 0)
+    if balanced or upstream or samples <= _DENSE_SAMPLES:
+        return {}
+    return {name: {"neighbours": neighbours} for name, neighbours in _SPARSE.items()}
 
 
 class DeepcorePreset(BaseModel):

@@ -17,7 +17,7 @@ from tasks.data.task import annotate, bring_embeddings, bring_pseudo_labels, loa
 from tasks.embed.task import checkpoint_digest, embed, knn, normalise
 from tasks.hardware import trial_workers
 from tasks.progress import interruptible
-from tasks.score.task import add_deepfool, record_dynamics
+from tasks.score.task import PASSES, add_score, average_score, record_dynamics
 from tasks.select.task import inputs_of, select
 from tasks.train.recipe import Recipe
 from tasks.train.task import cluster, cluster_kmeans, hold_out, label, train_on
@@ -42,7 +42,8 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 
-SPECIAL = ("elfs", "deepfool")  # selectors that read scores of their own: of pseudo-labels, of perturbed images
+AVERAGED = ("grand", "grand_full")  # scores that their paper averages over trainings
+REPEAT = 1_000  # between the seeds of these trainings, so that they are none of the experiments'
 
 TRIALS: Any = ThreadPoolTaskRunner(max_workers=trial_workers())
 
@@ -300,34 +301,57 @@ def run_comparison(
     proxy: Recipe,
     training: Recipe,
     dataset_options: dict[str, Any] | None = None,
+    repeats: int = 1,
     normalised: bool = True,
     device: str = "auto",
 ) -> dict[str, Any]:
     """Every method at every fraction with every seed, the whole pipeline anew for each seed; what ``draw_comparison`` takes.
 
-    All methods of a seed read the same proxy's labels, features, residuals, probabilities and dynamics. ELFS alone reads those of a proxy
-    that is trained on pseudo-labels.
+    All methods of a seed read the same proxy's labels, features, residuals, probabilities and dynamics. Three kinds read more: ELFS a proxy
+    that is trained on pseudo-labels, ``PASSES`` the trained proxy's gradients at each image, GraNd the mean over ``repeats`` proxies.
     """
     found: dict[str, Any] = {"trials": [], "coresets": [], "histories": {}}
     everyone: list[tuple[int, Trials]] = []
+    known: dict[str, Any] = {"dataset_options": dataset_options, "normalised": normalised, "device": device}
     for seed in seeds:
-        recorded = record(train, proxy, "true", classes, dataset_options=dataset_options, normalised=normalised, seed=seed, device=device)
+        recorded = record(train, proxy, "true", classes, seed=seed, **known)
         found["histories"][seed] = recorded.history
-        for special in (None, *SPECIAL):
-            mine = [method for method in methods if (method.selector if method.selector in SPECIAL else None) == special]
-            if not mine:
-                continue
-            signals = recorded.signals
-            if special == "elfs":
+        by_source: dict[str | None, list[Method]] = {}
+        for method in methods:
+            by_source.setdefault(_own_source(method, repeats), []).append(method)
+        for source, mine in by_source.items():
+            signals = dict(recorded.signals)
+            if source == "elfs":
                 pseudo = pseudo_label(train, classes, presets.elfs(train.meta["dataset"]), seed=seed, device=device)
                 dynamics = record_dynamics(train, pseudo.labels, proxy, seed=seed, device=device)
                 signals = {"labels": pseudo.labels, "scores": dynamics["scores"]}
-            elif special == "deepfool":
-                signals = {**signals, "scores": add_deepfool(train, signals["scores"], recorded.network, proxy, device=device)}
+            elif source is not None:
+                again = range(1, repeats if source in AVERAGED else 1)
+                proxies = [recorded, *(record(train, proxy, "true", classes, seed=seed + REPEAT * each, **known) for each in again)]
+                signals["scores"] = _with_score(source, train, proxies, proxy, device)
             trials = run_trials(train, test, mine, signals, fractions=fractions, seeds=(seed,), recipe=training, seed=seed, device=device)
             everyone.append((seed, trials))
     for seed, trials in everyone:
         results = trials.results()
         found["trials"] += results["trials"]
         found["coresets"] += [(method, fraction, seed, kept) for method, fraction, kept in results["coresets"]]
+    place = {method.name: i for i, method in enumerate(methods)}
+    found["trials"].sort(key=lambda trial: place[trial[0]])
     return found
+
+
+def _own_source(method: Method, repeats: int) -> str | None:
+    """What a method reads that no other does: pseudo-labels, or a score that takes more than the proxy's training."""
+    if method.selector == "elfs":
+        return "elfs"
+    score = next((params["score"] for params in method.params.values() if "score" in params), method.selector)
+    return score if score in PASSES or (score in AVERAGED and repeats > 1) else None
+
+
+def _with_score(name: str, train: Artifact, proxies: Sequence[Recorded], recipe: Recipe, device: str) -> Artifact:
+    """The first proxy's scores with this one, averaged over all of them."""
+    found = []
+    for one in proxies:
+        labels, scores = one.signals["labels"], one.signals["scores"]
+        found.append(add_score(train, labels, scores, one.network, recipe, name, device=device) if name in PASSES else scores)
+    return found[0] if len(found) == 1 else average_score(found, name)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import io
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from flows import checks, cli
 from tasks.artifacts import Artifact, store
-from tasks.cache import provenances
+from tasks.cache import UNCACHED, known_artifacts, provenances
 from tasks.errors import BadInput, UnknownName
+from tasks.registry import selectors
 from tasks.report.tables import mean_ranks, ranking_table
 
 SMALL = {"dataset": "digits", "fractions": (0.1, 0.2), "seeds": (0, 1), "proxy_epochs": 2, "iterations": 20}
@@ -70,6 +72,59 @@ def test_bad_input(parameters, error, message):
     assert provenances() == []
 
 
+@pytest.mark.server
+@pytest.mark.slow
+@pytest.mark.usefixtures("flow_runs")
+@pytest.mark.parametrize("upstream", [False, True])
+def test_every_method_runs_on_real_data(upstream):
+    # the published kernels and gradients are per class, as DeepCore's default is
+    result = run(fractions=(0.1,), seeds=(0,), iterations=5, balanced=upstream, upstream=upstream)
+    trials = result.table().to_pylist()
+    assert [trial["method"] for trial in trials] == selectors.names()
+    short = {"gradmatch"} if upstream else set()  # the published code drops what it weighs 0
+    assert {trial["samples"] for trial in trials if trial["method"] not in {"full", *short}} == {144}
+    report = store().read(result.meta["report"]).decode()
+    assert all(f">{name}<" in report for name in selectors.names())
+
+
+@pytest.mark.server
+@pytest.mark.usefixtures("flow_runs")
+def test_grand_is_averaged_over_proxies_of_its_own_seeds():
+    run(fractions=(0.1,), seeds=(0,), methods=("grand", "top:grand_full", "el2n"), proxy_network="mlp", repeats=3)
+    steps = {
+        task: [step for step in provenances() if step["task"] == task] for task in ("dynamics", "add-score", "average-score", "select")
+    }
+    assert sorted(step["inputs"]["seed"] for step in steps["dynamics"]) == [0, 1000, 2000]
+    assert len(steps["add-score"]) == 3, "the gradients of all parameters, of each proxy"
+    read = {
+        step["inputs"]["params"].get("score", step["inputs"]["method"]): step["inputs"]["scores"]["artifact"] for step in steps["select"]
+    }
+    for step in steps["average-score"]:
+        name, parts = step["inputs"]["name"], [known_artifacts()[one["artifact"]] for one in step["inputs"]["scores"]]
+        mean = Artifact(**step["outputs"][0])
+        assert len(parts) == 3
+        np.testing.assert_allclose(mean.numpy(name), np.mean([one.numpy(name) for one in parts], axis=0), rtol=1e-6)
+        np.testing.assert_array_equal(mean.numpy("aum"), parts[0].numpy("aum"))
+        assert mean.digest == read[name]
+    last_layer, everything = (known_artifacts()[read[name]].numpy(name) for name in ("grand", "grand_full"))
+    assert (everything > 0).all()
+    assert np.corrcoef(last_layer, everything)[0, 1] > 0.5
+    assert known_artifacts()[read["el2n"]].digest not in {read["grand"], read["grand_full"]}
+
+
+@pytest.mark.server
+@pytest.mark.usefixtures("flow_runs")
+def test_what_is_too_large_is_refused_before_anything_is_trained(monkeypatch):
+    monkeypatch.setattr("tasks.select.submodular.DENSE_BYTES", 2**20)
+    with pytest.raises(BadInput, match=r"craig at 0.1 kept: the dense kernel of 1,442 samples takes(.|\n)*neighbours=100"):
+        run(methods=("random", "craig"))
+    assert [step for step in provenances() if step["version"] != UNCACHED] == []
+    sparse = checks.entrants(["craig", "facility_location", "graph_cut"], "cifar10", (0.1,), balanced=False, params={})
+    assert {method.params[0.1]["neighbours"] for method in sparse} == {100}
+    own = checks.entrants(["craig"], "cifar10", (0.1,), balanced=False, params={"craig": {"neighbours": 7}})
+    assert own[0].params[0.1]["neighbours"] == 7
+
+
 def test_presets_and_own_parameters_meet():
     mine = checks.entrants(["ccs", "d2", "random"], "cifar10", (0.1, 0.4), balanced=True, params={"ccs": {"strata": 20}}, upstream=True)
     ccs, d2, random = mine
@@ -124,7 +179,7 @@ def test_deepcore_runs_one_method_with_the_published_options():
     steps = {step["task"]: step for step in provenances()}
     assert steps["dynamics"]["inputs"]["recipe"]["fields"]["network"] == "mlp"
     assert steps["train"]["inputs"]["recipe"]["fields"]["optimizer"] == "adam"
-    scores = Artifact(**steps["deepfool"]["outputs"][0])
+    scores = Artifact(**steps["add-score"]["outputs"][0])
     assert (scores.numpy("deepfool") >= 0).all()
     chosen = [step for step in provenances() if step["task"] == "select"]
     assert all(step["inputs"]["balanced"] for step in chosen)

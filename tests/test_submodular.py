@@ -18,6 +18,7 @@ from tasks.select.signals import Signals, residuals_of, softmax
 FUNCTIONS = ("facility_location", "graph_cut", "log_determinant")
 EVERY = (*FUNCTIONS, "craig")
 SPARSE = ("facility_location", "graph_cut")
+CASES = [*((name, None) for name in EVERY), *((name, 5) for name in (*SPARSE, "craig"))]
 
 
 def choose(name: str, signals: Signals, budget: int | float, *, seed: int = 0, **params):
@@ -211,7 +212,7 @@ def test_tiles_make_the_whole_kernel(monkeypatch):
     signals = problem(70)
     whole = module.Kernel.of(signals, "features")
     monkeypatch.setattr(module, "_TILE", 16)
-    found = module.dense(whole, "", "")
+    found = module.dense(whole)
     assert (found == found.T).all()
     np.testing.assert_allclose(found / module.UNIT, kernel_of(signals), atol=3e-6)
 
@@ -241,6 +242,27 @@ def test_craig_by_definition():
     assert found.weights.tolist() == np.bincount(nearest, minlength=12).tolist()
     error = np.linalg.norm(g.sum(0) - found.weights @ g[found.indices])
     assert error <= apart[:, found.indices].min(1).sum() + 1e-3  # what CRAIG promises
+
+
+@pytest.mark.parametrize("neighbours", [1, 5, 59, 500])
+def test_sparse_craig_by_definition(neighbours):
+    signals = problem(60)
+    found = choose("craig", signals, 12, neighbours=neighbours)
+    g = gradients(signals)
+    apart = np.linalg.norm(g[:, None] - g[None], axis=2)
+    reach = 2 * np.linalg.norm(g, axis=1).max()
+    listed = np.zeros((60, 60), bool)
+    np.put_along_axis(listed, np.argsort(apart, axis=1)[:, : neighbours + 1], True, axis=1)
+    assert is_greedy("facility_location", np.where(listed, reach - apart, 0), found.indices.tolist(), 1e-2)
+    # whatever the picks were made by, each sample counts for the nearest of them
+    assert found.weights.tolist() == np.bincount(apart[:, found.indices].argmin(1), minlength=12).tolist()
+    if neighbours >= 59:
+        assert found.indices.tolist() == choose("craig", signals, 12).indices.tolist()
+
+
+def test_craig_copies_each_count_for_themselves():
+    signals = Signals(n=4, residuals=np.tile([0.5, -0.5], (4, 1)), features=np.ones((4, 1)))
+    assert choose("craig", signals, 3).weights.tolist() == [2, 1, 1]
 
 
 def test_craig_weights_sum_to_the_class_sizes():
@@ -276,13 +298,29 @@ def test_lazy_craig_is_naive():
 
 
 @pytest.mark.parametrize("rounds", [1, 3])
-def test_rounds_end_on_the_heap(monkeypatch, rounds):
+@pytest.mark.parametrize("neighbours", [None, 6])
+def test_rounds_end_on_the_heap(monkeypatch, rounds, neighbours):
     signals = Signals(n=200, features=np.random.default_rng(0).normal(size=(200, 2)))
-    naive = choose("facility_location", signals, 120, neighbours=6, optimizer="naive")
+    naive = choose("facility_location", signals, 120, neighbours=neighbours, optimizer="naive")
     monkeypatch.setattr(module, "_ROUNDS", rounds)
-    found = choose("facility_location", signals, 120, neighbours=6)
+    found = choose("facility_location", signals, 120, neighbours=neighbours)
     assert found.indices.tolist() == naive.indices.tolist()
     assert found.gains.tolist() == naive.gains.tolist()
+
+
+@pytest.mark.parametrize("thin", [0, 3, 40, 1000])
+@pytest.mark.parametrize("name", ["facility_location", "craig"])
+def test_where_the_dense_kernel_is_left_decides_nothing(monkeypatch, name, thin):
+    signals = problem(150)
+    naive = choose(name, signals, 150, optimizer="naive")
+    monkeypatch.setattr(module, "_THIN", thin)
+    thinned = []
+    rest = module.FacilityLocation.rest
+    monkeypatch.setattr(module.FacilityLocation, "rest", lambda self: thinned.append(self.picks) or rest(self))
+    found = choose(name, signals, 150)
+    assert found.indices.tolist() == naive.indices.tolist()
+    assert found.gains.tolist() == naive.gains.tolist()
+    assert thinned == {0: [], 3: [32], 40: [8], 1000: [8]}[thin]
 
 
 def test_rounds_on_random_graphs():
@@ -314,7 +352,7 @@ def test_value_is_near_the_best(name):
 
 
 @pytest.mark.parametrize("optimizer", ["lazy", "naive"])
-@pytest.mark.parametrize(("name", "neighbours"), [*((name, None) for name in EVERY), *((name, 5) for name in SPARSE)])
+@pytest.mark.parametrize(("name", "neighbours"), CASES)
 def test_gains_never_rise(name, neighbours, optimizer):
     params = {} if neighbours is None else {"neighbours": neighbours}
     gains = choose(name, problem(), 120, optimizer=optimizer, **params).gains
@@ -323,7 +361,7 @@ def test_gains_never_rise(name, neighbours, optimizer):
 
 
 @pytest.mark.parametrize("optimizer", ["lazy", "naive", "approximate_lazy"])
-@pytest.mark.parametrize(("name", "neighbours"), [*((name, None) for name in EVERY), *((name, 5) for name in SPARSE)])
+@pytest.mark.parametrize(("name", "neighbours"), CASES)
 def test_a_smaller_coreset_begins_a_larger_one(name, neighbours, optimizer):
     params = {"optimizer": optimizer} | ({} if neighbours is None else {"neighbours": neighbours})
     large = choose(name, problem(), 60, **params).indices.tolist()
@@ -332,7 +370,7 @@ def test_a_smaller_coreset_begins_a_larger_one(name, neighbours, optimizer):
 
 
 @pytest.mark.parametrize("optimizer", module.OPTIMIZERS)
-@pytest.mark.parametrize(("name", "neighbours"), [*((name, None) for name in EVERY), *((name, 5) for name in SPARSE)])
+@pytest.mark.parametrize(("name", "neighbours"), CASES)
 @pytest.mark.parametrize("budget", [1, 119, 120])
 def test_every_optimizer_at_the_ends(name, neighbours, optimizer, budget):
     params = {"optimizer": optimizer} | ({} if neighbours is None else {"neighbours": neighbours})
@@ -374,7 +412,7 @@ def test_each_beats_random():
         assert value(name, s, choose(name, signals, 20).indices) > max(random)
 
 
-@pytest.mark.parametrize(("name", "neighbours"), [*((name, None) for name in EVERY), *((name, 5) for name in SPARSE)])
+@pytest.mark.parametrize(("name", "neighbours"), CASES)
 def test_constant_features_are_all_ties(name, neighbours):
     n = 40
     signals = Signals(n=n, features=np.full((n, 5), 3.0), residuals=np.tile([0.5, -0.5], (n, 1)))
@@ -490,12 +528,15 @@ def test_craig_refuses():
 def test_what_does_not_fit_is_refused_with_its_size():
     n = 40_000
     signals = Signals(n=n, features=np.zeros((n, 2), np.float32), residuals=np.zeros((n, 2), np.float32))
-    with pytest.raises(BadInput, match=r"40,000 samples takes 6.0 GiB, more than 4 GiB(.|\n)*neighbours=10"):
-        choose("facility_location", signals, 10)
-    with pytest.raises(BadInput, match=r"craig: the dense kernel of 40,000 samples takes 6.0 GiB(.|\n)*balanced=True"):
-        choose("craig", signals, 10)
-    with pytest.raises(BadInput, match=r"20,000 picks of 40,000 samples takes 6.0 GiB(.|\n)*balanced=True"):
-        choose("log_determinant", signals, 20_000)
+    for name in ("facility_location", "craig"):
+        with pytest.raises(BadInput, match=r"dense kernel of 40,000 samples takes 6.0 GiB, more than 4 GiB(.|\n)*neighbours=100"):
+            choose(name, signals, 10)
+    with pytest.raises(BadInput, match=r"20,000 picks of 40,000 samples takes 6.0 GiB(.|\n)*kernel='features'(.|\n)*balanced=True"):
+        choose("log_determinant", signals, 20_000, kernel="gradients")
+    for name in EVERY:
+        if name != "graph_cut":
+            limit = selectors.get(name).facts["limit"]
+            assert limit.partition(":")[0] == "tasks.select.submodular", "flows ask before anything is trained"
 
 
 @pytest.mark.parametrize(

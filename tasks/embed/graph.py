@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["Graph"]
+__all__ = ["Graph", "spans"]
 
 
 @dataclass(frozen=True)
@@ -23,3 +24,14 @@ class Graph:
 
     def __len__(self) -> int:
         return len(self.neighbours)
+
+
+def spans(starts: NDArray[np.integer], rows: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions of the entries of some rows, where row i has those from starts[i] to starts[i + 1]; and how many each row has.
+
+    >>> positions, counts = spans(np.array([0, 2, 2, 5]), np.array([2, 0]))
+    >>> positions.tolist(), counts.tolist()
+    ([2, 3, 4, 0, 1], [3, 2])
+    """
+    counts = (starts[rows + 1] - starts[rows]).astype(np.int64)
+    return np.repeat(starts[rows] - (counts.cumsum() - counts), counts) + np.arange(counts.sum()), counts

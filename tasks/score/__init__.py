@@ -20,6 +20,7 @@ _final = {"needs": ("labels", "logits")}
 scores.add("final_confidence", "tasks.score.dynamics:final_confidence", higher_is="easier", **_final)
 scores.add("final_entropy", "tasks.score.dynamics:final_entropy", higher_is="harder", **_final)
 scores.add("final_loss", "tasks.score.dynamics:final_loss", higher_is="harder", **_final)
+scores.add("max_logit", "tasks.score.dynamics:max_logit", higher_is="easier", needs=("logits",))
 
 scores.add("grand", "tasks.score.gradients:grand", higher_is="harder", needs=("residuals", "features"))
 scores.add("grand_full", "tasks.score.gradients:grand_full", higher_is="harder", needs=("network", "images", "labels"))

@@ -38,6 +38,7 @@ __all__ = [
     "forgetting_toneva",
     "last_correctness",
     "loss",
+    "max_logit",
     "scores_from_epoch_rows",
     "scores_from_log_probs",
     "scores_from_logits",
@@ -769,3 +770,22 @@ def final_confidence(logits: Array, labels: Array) -> np.ndarray:
         d2pruning generate_importance_score.py (post_training_metrics)
     """
     return final_scores(logits, labels)["confidence"]
+
+
+def max_logit(logits: Array, labels: Array | None = None) -> np.ndarray:
+    """The largest logit after training: what DeepCore's least confidence goes by, in place of the largest probability.
+
+    Args:
+        logits: float (N, C), from eval mode, without augmentation.
+        labels: not read.
+
+    Returns:
+        float32 (N,).
+
+    >>> max_logit(np.array([[0.5, 2.0]])).tolist()
+    [2.0]
+
+    References:
+        PatrickZH/DeepCore@74ec709 deepcore/methods/uncertainty.py (LeastConfidence)
+    """
+    return torch.as_tensor(logits).float().amax(1).cpu().numpy()

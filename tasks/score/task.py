@@ -1,4 +1,4 @@
-"""Task of the scoring stage: train a proxy and record how it learns each sample."""
+"""Tasks of the scoring stage: train a proxy and record how it learns each sample; scores that take another pass, or several proxies."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ from tasks.train.recipe import Recipe
 from tasks.train.task import TRAINING, history_columns, write_network
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     import torch
+    from torch import nn
 
     from tasks.data.split import Split
     from tasks.train.loop import Trained
 
-__all__ = ["add_deepfool", "record_dynamics"]
+__all__ = ["PASSES", "add_score", "average_score", "record_dynamics"]
+
+PASSES = ("deepfool", "grand_full")  # scores that a training does not give: they take a pass of their own
 
 log = logging.getLogger("tasks.score")
 
 
 @cached_task(
-    version="2",
+    version="3",
     name="dynamics",
     run_name="dynamics",
     ignore=("device",),
@@ -126,7 +131,7 @@ def _final_pass(
     split: Split, targets: np.ndarray, trained: Trained, *, normalised: bool, where: torch.device, tell: Any
 ) -> tuple[dict[str, np.ndarray], dict[str, Artifact]]:
     """Scores of the trained network, and its features and logits as artifacts."""
-    from tasks.score.dynamics import final_scores
+    from tasks.score.dynamics import final_scores, max_logit
     from tasks.score.gradients import grand
     from tasks.select.signals import residuals_of, softmax
     from tasks.train.loop import predict
@@ -137,6 +142,7 @@ def _final_pass(
         trained.module(where), split.images, mean=mean, std=std, device=where, size=trained.recipe.size, progress=tell
     )
     scores = {f"final_{name}": values for name, values in final_scores(logits, targets).items()}
+    scores["max_logit"] = max_logit(logits)
     scores["grand"] = grand(residuals_of(softmax(logits), targets), features)
     return scores, {
         "features": write("embeddings", {"id": split.ids, "vector": features}, meta={"embedder": f"proxy {trained.recipe.network}"}),
@@ -145,42 +151,68 @@ def _final_pass(
     }
 
 
-@cached_task(version="1", name="deepfool", run_name="deepfool", ignore=("device",), modules=("tasks.score.deepfool", *TRAINING))
-def add_deepfool(
-    samples: Artifact, scores: Artifact, network: Artifact, recipe: Recipe, *, max_iterations: int = 50, device: str = "auto"
+@cached_task(
+    version="1",
+    name="add-score",
+    run_name="score-{name}",
+    ignore=("device",),
+    modules=("tasks.score.deepfool", "tasks.score.gradients", *TRAINING),
+)
+def add_score(
+    samples: Artifact, labels: Artifact, scores: Artifact, network: Artifact, recipe: Recipe, name: str, *, device: str = "auto"
 ) -> Artifact:
-    """The scores with one more: how far each image is from the trained network's decision boundary.
+    """The scores with one more, for which the trained network's gradients at each image are needed: see ``PASSES``.
 
     Args:
-        samples: whose images are perturbed.
+        samples: whose images go through the network.
+        labels: pseudo-labels, or samples loaded with labels.
         scores: of the same samples.
         network: trained, as ``record_dynamics`` gives it.
         recipe: that it was trained with.
-        max_iterations: steps of DeepFool.
+        name: of the score.
         device: where.
     """
     import numpy as np
 
     from tasks.hardware import describe, leased_device
-    from tasks.score import HIGHER_IS
-    from tasks.score.deepfool import deepfool
     from tasks.train.loader import open_loader
     from tasks.train.task import read_network
 
     split = open_split(samples)
-    n = len(split)
-    with leased_device(device) as where, progress("DeepFool") as tell:
+    targets = labels_of(labels, split.ids)
+    with leased_device(device) as where, progress(name) as tell:
         context().notes |= {"device": describe(where)}
-        loader = open_loader(split.images, np.zeros(n, np.int64), mean=split.mean, std=split.std, device=where, size=recipe.size)
-        done, values = 0, []
+        loader = open_loader(split.images, targets, mean=split.mean, std=split.std, device=where, size=recipe.size)
+        measure, values = _pass(name), []
         try:
             module = read_network(network, where)
-            for _, images, _ in loader.sequential(256):
-                values.append(deepfool(module, images.float(), max_iterations=max_iterations))
-                done += len(images)
-                tell(done, n, "")
+            for _, images, truth in loader.sequential(256):
+                values.append(measure(module, images.float(), truth))
+                tell(sum(map(len, values)), len(split), "")
         finally:
             loader.close()
-    names = [name for name in scores.arrow_schema().names if name != "id"]
-    columns = {name: scores.numpy(name) for name in names} | {"deepfool": np.concatenate(values).astype(np.float32)}
-    return write("scores", {"id": scores.numpy("id"), **columns}, field_metadata={name: {"higher_is": HIGHER_IS[name]} for name in columns})
+    return _with_column(scores, name, np.concatenate(values))
+
+
+def _pass(name: str) -> Callable[[nn.Module, torch.Tensor, torch.Tensor], np.ndarray]:
+    from tasks.score.deepfool import deepfool
+    from tasks.score.gradients import grand_full
+
+    return {"deepfool": lambda network, images, labels: deepfool(network, images), "grand_full": grand_full}[name]
+
+
+@cached_task(version="1", name="average-score", run_name="average-{name}")
+def average_score(scores: list[Artifact], name: str) -> Artifact:
+    """The first of these with one score's mean over all of them: GraNd is that of several trainings."""
+    import numpy as np
+
+    return _with_column(scores[0], name, np.stack([one.numpy(name) for one in scores]).mean(0, dtype=np.float64))
+
+
+def _with_column(scores: Artifact, name: str, values: np.ndarray) -> Artifact:
+    from tasks.score import HIGHER_IS
+
+    names = [other for other in scores.arrow_schema().names if other not in ("id", name)]
+    columns = {other: scores.numpy(other) for other in names} | {name: values.astype("float32")}
+    polarity = {column: {"higher_is": HIGHER_IS[column]} for column in columns if column in HIGHER_IS}
+    return write("scores", {"id": scores.numpy("id"), **columns}, field_metadata=polarity)

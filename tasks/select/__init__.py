@@ -2,6 +2,9 @@
 
 from tasks.registry import selectors
 
+# what refuses a problem that is too large before anything is computed
+_DENSE, _FACTOR = "tasks.select.submodular:check_dense", "tasks.select.submodular:check_factor"
+
 selectors.add("full", "tasks.select.uniform:full")
 selectors.add("random", "tasks.select.uniform:random")
 selectors.add("top", "tasks.select.top:top", needs=("scores",))
@@ -18,14 +21,16 @@ selectors.add("d2", "tasks.select.d2:d2", needs=("scores",), uses=("features", "
 selectors.add("gradmatch", "tasks.select.gradmatch:gradmatch", needs=("residuals", "features"))
 selectors.add("glister", "tasks.select.glister:glister", needs=("residuals", "features"), uses=("probabilities",))
 selectors.add("deepfool", "tasks.select.deepfool:deepfool", needs=("scores",))
-selectors.add("facility_location", "tasks.select.submodular:facility_location", needs=("features",), uses=("residuals", "graph"))
+selectors.add(
+    "facility_location", "tasks.select.submodular:facility_location", needs=("features",), uses=("residuals", "graph"), limit=_DENSE
+)
 selectors.add("graph_cut", "tasks.select.submodular:graph_cut", needs=("features",), uses=("residuals", "graph"))
-selectors.add("log_determinant", "tasks.select.submodular:log_determinant", needs=("features",), uses=("residuals",))
-selectors.add("craig", "tasks.select.craig:craig", needs=("residuals", "features"), uses=("labels",))
+selectors.add("log_determinant", "tasks.select.submodular:log_determinant", needs=("features",), uses=("residuals",), limit=_FACTOR)
+selectors.add("craig", "tasks.select.craig:craig", needs=("residuals", "features"), uses=("labels",), limit=_DENSE)
 selectors.add("k_center", "tasks.select.k_center:k_center", needs=("features",))
 selectors.add("herding", "tasks.select.herding:herding", needs=("features",))
 selectors.add("contextual_diversity", "tasks.select.contextual_diversity:contextual_diversity", needs=("probabilities",))
-selectors.add("uncertainty", "tasks.select.uncertainty:uncertainty", needs=("probabilities",))
+selectors.add("uncertainty", "tasks.select.uncertainty:uncertainty", needs=("probabilities",), uses=("scores",))
 selectors.add("cal", "tasks.select.cal:cal", needs=("features", "probabilities"), uses=("graph",))
 selectors.add("semdedup", "tasks.select.semdedup:semdedup", needs=("features",))
 selectors.add("zcore", "tasks.select.zcore:zcore", needs=("features",))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from tasks.errors import BadInput, MissingSignal
 from tasks.registry import Entry
 from tasks.select.signals import Selection, Signals
 
-__all__ = ["count", "order", "per_class", "run"]
+__all__ = ["check_size", "count", "order", "per_class", "run"]
 
 HOW_TO_MAKE = {
     "labels": "give labels, or pseudo-labels from cluster heads",
@@ -47,6 +49,23 @@ def count(budget: int | float, n: int) -> int:
     if k < 1:
         raise BadInput(f"fraction = {budget:g} of {n} samples keeps none.", remedy=f"use at least {1 / n:.2g}")
     return k
+
+
+def check_size(selector: Entry, n: int, k: int, params: Mapping[str, Any]) -> None:
+    """Ask the selector's ``limit``, if it has one, before anything is computed.
+
+    Args:
+        selector: registry entry.
+        n: samples.
+        k: to keep.
+        params: of the selector.
+
+    Raises:
+        BadInput: the selection would take too much memory.
+    """
+    if (target := selector.facts.get("limit")) is not None:
+        module, _, name = target.partition(":")
+        getattr(importlib.import_module(module), name)(n, k, **params)
 
 
 def order(values: NDArray[Any], keys: NDArray[np.floating[Any]]) -> NDArray[np.int64]:

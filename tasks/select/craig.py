@@ -9,14 +9,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.select.signals import Selection, Signals
-from tasks.select.submodular import UNIT, FacilityLocation, check, dense, greedy, in_order, refuse_above
+from tasks.select.submodular import (
+    UNIT,
+    FacilityLocation,
+    SparseFacilityLocation,
+    check,
+    check_dense,
+    dense,
+    greedy,
+    in_order,
+    nearest,
+    refuse_above,
+    sparse_kernel,
+    whole,
+)
 
 __all__ = ["craig"]
 
 UPSTREAM_BATCH = 256  # the published code divides each gradient by the size of its batch
 _OFFSET = 1e-3  # and adds this to every similarity
 _CANCELS = 2.0**-18  # squared distances below this share of ‖g_i‖² + ‖g_j‖² are rounding of float32, hence 0
-_REMEDY = "select per class, balanced=True, or use facility_location with kernel='gradients' and neighbours=10"
+_TILE = 1 << 22  # similarities of samples with picks that are looked at together
 
 
 @dataclass(frozen=True)
@@ -56,13 +69,12 @@ class _Gradients:
         tile[tile < both] = 0
         return np.sqrt(tile, out=tile)
 
-    def tile(self, rows: Any, columns: Any) -> NDArray[np.float32]:
-        """Similarities in units, whole."""
+    def tile(self, rows: Any, columns: Any) -> NDArray[np.int32]:
+        """Similarities in units."""
         tile = self.distances(rows, columns)
         tile *= np.float32(-UNIT / self.reach if self.reach else 0)
         tile += UNIT
-        np.rint(tile, out=tile)
-        return np.maximum(tile, 0, out=tile)
+        return whole(tile)
 
 
 def craig(
@@ -70,6 +82,7 @@ def craig(
     budget: int,
     *,
     generator: np.random.Generator,
+    neighbours: int | None = None,
     optimizer: str = "lazy",
     upstream: bool = False,
 ) -> Selection:
@@ -86,6 +99,7 @@ def craig(
         signals: residuals r = softmax − one-hot and features h, the last layer's input.
         budget: k, samples to keep.
         generator: breaks ties, and draws for the stochastic optimiser.
+        neighbours: that a sample can stand for while picks are made, those of nearest gradients, as in facility_location; None for all.
         optimizer: ``"lazy"`` and ``"naive"`` pick the same; ``"stochastic"`` looks at ⌈N/k · ln 100⌉ random samples for each pick;
             ``"approximate_lazy"`` accepts a gain of 0.9 of the highest bound.
         upstream: replay the published code, with its batches of 256: the balanced one where all labels are the same or there are none (so
@@ -99,7 +113,8 @@ def craig(
         BadInput: an optimiser that there is not, or distances of more than 4 GiB (N > 32,768).
 
     Cost:
-        N²·(C + D)/2 multiplications, 4·N² bytes, and N for each gain that is computed, some 50 a pick.
+        N²·(C + D)/2 multiplications and 4·N² bytes; a gain costs N, and hundreds are computed for each of the first picks. With
+        ``neighbours``, N²·(C + D) multiplications, O(N·neighbours) memory, and N·k·(C + D) for the weights.
 
     References:
         Mirzasoleiman, Bilmes and Leskovec, Coresets for Data-efficient Training of Machine Learning Models, ICML 2020, equations 11 to 15,
@@ -116,7 +131,7 @@ def craig(
     >>> sorted(chosen.indices.tolist()) in ([0, 2], [1, 2]), chosen.weights.tolist()
     (True, [2.0, 1.0])
     """
-    check(optimizer, upstream=upstream)
+    check(optimizer, neighbours, upstream=upstream)
     assert signals.residuals is not None
     assert signals.features is not None
     if upstream:
@@ -129,10 +144,25 @@ def craig(
         assert given.residuals is not None
         assert given.features is not None
         gradients = _Gradients.of(given.residuals, given.features)
-    matrix = dense(gradients, "craig", _REMEDY)
-    picks, gains = greedy(FacilityLocation(matrix), budget, optimizer, keys, generator)
-    weights = np.bincount(matrix[picks].argmax(0), minlength=budget) + upstream
+    function: FacilityLocation | SparseFacilityLocation
+    if neighbours is None:
+        check_dense(given.n, budget, upstream=upstream)
+        function = FacilityLocation(dense(gradients))
+    else:
+        function = SparseFacilityLocation(sparse_kernel(*nearest(gradients, min(neighbours, given.n - 1))))
+    picks, gains = greedy(function, budget, optimizer, keys, generator)
+    weights = np.bincount(_nearest_pick(gradients, picks), minlength=budget) + upstream
     return Selection.of(rows[picks], weights=weights, gains=gains / UNIT * gradients.reach)
+
+
+def _nearest_pick(gradients: _Gradients, picks: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which of the picks each sample is nearest to: itself for a pick, of equals the first."""
+    found = np.empty(len(gradients), np.int64)
+    step = max(1, _TILE // len(picks))
+    for start in range(0, len(found), step):
+        found[start : start + step] = gradients.tile(slice(start, start + step), picks).argmax(1)
+    found[picks] = np.arange(len(picks))
+    return found
 
 
 def _published_gradients(signals: Signals, rows: NDArray[np.int64]) -> _Gradients:
@@ -150,7 +180,7 @@ def _published_unbalanced(signals: Signals, budget: int, optimizer: str, generat
     n = signals.n
     rows = np.arange(n)
     items = rows[rows // UPSTREAM_BATCH % UPSTREAM_BATCH == 0]
-    refuse_above(8 * n * len(items), f"craig: the published matrix of {len(items):,} × {n:,} samples", _REMEDY)
+    refuse_above(8 * n * len(items), f"craig: the published matrix of {len(items):,} × {n:,} samples", "pass balanced=True")
     classes = [np.flatnonzero(signals.labels == label) for label in np.unique(signals.labels)]
     parts = []
     matrix = np.zeros((n, len(items)), np.float32)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.embed.graph import Graph
+from tasks.embed.graph import Graph, spans
 from tasks.errors import BadInput, MissingSignal
 from tasks.select.budget import order
 from tasks.select.ccs import water_fill
@@ -69,11 +69,6 @@ class _Edges:
 
     def edges(self, rows: slice) -> slice:
         return slice(self.indptr[rows.start], self.indptr[rows.stop])
-
-    def listed(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Positions of the edges of some rows, and how many each row has."""
-        counts = self.indptr[rows + 1] - self.indptr[rows]
-        return np.repeat(self.indptr[rows] - (counts.cumsum() - counts), counts) + np.arange(counts.sum()), counts
 
     def heaviest(self) -> float:
         heaviest = float(np.abs(self.weights).max(initial=0.0))
@@ -254,7 +249,7 @@ def greedy(
         stage = _highest(keys, rank, left)
         final, settled = _settle(stage, keys, rank, edges, place, grid)
         rows, final = stage[settled], final[settled]
-        positions, counts = edges.listed(rows)
+        positions, counts = spans(edges.indptr, rows)
         np.subtract.at(keys, edges.ids[positions], _messages(edges.weights[positions], np.repeat(final, counts), grid))
         keys[rows] = -np.inf
         picks.append(rows)
@@ -287,7 +282,7 @@ def _settle(
     least = keys.min()
     last = ties[keys == least].max()
     place[stage] = np.arange(len(stage), dtype=np.int32)
-    positions, counts = edges.listed(stage)
+    positions, counts = spans(edges.indptr, stage)
     target = place[edges.ids[positions]]
     inside = np.flatnonzero(target >= 0)
     source = np.repeat(np.arange(len(stage), dtype=np.int32), counts)[inside]

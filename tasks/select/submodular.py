@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.embed.graph import spans
 from tasks.errors import BadInput, MissingSignal
 from tasks.select.budget import order
 from tasks.select.signals import Selection, Signals
@@ -32,6 +33,7 @@ __all__ = [
     "log_determinant",
     "refuse_above",
     "scaled",
+    "whole",
 ]
 
 KERNELS = ("features", "gradients")
@@ -42,8 +44,10 @@ RIDGE = 1e-4  # added to log determinant's diagonal: float32 similarities make a
 EPSILON = 0.01  # stochastic greedy: the expected value is within 1 − 1/e − ε of the best
 BETA = 0.9  # approximate lazy greedy: a gain this close to the highest bound is accepted
 
-_TILE = 512  # rows and columns of a tile
+_TILE = 256  # rows and columns of a tile, which a core's cache holds
 _STALE = 8  # gains that lazy greedy computes together on a dense kernel
+_THIN = 64  # similarities a sample that still count, on average, from where on a list of them is faster than the dense kernel
+_GRAIN = 2.0**-40  # what is left of a variance is rounded to it, so that copies are tied
 _ROUNDS = 200  # of a stage before the rest goes to a heap
 _COLUMNS = 64  # of the kernel, computed together
 _ELEMENTS = 1 << 18  # looked at together, which bounds temporary memory
@@ -90,8 +94,8 @@ class Kernel:
     def __len__(self) -> int:
         return len(self.vectors)
 
-    def tile(self, rows: Any, columns: Any) -> NDArray[np.float32]:
-        """Similarities of some rows with some columns, in units, whole; the diagonal is not yet 1."""
+    def tile(self, rows: Any, columns: Any) -> NDArray[np.int32]:
+        """Similarities of some rows with some columns, in units; the diagonal is not yet 1."""
         tile = self.vectors[rows] @ self.vectors[columns].T
         if self.residuals is not None:
             tile *= self.residuals[rows] @ self.residuals[columns].T
@@ -114,16 +118,22 @@ class Kernel:
         return np.rint((0.5 * (n - 1) + 0.5 * cosines) * UNIT).astype(np.int64)
 
 
-def scaled(cosines: NDArray[np.float32]) -> NDArray[np.float32]:
-    """0.5 + 0.5 cos in units, whole; overwrites its argument.
+def scaled(cosines: NDArray[np.float32]) -> NDArray[np.int32]:
+    """0.5 + 0.5 cos in units; overwrites its argument.
 
     >>> (scaled(np.array([-1.0, 0.0, 1.0], np.float32)) / UNIT).tolist()
     [0.0, 0.5, 1.0]
     """
     cosines *= UNIT // 2
     cosines += UNIT // 2
-    np.rint(cosines, out=cosines)
-    return np.clip(cosines, 0, UNIT, out=cosines)
+    return whole(cosines)
+
+
+def whole(similarities: NDArray[np.float32]) -> NDArray[np.int32]:
+    """Similarities in units, rounded and within 0 … 1; overwrites its argument."""
+    np.clip(similarities, 0, UNIT, out=similarities)
+    similarities += 0.5
+    return similarities.astype(np.int32)
 
 
 def _unit(vectors: Numbers) -> NDArray[np.float32]:
@@ -139,23 +149,21 @@ class Tiles(Protocol):
 
     def __len__(self) -> int: ...
 
-    def tile(self, rows: Any, columns: Any) -> NDArray[np.float32]: ...
+    def tile(self, rows: Any, columns: Any) -> NDArray[np.int32]: ...
 
 
-def dense(kernel: Tiles, method: str, remedy: str) -> NDArray[np.int32]:
+def dense(kernel: Tiles) -> NDArray[np.int32]:
     """All similarities in units, int32 (N, N): each tile is computed once and stored twice."""
     n = len(kernel)
-    refuse_above(4 * n * n, f"{method}: the dense kernel of {n:,} samples", remedy)
     matrix = np.empty((n, n), np.int32)
     for start in range(0, n, _TILE):
         rows = slice(start, start + _TILE)
         for other in range(start, n, _TILE):
             columns = slice(other, other + _TILE)
-            matrix[rows, columns] = kernel.tile(rows, columns)
+            tile = kernel.tile(rows, columns)
+            matrix[rows, columns] = tile if other > start else np.maximum(tile, tile.T)
             if other > start:
-                matrix[columns, rows] = matrix[rows, columns].T
-            else:
-                matrix[rows, rows] = np.maximum(matrix[rows, rows], matrix[rows, rows].T)
+                matrix[columns, rows] = tile.T
     np.fill_diagonal(matrix, UNIT)
     return matrix
 
@@ -170,57 +178,51 @@ def refuse_above(needed: int, what: str, remedy: str) -> None:
         raise BadInput(f"{what} takes {needed / 2**30:.1f} GiB, more than {DENSE_BYTES / 2**30:.3g} GiB.", remedy=remedy)
 
 
-@dataclass(frozen=True)
-class _Nearest:
-    """The kNN-sparse kernel: of each sample, itself and its nearest neighbours, with the similarities in units.
+def check_dense(n: int, budget: int, *, neighbours: int | None = None, upstream: bool = False, **_: Any) -> None:
+    """Refuse a dense kernel that is too large, before anything is computed.
+
+    Raises:
+        BadInput: with its size, and what to do instead.
+    """
+    if neighbours is None:
+        instead = "pass balanced=True" if upstream else "pass neighbours=100 for the kNN-sparse kernel, or balanced=True"
+        refuse_above(4 * n * n, f"the dense kernel of {n:,} samples", instead)
+
+
+def check_factor(n: int, budget: int, *, kernel: str = "features", upstream: bool = False, **_: Any) -> None:
+    """Refuse a Cholesky factor of gradients that is too large, before anything is computed.
+
+    Raises:
+        BadInput: with its size, and what to do instead.
+    """
+    if kernel == "gradients" or upstream:
+        what = f"the Cholesky factor of {budget:,} picks of {n:,} samples"
+        refuse_above(8 * n * budget, what, "pass kernel='features', select fewer, or per class: balanced=True")
+
+
+def sparse_kernel(ids: Numbers, similarity: NDArray[np.int32]) -> Any:
+    """The kNN-sparse kernel as SciPy CSR, int32 in units: row i has the sample itself and its nearest neighbours.
 
     Args:
-        ids: int32 (N, k + 1); the first is the sample itself.
-        similarity: int32 (N, k + 1).
+        ids: int (N, k).
+        similarity: int32 (N, k), in units.
     """
+    from scipy import sparse
 
-    ids: NDArray[np.int32]
-    similarity: NDArray[np.int32]
-
-    @classmethod
-    def of(cls, signals: Signals, kernel: str, neighbours: int) -> _Nearest:
-        n = signals.n
-        k = min(neighbours, n - 1)
-        ids = np.empty((n, k + 1), np.int32)
-        similarity = np.empty((n, k + 1), np.int32)
-        ids[:, 0], similarity[:, 0] = np.arange(n), UNIT
-        if k == 0:
-            return cls(ids, similarity)
-        if kernel == "gradients":
-            ids[:, 1:], similarity[:, 1:] = _nearest_gradients(Kernel.of(signals, kernel), k)
-            return cls(ids, similarity)
-        if signals.graph is None:
-            from tasks.embed.knn import knn
-
-            assert signals.features is not None
-            graph = knn(signals.features, k)
-        else:
-            graph = signals.graph
-            _check_graph(graph.neighbours, graph.similarity, k)
-        ids[:, 1:] = graph.neighbours[:, :k]
-        similarity[:, 1:] = scaled(graph.similarity[:, :k].astype(np.float32))
-        return cls(ids, similarity)
-
-    def matrix(self) -> Any:
-        """SciPy CSR of the same, row by row."""
-        from scipy import sparse
-
-        n, width = self.ids.shape
-        starts = np.arange(0, n * width + 1, width, dtype=np.int64 if n * width > np.iinfo(np.int32).max else np.int32)
-        return sparse.csr_array((self.similarity.ravel(), self.ids.ravel(), starts), shape=(n, n))
+    n, width = len(ids), ids.shape[1] + 1
+    columns, values = np.empty((n, width), np.int32), np.empty((n, width), np.int32)
+    columns[:, 0], values[:, 0] = np.arange(n), UNIT
+    columns[:, 1:], values[:, 1:] = ids, similarity
+    starts = np.arange(0, n * width + 1, width, dtype=np.int64 if n * width > np.iinfo(np.int32).max else np.int32)
+    return sparse.csr_array((values.ravel(), columns.ravel(), starts), shape=(n, n))
 
 
-def _nearest_gradients(kernel: Kernel, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The k most similar others of each sample, a few rows of the kernel at a time."""
+def nearest(kernel: Tiles, k: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """The k most similar others of each sample, int (N, k), and the similarities in units; a few rows of the kernel at a time."""
     import torch
 
     n = len(kernel)
-    ids, similarity = np.empty((n, k), np.int64), np.empty((n, k), np.float32)
+    ids, similarity = np.empty((n, k), np.int64), np.empty((n, k), np.int32)
     block = max(1, (_ELEMENTS << 6) // n)
     for start in range(0, n, block):
         rows = np.arange(start, min(start + block, n))
@@ -229,6 +231,22 @@ def _nearest_gradients(kernel: Kernel, k: int) -> tuple[NDArray[np.int64], NDArr
         found = torch.topk(torch.from_numpy(tile), k)
         ids[rows], similarity[rows] = found.indices.numpy(), found.values.numpy()
     return ids, similarity
+
+
+def _nearest_of(signals: Signals, kernel: str, neighbours: int) -> Any:
+    """The kNN-sparse kernel of that name; the given graph's, where there is one of features."""
+    k = min(neighbours, signals.n - 1)
+    if kernel == "gradients" or k == 0:
+        return sparse_kernel(*nearest(Kernel.of(signals, kernel), k))
+    if signals.graph is None:
+        from tasks.embed.knn import knn
+
+        assert signals.features is not None
+        graph = knn(signals.features, k)
+    else:
+        graph = signals.graph
+        _check_graph(graph.neighbours, graph.similarity, k)
+    return sparse_kernel(graph.neighbours[:, :k], scaled(graph.similarity[:, :k].astype(np.float32)))
 
 
 def _check_graph(near: Numbers, similarity: Numbers, k: int) -> None:
@@ -261,9 +279,11 @@ class Function(Protocol):
 
     Attributes:
         together: how many gains are worth computing at once; None: all of them, since they are known and a pick visits every sample anyway.
+        thin: whether it is time to go on with its ``rest``.
     """
 
     together: int | None
+    thin: bool
 
     def __len__(self) -> int: ...
 
@@ -279,6 +299,9 @@ class Function(Protocol):
 class FacilityLocation:
     """f(S) = Σ_i max_{j ∈ S} s_ij on a dense kernel; a gain is computed when it is asked for.
 
+    Once there are t picks, about one similarity in t is above max_{j ∈ S} s_ij, and no other counts from then on. ``thin`` says that they
+    have become so few that a list of them, ``rest``, is the faster way to go on.
+
     Args:
         kernel: int32 (candidates, items) in units, not negative.
     """
@@ -288,7 +311,8 @@ class FacilityLocation:
     def __init__(self, kernel: NDArray[np.int32]) -> None:
         self.kernel = kernel
         self.covered = np.zeros(kernel.shape[1], np.int32)
-        self.total = 0
+        self.total = self.picks = 0
+        self.thin = False
         self._first = np.zeros(len(kernel), np.int64)
         width = 2**32 // UNIT - 1  # what fits in 32 bits is summed several times as fast
         for start in range(0, kernel.shape[1], width):
@@ -316,12 +340,34 @@ class FacilityLocation:
     def add(self, row: int) -> None:
         np.maximum(self.covered, self.kernel[row], out=self.covered)
         self.total = int(self.covered.sum(dtype=np.int64))
+        self.picks += 1
+        if self.picks >= 8 and self.picks & (self.picks - 1) == 0:  # a power of two
+            some = self.kernel[:: max(1, len(self.kernel) // 256)]
+            self.thin = bool(np.count_nonzero(some > self.covered) <= _THIN * len(some))
+
+    def rest(self) -> SparseFacilityLocation:
+        """The same function from here on, of what still counts."""
+        from scipy import sparse
+
+        n, width = self.kernel.shape
+        counts, items, weights = np.zeros(n + 1, np.int64), [], []
+        for start in range(0, n, len(self._block)):
+            block = self.kernel[start : start + len(self._block)]
+            places = np.flatnonzero(block > self.covered)  # several times as fast as in two dimensions
+            candidate, item = np.divmod(places, width)
+            counts[start + 1 : start + 1 + len(block)] = np.bincount(candidate, minlength=len(block))
+            items.append(item.astype(np.int32))
+            weights.append(block[candidate, item])
+        starts = counts.cumsum()
+        better = sparse.csr_array((np.concatenate(weights), np.concatenate(items), starts), shape=self.kernel.shape)
+        return SparseFacilityLocation(better.T, self.covered)
 
 
 class _Kept:
     """Gains that are kept up to date by each pick."""
 
     together: int | None = None
+    thin = False
     value: Numbers
 
     def __len__(self) -> int:
@@ -331,17 +377,27 @@ class _Kept:
         return self.value[rows]
 
 
-class _SparseFacilityLocation(_Kept):
-    """f(S) = Σ_i max_{j ∈ S ∩ (N(i) ∪ {i})} s_ij; a pick changes the gains of what shares an item with it."""
+class SparseFacilityLocation(_Kept):
+    """f(S) = Σ_i max(c_i, max_{j ∈ S} s_ij) where few s_ij are above c_i; a pick changes the gains of what shares an item with it.
+
+    Args:
+        better: SciPy sparse (items, candidates), int32 in units: the s_ij above c_i.
+        covered: c, int32 (items,) in units, which is overwritten; default 0.
+    """
 
     together: int | None = 1
 
-    def __init__(self, nearest: _Nearest) -> None:
-        self.nearest = nearest
-        listed = nearest.matrix().tocsc()
-        self.starts, self.items, self.weights = listed.indptr, listed.indices, listed.data
-        self.covered = np.zeros(len(nearest.ids), np.int32)
-        self.value = np.add.reduceat(self.weights, self.starts[:-1], dtype=np.int64)  # no list is empty: each has the sample itself
+    def __init__(self, better: Any, covered: NDArray[np.int32] | None = None) -> None:
+        if covered is None:
+            covered = np.zeros(better.shape[0], np.int32)
+        by_item, by_candidate = better.tocsr(), better.tocsc()
+        self.candidate_starts, self.candidates, self.similarity = by_item.indptr, by_item.indices, by_item.data
+        self.starts, self.items, self.weights = by_candidate.indptr, by_candidate.indices, by_candidate.data
+        self.covered = covered
+        self.value = np.zeros(better.shape[1], np.int64)
+        filled = np.flatnonzero(np.diff(self.starts))  # reduceat would give an empty list the next one's first number
+        if len(filled):
+            self.value[filled] = np.add.reduceat(self.weights - covered[self.items], self.starts[filled], dtype=np.int64)
 
     def add(self, row: int) -> None:
         own = slice(self.starts[row], self.starts[row + 1])
@@ -353,17 +409,17 @@ class _SparseFacilityLocation(_Kept):
         """Represent these items, each of which is there once, this well, which is better than before."""
         for start in range(0, len(items), _ELEMENTS // 8):
             part = slice(start, start + _ELEMENTS // 8)
-            before = self.covered[items[part], None]
-            lost = np.minimum(self.nearest.similarity[items[part]], after[part, None])
+            positions, counts = spans(self.candidate_starts, items[part])
+            before = np.repeat(self.covered[items[part]], counts)
+            lost = np.minimum(self.similarity[positions], np.repeat(after[part], counts))
             lost -= before
             np.maximum(lost, 0, out=lost)
-            np.subtract.at(self.value, self.nearest.ids[items[part]].ravel(), lost.ravel())
+            np.subtract.at(self.value, self.candidates[positions], lost)
         self.covered[items] = after
 
     def edges(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int32]]:
         """Items that some candidates would represent better than they are now: item, candidate, similarity."""
-        counts = (self.starts[rows + 1] - self.starts[rows]).astype(np.int64)
-        positions = np.repeat(self.starts[rows] - (counts.cumsum() - counts), counts) + np.arange(counts.sum())
+        positions, counts = spans(self.starts, rows)
         items, weights, candidates = self.items[positions], self.weights[positions], np.repeat(rows, counts)
         better = weights > self.covered[items]
         return items[better], candidates[better], weights[better]
@@ -374,8 +430,7 @@ class _SparseGraphCut(_Kept):
 
     together: int | None = 1
 
-    def __init__(self, nearest: _Nearest) -> None:
-        listed = nearest.matrix()
+    def __init__(self, listed: Any) -> None:
         both = listed.maximum(listed.T.tocsr()).tocsr()
         self.starts, self.ids, self.weights = both.indptr, both.indices, both.data.astype(np.int64)
         self.value = np.add.reduceat(self.weights, self.starts[:-1]) - UNIT
@@ -391,7 +446,7 @@ class _Columns:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.place: dict[int, int] = {}
-        self.block = np.empty((0, len(kernel)), np.float32)
+        self.block = np.empty((0, len(kernel)), np.int32)
 
     def get(self, row: int, value: Numbers, picked: NDArray[np.bool_]) -> NDArray[np.int64]:
         if row not in self.place:
@@ -441,6 +496,33 @@ class _LogDeterminant(_Kept):
         self.picked[row] = True
 
 
+class _LogDeterminantOfFeatures(_Kept):
+    """The same of S = ΦΦᵀ with few columns, φ = [1, x] / √2, in memory that does not grow with the picks.
+
+    A gain is the logarithm of λ + s_xx − s_xA (S_A + λI)⁻¹ s_Ax = σ_x² + φ_xᵀ P φ_x with σ² = λ + s_xx − φᵀφ and
+
+        P = (I + Σ_{a ∈ A} φ_a φ_aᵀ / σ_a²)⁻¹
+
+    so that a pick takes (Pφ)(Pφ)ᵀ / (σ² + φᵀPφ) off P, and the square of φ_xᵀPφ over the same off what is left of x.
+    """
+
+    def __init__(self, vectors: NDArray[np.float32]) -> None:
+        n, dim = vectors.shape
+        self.phi = np.empty((n, dim + 1))
+        self.phi[:, 0], self.phi[:, 1:] = math.sqrt(0.5), math.sqrt(0.5) * vectors
+        self.own = np.maximum(1 + RIDGE - np.einsum("nd,nd->n", self.phi, self.phi), RIDGE)  # σ²
+        self.inverse = np.eye(dim + 1)
+        self.left = np.full(n, 1 + RIDGE)
+        self.value = np.log(self.left)
+
+    def add(self, row: int) -> None:
+        seen = self.inverse @ self.phi[row]
+        explained = float(self.own[row] + self.phi[row] @ seen)
+        self.inverse -= np.outer(seen / explained, seen)
+        self.left = np.maximum(self.left - np.square(self.phi @ seen) / explained, RIDGE)
+        self.value = np.log(np.rint(self.left / _GRAIN) * _GRAIN)
+
+
 # -- greedy ---------------------------------------------------------------------------------------------------------------
 
 
@@ -466,11 +548,25 @@ def greedy(
     """
     if optimizer == "stochastic":
         return _stochastic(function, budget, keys, generator)
-    if optimizer == "lazy" and isinstance(function, _SparseFacilityLocation):
-        return _in_rounds(function, budget, keys)
     if optimizer == "naive" or (optimizer == "lazy" and function.together is None):
         return _naive(function, budget, keys)
-    return _lazy(function, budget, keys, 1.0 if optimizer == "lazy" else BETA)
+    untaken = np.arange(len(function))
+    beta = 1.0 if optimizer == "lazy" else BETA
+    if isinstance(function, FacilityLocation):
+        picks, gains = _lazy(function, budget, keys, beta, untaken)
+        if len(picks) == budget:
+            return picks, gains
+        more, their_gains = _go_on(function.rest(), budget - len(picks), keys, beta, np.setdiff1d(untaken, picks))
+        return np.concatenate([picks, more]), np.concatenate([gains, their_gains])
+    return _go_on(function, budget, keys, beta, untaken)
+
+
+def _go_on(
+    function: Function, budget: int, keys: NDArray[np.float64], beta: float, untaken: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], Numbers]:
+    if beta == 1 and isinstance(function, SparseFacilityLocation):
+        return _in_rounds(function, budget, keys, untaken)
+    return _lazy(function, budget, keys, beta, untaken)
 
 
 def _naive(function: Function, budget: int, keys: NDArray[np.float64]) -> tuple[NDArray[np.int64], Numbers]:
@@ -510,14 +606,14 @@ def _stochastic(
 
 
 def _lazy(
-    function: Function, budget: int, keys: NDArray[np.float64], beta: float, among: NDArray[np.int64] | None = None
+    function: Function, budget: int, keys: NDArray[np.float64], beta: float, rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], Numbers]:
     """A gain computed earlier bounds the present one from above: only the highest bounds are computed again.
 
     With β = 1 the picks are the naive ones. Below, a sample is taken if its gain g is not far under its bound b: g ≥ b − (1 − β)|b|.
+    Ends early when the function has become thin.
     """
     together = function.together or 1
-    rows = np.arange(len(function)) if among is None else among
     bounds = function.gains(rows)
     ordered = order(-bounds, keys[rows])
     rows, bounds = rows[ordered], bounds[ordered]
@@ -525,7 +621,7 @@ def _lazy(
     seen = [0] * len(function)  # how many picks there were when the bound was computed
     picks: list[int] = []
     gains: list[float] = []
-    while len(picks) < budget:
+    while len(picks) < budget and not function.thin:
         negative, key, row = heapq.heappop(heap)
         if seen[row] != len(picks):
             stale = [(negative, key, row)]
@@ -546,8 +642,10 @@ def _lazy(
     return np.array(picks), np.array(gains)
 
 
-def _in_rounds(function: _SparseFacilityLocation, budget: int, keys: NDArray[np.float64]) -> tuple[NDArray[np.int64], Numbers]:
-    """The greedy picks of kNN-sparse facility location, many at a time.
+def _in_rounds(
+    function: SparseFacilityLocation, budget: int, keys: NDArray[np.float64], untaken: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], Numbers]:
+    """The greedy picks of sparse facility location, many at a time.
 
     Gains only fall, so that samples are picked in the order of the gains that they are picked with. Let a outrank b if its gain is larger,
     or the same and its key lower. A sample that outranks all others that share an item with it keeps its gain until it is picked: the
@@ -560,7 +658,8 @@ def _in_rounds(function: _SparseFacilityLocation, budget: int, keys: NDArray[np.
     value = function.value
     best, lowest = np.full(n, -1, np.int64), np.full(n, np.inf)  # of an item: the largest gain, and the lowest key that has it
     marked = np.zeros(n, bool)
-    taken = np.zeros(n, bool)
+    taken = np.ones(n, bool)
+    taken[untaken] = False
     picks, gains = [], []
     left = budget
     while left:
@@ -615,11 +714,11 @@ def _highest(value: NDArray[np.int64], keys: NDArray[np.float64], count: int) ->
 # -- the selectors --------------------------------------------------------------------------------------------------------
 
 
-def check(optimizer: str, *, upstream: bool = False) -> None:
-    """Refuse an optimiser that there is not.
+def check(optimizer: str, neighbours: int | None, *, upstream: bool = False) -> None:
+    """Refuse an optimiser that there is not, and a number of neighbours that is none.
 
     Raises:
-        BadInput: it is none of ``OPTIMIZERS``, or one that has no published output worth replaying.
+        BadInput: naming it; with ``upstream``, also what has no published output worth replaying.
     """
     if optimizer not in OPTIMIZERS:
         raise BadInput(f"optimizer = {optimizer!r} is none of {', '.join(OPTIMIZERS)}.")
@@ -628,18 +727,18 @@ def check(optimizer: str, *, upstream: bool = False) -> None:
             f"optimizer = {optimizer!r} with upstream=True: the published one picks at random or may never end.",
             remedy="pass optimizer='lazy' or 'naive', or leave upstream out",
         )
-
-
-def _check(kernel: str, neighbours: int | None, optimizer: str, upstream: bool) -> None:
-    check(optimizer, upstream=upstream)
-    if kernel not in KERNELS:
-        raise BadInput(f"kernel = {kernel!r} is none of {', '.join(KERNELS)}.")
     if neighbours is None:
         return
     if isinstance(neighbours, bool) or not isinstance(neighbours, int | np.integer) or neighbours < 1:
         raise BadInput(f"neighbours = {neighbours!r}: give a whole number of at least 1, or None for the dense kernel.")
     if upstream:
         raise BadInput(f"neighbours = {neighbours} with upstream=True: the published kernel is dense.", remedy="leave neighbours out")
+
+
+def _check(kernel: str, neighbours: int | None, optimizer: str, upstream: bool) -> None:
+    check(optimizer, neighbours, upstream=upstream)
+    if kernel not in KERNELS:
+        raise BadInput(f"kernel = {kernel!r} is none of {', '.join(KERNELS)}.")
 
 
 def in_order(signals: Signals, keys: NDArray[np.float64], *, graph: bool = False) -> tuple[Signals, NDArray[np.int64], NDArray[np.float64]]:
@@ -728,10 +827,10 @@ def facility_location(
     given, rows, keys = _prepared(signals, generator, neighbours, upstream)
     function: Function
     if neighbours is not None:
-        function = _SparseFacilityLocation(_Nearest.of(given, kernel, neighbours))
+        function = SparseFacilityLocation(_nearest_of(given, kernel, neighbours))
     else:
-        tiles = Kernel.of(given, "gradients" if upstream else kernel)
-        function = FacilityLocation(dense(tiles, "facility_location", "pass neighbours=10 for the kNN-sparse kernel, or balanced=True"))
+        check_dense(signals.n, budget, upstream=upstream)
+        function = FacilityLocation(dense(Kernel.of(given, "gradients" if upstream else kernel)))
     return _selection(*greedy(function, budget, optimizer, keys, generator), rows, UNIT)
 
 
@@ -792,7 +891,7 @@ def graph_cut(
     given, rows, keys = _prepared(signals, generator, neighbours, upstream)
     function: Function
     if neighbours is not None:
-        function = _SparseGraphCut(_Nearest.of(given, kernel, neighbours))
+        function = _SparseGraphCut(_nearest_of(given, kernel, neighbours))
     else:
         function = _GraphCut(Kernel.of(given, "gradients" if upstream else kernel))
     return _selection(*greedy(function, budget, optimizer, keys, generator), rows, UNIT)
@@ -831,12 +930,12 @@ def log_determinant(
         ``upstream`` s_xA S_A⁺ s_Ax.
 
     Raises:
-        BadInput: a parameter that cannot be used, or 8·N·k bytes of more than 4 GiB.
+        BadInput: a parameter that cannot be used; gradients with 8·N·k bytes of more than 4 GiB.
         MissingSignal: gradients without residuals.
 
     Cost:
-        N·k²/2 multiplications and at most 64·N·k·D more for columns of the kernel (N·k·D where the guess of the next picks is right); 8·N·k
-        bytes, the kernel is never written out.
+        Features: N·k·D multiplications, 8·N·D bytes. Gradients: N·k²/2 multiplications and at most 64·N·k·(C + D) more for columns of the
+        kernel (N·k·(C + D) where the guess of the next picks is right); 8·N·k bytes. The kernel is never written out.
 
     References:
         Chen, Zhang and Zhou, Fast Greedy MAP Inference for Determinantal Point Process to Improve Recommendation Diversity, NeurIPS 2018,
@@ -857,16 +956,13 @@ def log_determinant(
             f"neighbours = {neighbours}: log_determinant needs the dense kernel; a kNN-sparse one is not positive definite.",
             remedy="leave neighbours out, or use facility_location or graph_cut",
         )
+    check_factor(signals.n, budget, kernel=kernel, upstream=upstream)
     if upstream:
         picks, gains = _published_log_determinant(Kernel.of(signals, "gradients"), budget, optimizer)
         return Selection.of(picks, gains=gains)
-    refuse_above(
-        8 * signals.n * budget,
-        f"log_determinant: the Cholesky factor of {budget:,} picks of {signals.n:,} samples",
-        "select fewer, or per class: balanced=True",
-    )
     given, rows, keys = _prepared(signals, generator, None, upstream)
-    function = _LogDeterminant(Kernel.of(given, kernel), budget)
+    tiles = Kernel.of(given, kernel)
+    function = _LogDeterminantOfFeatures(tiles.vectors) if kernel == "features" else _LogDeterminant(tiles, budget)
     return _selection(*greedy(function, budget, optimizer, keys, generator), rows, 1)
 
 

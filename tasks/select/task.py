@@ -31,10 +31,10 @@ def inputs_of(method: str, signals: Mapping[str, Artifact], *, balanced: bool = 
 
 
 @cached_task(
-    version="1",
+    version="2",
     name="select",
     run_name="select-{method}-{fraction}",
-    modules=("tasks.select.budget", "tasks.select.signals", *selectors.modules()),
+    modules=("tasks.select.budget", "tasks.select.signals", "tasks.embed.graph", "tasks.embed.knn", *selectors.modules()),
 )
 def select(
     samples: Artifact,
