@@ -81,8 +81,9 @@ def test_every_method_runs_on_real_data(upstream):
     result = run(fractions=(0.1,), seeds=(0,), iterations=5, balanced=upstream, upstream=upstream)
     trials = result.table().to_pylist()
     assert [trial["method"] for trial in trials] == selectors.names()
-    short = {"gradmatch"} if upstream else set()  # the published code drops what it weighs 0
-    assert {trial["samples"] for trial in trials if trial["method"] not in {"full", *short}} == {144}
+    others = {trial["method"] for trial in trials if trial["samples"] != 144}
+    # the published gradmatch drops what it weighs 0, the published moderate rounds twice
+    assert {"full"} <= others <= {"full", *(("gradmatch", "moderate") if upstream else ())}
     report = store().read(result.meta["report"]).decode()
     assert all(f">{name}<" in report for name in selectors.names())
 
