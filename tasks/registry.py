@@ -1,14 +1,18 @@
 """Names to implementations: one line a method, loaded when first used, so that listing costs nothing.
 
-Each stage's ``__init__`` adds its entries here; ``winnow ls`` reads them without importing torch, NumPy or Prefect.
+Each stage's ``__init__`` adds its entries here; ``winnow ls`` reads them without importing torch, NumPy or Prefect. ``$WINNOW_PLUGINS``
+names files or modules, separated by commas, that add entries of one's own.
 """
 
 from __future__ import annotations
 
 import ast
 import difflib
+import hashlib
 import importlib
 import importlib.util
+import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -56,6 +60,18 @@ class Entry:
         if attribute not in docs:
             raise AttributeError(f"{self.name}: {module} has no function {attribute}")
         return docs[attribute]
+
+    @property
+    def identity(self) -> str:
+        """The name; of a plugin's entry, with a digest of its file, so that results are not taken for those of other code.
+
+        The code of Winnow's own entries is tied to the versions of the tasks that call them.
+        """
+        module = self.target.partition(":")[0]
+        if module.startswith("tasks."):
+            return self.name
+        origin = sys.modules[module].__spec__.origin if module in sys.modules else importlib.util.find_spec(module).origin  # type: ignore[union-attr]
+        return f"{self.name}@{hashlib.sha256(Path(str(origin)).read_bytes()).hexdigest()[:12]}"
 
     @property
     def summary(self) -> str:
@@ -108,12 +124,14 @@ class Registry:
         self._entry = entry
         self._entries: dict[str, Entry] = {}
 
-    def add(self, name: str, target: str, *, needs: tuple[str, ...] = (), **facts: Any) -> None:
-        """Register ``target`` (``"package.module:function"``) under ``name``; a name ending in ``*`` is a family.
+    def add(self, name: str, target: str | Callable[..., Any], *, needs: tuple[str, ...] = (), **facts: Any) -> None:
+        """Register ``target``, a function or ``"package.module:function"``, under ``name``; a name ending in ``*`` is a family.
 
         Raises:
             BadInput: the name is taken.
         """
+        if not isinstance(target, str):
+            target = f"{target.__module__}:{target.__qualname__}"
         if name in self._entries:
             raise BadInput(f"{self.kind} {name!r} is registered twice: {self._entries[name].target} and {target}")
         self._entries[name] = self._entry(name, target, needs, facts)
@@ -121,6 +139,7 @@ class Registry:
     def _load(self) -> dict[str, Entry]:
         if self._stage is not None:
             importlib.import_module(self._stage)
+            _load_plugins()
         return self._entries
 
     def names(self) -> list[str]:
@@ -158,6 +177,46 @@ class Registry:
         close = difflib.get_close_matches(str(name), entries, n=3, cutoff=0.5)
         hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
         raise UnknownName(f"{name!r} is not a {self.kind}.{hint} Available: {', '.join(sorted(entries))}")
+
+
+_plugins: set[str] = set()  # that have been imported, or are being so
+
+
+def _load_plugins() -> None:
+    """Import what ``$WINNOW_PLUGINS`` names, once.
+
+    Raises:
+        BadInput: a plugin is not there, or fails.
+    """
+    for name in filter(None, map(str.strip, os.environ.get("WINNOW_PLUGINS", "").split(","))):
+        if name in _plugins:
+            continue
+        _plugins.add(name)
+        try:
+            _import_plugin(name)
+        except Exception as error:
+            _plugins.discard(name)
+            raise BadInput(
+                f"plugin {name}: {type(error).__name__}: {error}", remedy="mend it, or take it out of the variable WINNOW_PLUGINS"
+            ) from error
+
+
+def _import_plugin(name: str) -> None:
+    if not name.endswith(".py"):
+        importlib.import_module(name)
+        return
+    path = Path(name).expanduser().resolve()
+    module_name = f"winnow_plugin_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # registered functions are looked up by the module's name
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[module_name]
+        raise
 
 
 datasets = Registry("dataset", stage="tasks.data")

@@ -44,6 +44,8 @@ def load(dataset: str, split: str = "train", labels: bool = False, options: dict
             "labelled": found.truth is not None,
             "shape": found.images.shape,
         },
+        # in the content, hence in the digest: what is trained on the same images normalised otherwise is another result
+        field_metadata={"checksum": {"mean": json.dumps(found.mean), "std": json.dumps(found.std)}},
     )
 
 

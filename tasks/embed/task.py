@@ -37,12 +37,12 @@ def checkpoint_digest(embedder: str) -> str | None:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _without_path(embedder: str) -> str:
-    """An embedder's name without the checkpoint's path: its content is in the key, where it lies is not."""
+def _seen(embedder: str) -> str:
+    """An embedder as a key sees it: without the checkpoint's path, whose content is in the key; with the code of a plugin's."""
     from tasks.embed.weights import local_checkpoint
 
     if local_checkpoint(embedder) is None:
-        return embedder
+        return embedders.get(embedder).identity
     family, _, rest = embedder.partition(":")
     return f"{family}:{rest.rpartition('@')[0]}" if family == "network" else family
 
@@ -52,7 +52,7 @@ def _without_path(embedder: str) -> str:
     name="embed",
     run_name="embed-{embedder}",
     ignore=("device", "batch_size"),
-    seen_as={"embedder": _without_path},
+    seen_as={"embedder": _seen},
     modules=("tasks.embed.encoder", "tasks.embed.preprocess", "tasks.embed.weights", *embedders.modules()),
 )
 def embed(

@@ -331,10 +331,11 @@ def _selection_sections(
     from tasks.report.montage import selection_montage
     from tasks.report.plots import class_balance, score_histogram
     from tasks.report.tables import percent
-    from tasks.score import HIGHER_IS
+    from tasks.score import higher_is
 
     split = open_split(train)
-    ids, values, higher = scores.numpy("id"), scores.numpy(score), HIGHER_IS[score]
+    ids, values, higher = scores.numpy("id"), scores.numpy(score), higher_is(score)
+    assert higher is not None, score
     ours = sorted(coresets, key=lambda each: each[0])
     kept = {}
     for fraction, coreset in ours:

@@ -27,4 +27,11 @@ scores.add("grand_full", "tasks.score.gradients:grand_full", higher_is="harder",
 scores.add("deepfool", "tasks.score.deepfool:deepfool", higher_is="easier", needs=("network", "images"))
 scores.add("prototypicality", "tasks.score.prototypicality:prototypicality", higher_is="harder", needs=("features",))
 
-HIGHER_IS: dict[str, Literal["easier", "harder"]] = {entry.name: entry.facts["higher_is"] for entry in scores}
+
+def higher_is(name: str) -> Literal["easier", "harder"] | None:
+    """Which end of a score is hard; None where the score is not registered.
+
+    >>> higher_is("aum"), higher_is("my_loss")
+    ('easier', None)
+    """
+    return scores.get(name).facts["higher_is"] if name in scores else None

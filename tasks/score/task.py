@@ -10,10 +10,10 @@ from tasks.cache import cached_task, context
 from tasks.data.task import labels_of, open_split
 from tasks.progress import progress
 from tasks.train.recipe import Recipe
-from tasks.train.task import TRAINING, history_columns, write_network
+from tasks.train.task import TRAINING, history_columns, trained_by, write_network
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     import numpy as np
     import torch
@@ -34,6 +34,7 @@ log = logging.getLogger("tasks.score")
     name="dynamics",
     run_name="dynamics",
     ignore=("device",),
+    seen_as={"recipe": trained_by},
     modules=("tasks.score.dynamics", "tasks.score.gradients", *TRAINING),
 )
 def record_dynamics(
@@ -66,7 +67,6 @@ def record_dynamics(
     import pyarrow as pa
 
     from tasks.hardware import describe, leased_device
-    from tasks.score import HIGHER_IS
     from tasks.score.dynamics import DynamicsAccumulator
     from tasks.train.loop import train as run_training
 
@@ -100,7 +100,7 @@ def record_dynamics(
         "scores": write(
             "scores",
             {"id": split.ids, **{name: value.astype(np.float32) for name, value in values.items()}},
-            field_metadata={name: {"higher_is": HIGHER_IS[name]} for name in values if name in HIGHER_IS},
+            field_metadata=_polarity(values),
         ),
         "history": write("metrics", history_columns(trained.history)),
     }
@@ -156,6 +156,7 @@ def _final_pass(
     name="add-score",
     run_name="score-{name}",
     ignore=("device",),
+    seen_as={"recipe": trained_by},
     modules=("tasks.score.deepfool", "tasks.score.gradients", *TRAINING),
 )
 def add_score(
@@ -210,9 +211,12 @@ def average_score(scores: list[Artifact], name: str) -> Artifact:
 
 
 def _with_column(scores: Artifact, name: str, values: np.ndarray) -> Artifact:
-    from tasks.score import HIGHER_IS
-
     names = [other for other in scores.arrow_schema().names if other not in ("id", name)]
     columns = {other: scores.numpy(other) for other in names} | {name: values.astype("float32")}
-    polarity = {column: {"higher_is": HIGHER_IS[column]} for column in columns if column in HIGHER_IS}
-    return write("scores", {"id": scores.numpy("id"), **columns}, field_metadata=polarity)
+    return write("scores", {"id": scores.numpy("id"), **columns}, field_metadata=_polarity(columns))
+
+
+def _polarity(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    from tasks.score import higher_is
+
+    return {name: {"higher_is": direction} for name in names if (direction := higher_is(name)) is not None}

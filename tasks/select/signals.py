@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from tasks.embed.graph import Graph
 from tasks.errors import BadInput, MissingSignal
-from tasks.score import HIGHER_IS
+from tasks.registry import scores
+from tasks.score import higher_is as polarity
 
 __all__ = ["Selection", "Signals", "residuals_of", "softmax"]
 
@@ -120,9 +121,9 @@ class Signals:
             higher_is: ``"harder"`` or ``"easier"``; default what is known of the score.
         """
         values = self.score(name)
-        direction = higher_is or HIGHER_IS.get(name)
+        direction = higher_is or polarity(name)
         if direction not in ("harder", "easier"):
-            known = ", ".join(sorted(HIGHER_IS))
+            known = ", ".join(scores.names())
             raise BadInput(
                 f"score {name!r}: is a higher value harder or easier? ({direction!r} given; known scores: {known})",
                 remedy="pass higher_is='harder' or higher_is='easier'",

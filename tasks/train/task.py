@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tasks.train.loop import Trained
 
-__all__ = ["cluster", "cluster_kmeans", "hold_out", "label", "read_network", "train_on", "write_network"]
+__all__ = ["cluster", "cluster_kmeans", "hold_out", "label", "read_network", "train_on", "trained_by", "write_network"]
 
 log = logging.getLogger("tasks.train")
 
@@ -33,6 +33,12 @@ TRAINING = (
     "tasks.train.networks.published",
     *networks.modules(),
 )
+
+
+def trained_by(recipe: Recipe) -> Any:
+    """A recipe as a key sees it: with the code of a plugin's network."""
+    identity = networks.get(recipe.network).identity
+    return recipe if identity == recipe.network else {"recipe": recipe, "network": identity}
 
 
 @cached_task(version="1", name="cluster", run_name="cluster-{classes}", ignore=("device",), modules=("tasks.train.cluster_heads",))
@@ -162,6 +168,7 @@ def label(coreset: Artifact, labels: Artifact) -> Artifact:
     name="train",
     run_name="train-{coreset.meta[method]}-{coreset.meta[fraction]}-s{seed}",
     ignore=("device",),
+    seen_as={"recipe": trained_by},
     modules=TRAINING,
 )
 def train_on(train: Artifact, coreset: Artifact, evaluation: Artifact, recipe: Recipe, seed: int, device: str = "auto") -> Artifact:
