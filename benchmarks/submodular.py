@@ -1,10 +1,11 @@
-"""Facility location and CRAIG: per class, on the kNN graph, at ImageNet's size, and beside apricot; one JSON line each.
+"""Facility location and CRAIG: per class, on the kNN graph, at ImageNet's size, beside apricot and submodlib; one JSON line each.
 
-    python benchmarks/submodular.py [--what per_class craig global imagenet peer] [--peer-python PATH]
+    python benchmarks/submodular.py [--what per_class craig global imagenet apricot submodlib] [--peer-python PATH]
 
 Graphs are built beforehand and are no part of the time; ``per_class`` and ``craig`` build their kernels. The floor is the products that the
-kernels need, half of them since they are symmetric. ``peer`` runs apricot in the interpreter ``--peer-python``, an environment of its own,
-and is skipped where that has no apricot; the objective of both is computed in the same way. One thread.
+kernels need, half of them since they are symmetric. A peer runs in the interpreter ``--peer-python``, an environment of its own, and is
+skipped where that does not have it; its time includes the kernel, as ours does, and the objective of both is computed in the same way. One
+thread.
 """
 
 from __future__ import annotations
@@ -28,19 +29,32 @@ from tasks.embed.knn import knn
 from tasks.registry import selectors
 from tasks.select.signals import Selection, Signals, residuals_of, softmax
 
+PEERS = {
+    "apricot": """
+from apricot import FacilityLocationSelection
+def select(kernel, k):
+    return FacilityLocationSelection(k, metric="precomputed", optimizer="lazy").fit(kernel.astype(np.float64)).ranking
+""",
+    "submodlib": """
+from submodlib import FacilityLocationFunction
+def select(kernel, k):
+    function = FacilityLocationFunction(n=len(kernel), mode="dense", sijs=kernel, separate_rep=False)
+    quiet = dict(stopIfZeroGain=False, stopIfNegativeGain=False, verbose=False, show_progress=False)
+    return np.array([row for row, _ in function.maximize(budget=k, optimizer="LazyGreedy", **quiet)])
+""",
+}
 PEER = """
 import json, sys, time
 import numpy as np
-from apricot import FacilityLocationSelection
-
-features, k = np.load(sys.argv[1]), int(sys.argv[2])
-def select(features, k):
+{select}
+def run(features, k):
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-    return FacilityLocationSelection(k, metric="precomputed", optimizer="lazy").fit(0.5 + 0.5 * (unit @ unit.T).astype(np.float64)).ranking
-select(features[:300], 10)  # compiles
+    return select(0.5 + 0.5 * (unit @ unit.T), k)
+features, k = np.load(sys.argv[1]), int(sys.argv[2])
+run(features[:300], 10)  # compiles
 wall, cpu = time.perf_counter(), time.process_time()
-picks = select(features, k)
-print(json.dumps({"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "picks": picks.tolist()}))
+picks = run(features, k)
+print(json.dumps({{"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "picks": picks.tolist()}}))
 """
 
 
@@ -116,40 +130,45 @@ def objective(features: np.ndarray, picks: np.ndarray) -> float:
     return float(sum((0.5 + 0.5 * unit[start : start + 4096] @ unit[picks].T).max(1).sum() for start in range(0, len(unit), 4096)))
 
 
-def peer(python: str) -> dict:
+def peer(name: str, python: str, repeats: int) -> dict:
     n, dim, k = 20_000, 128, 2_000
-    if subprocess.run([python, "-c", "import apricot"], capture_output=True, check=False).returncode:
-        return {"what": "facility_location beside apricot", "skipped": "apricot is not installed in --peer-python"}
+    what = f"facility_location beside {name}"
+    if subprocess.run([python, "-c", f"import {name}"], capture_output=True, check=False).returncode:
+        return {"what": what, "skipped": f"{name} is not installed in --peer-python"}
     generator = np.random.default_rng(0)
     features = (generator.normal(size=(50, dim))[generator.integers(0, 50, n)] + generator.normal(size=(n, dim))).astype(np.float32)
     signals = Signals(n=n, features=features)
-    chosen = select("facility_location", signals, 0.1)
-    wall, cpu = _common.timed(lambda: select("facility_location", signals, 0.1))
+    chosen: dict[str, np.ndarray] = {}
+    seconds: dict[str, list[tuple[float, float]]] = {}
+
+    def ours(label: str, **params) -> None:
+        took = _common.timed(lambda: chosen.update({label: select("facility_location", signals, 0.1, **params).indices}))
+        seconds.setdefault(label, []).append(took)
+
     with tempfile.TemporaryDirectory() as folder:
         np.save(Path(folder) / "features.npy", features)
-        command = [python, "-c", PEER, str(Path(folder) / "features.npy"), str(k)]
+        command = [python, "-c", PEER.format(select=PEERS[name]), str(Path(folder) / "features.npy"), str(k)]
         one_thread = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
-        theirs = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, env=one_thread).stdout.splitlines()[-1])
-    return {
-        "what": "facility_location beside apricot",
-        "n": n,
-        "dim": dim,
-        "k": k,
-        "seconds": round(wall, 2),
-        "cpu_seconds": round(cpu, 2),
-        "objective": round(objective(features, chosen.indices), 4),
-        "apricot_seconds": round(theirs["wall"], 2),
-        "apricot_cpu_seconds": round(theirs["cpu"], 2),
-        "apricot_objective": round(objective(features, np.array(theirs["picks"])), 4),
-        "apricot_over_ours": round(theirs["cpu"] / cpu, 1),
-    }
+        for _ in range(repeats):  # in turns
+            ours("ours")
+            ours("sparse", neighbours=100)
+            done = subprocess.run(command, capture_output=True, text=True, check=True, env=one_thread)
+            theirs = json.loads(done.stdout.splitlines()[-1])
+            chosen[name] = np.array(theirs["picks"])
+            seconds.setdefault(name, []).append((theirs["wall"], theirs["cpu"]))
+    cpu = {label: _common.median([each for _, each in took]) for label, took in seconds.items()}
+    found = {"what": what, "n": n, "dim": dim, "k": k, "repeats": repeats}
+    for label in seconds:
+        found[f"{label}_seconds"] = round(_common.median([wall for wall, _ in seconds[label]]), 2)
+        found |= {f"{label}_cpu_seconds": round(cpu[label], 2), f"{label}_objective": round(objective(features, chosen[label]), 4)}
+    return {**found, "over_ours": round(cpu[name] / cpu["ours"], 1), "over_ours_sparse": round(cpu[name] / cpu["sparse"], 1)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    names = ("per_class", "craig", "global", "imagenet", "peer")
+    names = ("per_class", "craig", "global", "imagenet", *PEERS)
     parser.add_argument("--what", nargs="+", choices=names, default=names)
-    parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has apricot")
+    parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has the peers")
     parser.add_argument("--repeats", type=int, default=3)
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -158,7 +177,7 @@ def main() -> None:
         "craig": lambda: balanced("craig", asked.repeats),
         "global": whole,
         "imagenet": imagenet,
-        "peer": lambda: peer(asked.peer_python),
+        **{name: lambda name=name: peer(name, asked.peer_python, asked.repeats) for name in PEERS},
     }
     for what in asked.what:
         with threadpool_limits(1):

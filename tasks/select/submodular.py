@@ -45,7 +45,7 @@ EPSILON = 0.01  # stochastic greedy: the expected value is within 1 − 1/e − 
 BETA = 0.9  # approximate lazy greedy: a gain this close to the highest bound is accepted
 
 _TILE = 256  # rows and columns of a tile, which a core's cache holds
-_STALE = 8  # gains that lazy greedy computes together on a dense kernel
+_SWEEP = 8  # bounds that a sweep computes again together; an eighth of those it has computed where that is more
 _THIN = 64  # similarities a sample that still count, on average, from where on a list of them is faster than the dense kernel
 _GRAIN = 2.0**-40  # what is left of a variance is rounded to it, so that copies are tied
 _ROUNDS = 200  # of a stage before the rest goes to a heap
@@ -278,11 +278,11 @@ class Function(Protocol):
     """A set function as the greedy optimisers see it.
 
     Attributes:
-        together: how many gains are worth computing at once; None: all of them, since they are known and a pick visits every sample anyway.
+        sweeping: whether a pick visits every sample anyway, so that all gains are known and naive greedy is as fast as lazy.
         thin: whether it is time to go on with its ``rest``.
     """
 
-    together: int | None
+    sweeping: bool
     thin: bool
 
     def __len__(self) -> int: ...
@@ -306,7 +306,7 @@ class FacilityLocation:
         kernel: int32 (candidates, items) in units, not negative.
     """
 
-    together: int | None = _STALE
+    sweeping = False
 
     def __init__(self, kernel: NDArray[np.int32]) -> None:
         self.kernel = kernel
@@ -317,7 +317,7 @@ class FacilityLocation:
         width = 2**32 // UNIT - 1  # what fits in 32 bits is summed several times as fast
         for start in range(0, kernel.shape[1], width):
             self._first += kernel[:, start : start + width].view(np.uint32).sum(1, dtype=np.uint32)
-        self._block = np.empty((max(_STALE, _ELEMENTS // kernel.shape[1]), kernel.shape[1]), np.int32)
+        self._block = np.empty((max(1, _ELEMENTS // 2 // kernel.shape[1]), kernel.shape[1]), np.int32)
 
     def __len__(self) -> int:
         return len(self.kernel)
@@ -329,8 +329,9 @@ class FacilityLocation:
         small = len(self.covered) * UNIT - self.total < 2**32  # no gain is larger: sums modulo 2³² tell it, and are faster
         for start in range(0, len(rows), len(self._block)):
             part = rows[start : start + len(self._block)]
-            block = np.take(self.kernel, part, axis=0, out=self._block[: len(part)], mode="clip")  # other modes copy once more
-            np.maximum(block, self.covered, out=block)
+            block = self._block[: len(part)]
+            for place, row in enumerate(part):  # np.take would copy each row first
+                np.maximum(self.kernel[row], self.covered, out=block[place])
             if small:
                 found[start : start + len(part)] = block.view(np.uint32).sum(1, dtype=np.uint32) - np.uint32(self.total % 2**32)
             else:
@@ -351,8 +352,9 @@ class FacilityLocation:
 
         n, width = self.kernel.shape
         counts, items, weights = np.zeros(n + 1, np.int64), [], []
-        for start in range(0, n, len(self._block)):
-            block = self.kernel[start : start + len(self._block)]
+        step = max(1, _ELEMENTS // width)
+        for start in range(0, n, step):
+            block = self.kernel[start : start + step]
             places = np.flatnonzero(block > self.covered)  # several times as fast as in two dimensions
             candidate, item = np.divmod(places, width)
             counts[start + 1 : start + 1 + len(block)] = np.bincount(candidate, minlength=len(block))
@@ -366,7 +368,7 @@ class FacilityLocation:
 class _Kept:
     """Gains that are kept up to date by each pick."""
 
-    together: int | None = None
+    sweeping = True
     thin = False
     value: Numbers
 
@@ -385,7 +387,7 @@ class SparseFacilityLocation(_Kept):
         covered: c, int32 (items,) in units, which is overwritten; default 0.
     """
 
-    together: int | None = 1
+    sweeping = False
 
     def __init__(self, better: Any, covered: NDArray[np.int32] | None = None) -> None:
         if covered is None:
@@ -428,7 +430,7 @@ class SparseFacilityLocation(_Kept):
 class _SparseGraphCut(_Kept):
     """Graph cut on the undirected kNN graph; a pick changes the gains of its neighbours."""
 
-    together: int | None = 1
+    sweeping = False
 
     def __init__(self, listed: Any) -> None:
         both = listed.maximum(listed.T.tocsr()).tocsr()
@@ -548,12 +550,12 @@ def greedy(
     """
     if optimizer == "stochastic":
         return _stochastic(function, budget, keys, generator)
-    if optimizer == "naive" or (optimizer == "lazy" and function.together is None):
+    if optimizer == "naive" or (optimizer == "lazy" and function.sweeping):
         return _naive(function, budget, keys)
     untaken = np.arange(len(function))
     beta = 1.0 if optimizer == "lazy" else BETA
     if isinstance(function, FacilityLocation):
-        picks, gains = _lazy(function, budget, keys, beta, untaken)
+        picks, gains = _in_sweeps(function, budget, keys) if beta == 1 else _lazy(function, budget, keys, beta, untaken)
         if len(picks) == budget:
             return picks, gains
         more, their_gains = _go_on(function.rest(), budget - len(picks), keys, beta, np.setdiff1d(untaken, picks))
@@ -613,7 +615,6 @@ def _lazy(
     With β = 1 the picks are the naive ones. Below, a sample is taken if its gain g is not far under its bound b: g ≥ b − (1 − β)|b|.
     Ends early when the function has become thin.
     """
-    together = function.together or 1
     bounds = function.gains(rows)
     ordered = order(-bounds, keys[rows])
     rows, bounds = rows[ordered], bounds[ordered]
@@ -624,21 +625,41 @@ def _lazy(
     while len(picks) < budget and not function.thin:
         negative, key, row = heapq.heappop(heap)
         if seen[row] != len(picks):
-            stale = [(negative, key, row)]
-            while heap and len(stale) < together and seen[heap[0][2]] != len(picks):
-                stale.append(heapq.heappop(heap))
-            found = function.gains(np.array([entry[2] for entry in stale])).tolist()
-            for gain, (_, other_key, other) in zip(found, stale, strict=True):
-                seen[other] = len(picks)
-                if other != row:
-                    heapq.heappush(heap, (-gain, other_key, other))
-            if found[0] < -negative - (1 - beta) * abs(negative):
-                heapq.heappush(heap, (-found[0], key, row))
+            seen[row] = len(picks)
+            gain = function.gains(np.array([row]))[0].item()
+            if gain < -negative - (1 - beta) * abs(negative):
+                heapq.heappush(heap, (-gain, key, row))
                 continue
-            negative = -found[0]
+            negative = -gain
         picks.append(row)
         gains.append(-negative)
         function.add(row)
+    return np.array(picks), np.array(gains)
+
+
+def _in_sweeps(function: FacilityLocation, budget: int, keys: NDArray[np.float64]) -> tuple[NDArray[np.int64], Numbers]:
+    """Lazy greedy where gains cost much and are computed by the thousand: for each pick, bounds from the highest down are computed again,
+    many together, until the largest gain found is ahead of the next bound. Ends early when the function has become thin.
+    """
+    rows = np.arange(len(function))
+    bounds = function.gains(rows)
+    picks: list[np.int64] = []
+    gains: list[np.int64] = []
+    while len(picks) < budget and not function.thin:
+        rows = rows[order(-bounds[rows], keys[rows])]
+        best, done = rows[0], 0
+        while done < len(rows) and (done == 0 or (-bounds[rows[done]], keys[rows[done]]) < (-bounds[best], keys[best])):
+            part = rows[done : done + max(_SWEEP, done // 8)]
+            if picks:  # before the first, bounds are gains
+                bounds[part] = function.gains(part)
+            leader = part[order(-bounds[part], keys[part])[0]]
+            if done == 0 or (-bounds[leader], keys[leader]) < (-bounds[best], keys[best]):
+                best = leader
+            done += len(part)
+        picks.append(best)
+        gains.append(bounds[best])
+        function.add(int(best))
+        rows = rows[rows != best]
     return np.array(picks), np.array(gains)
 
 
