@@ -41,7 +41,7 @@ def compare(
 
     Args:
         dataset: Registered dataset, or imagefolder:PATH, webdataset:PATTERN.
-        methods: Selectors; selector:score for another score. None: all that are registered.
+        methods: Selectors; selector:score for another score. None: all that are registered, but top, which is el2n unless told otherwise.
         fractions: Shares of the samples to keep.
         seeds: Seeds of proxy, selection and training.
         balanced: Give each class its share of every method's budget.
@@ -60,7 +60,7 @@ def compare(
     base = presets.elfs(dataset)
     proxy = checks.recipe(base.proxy, {"network": proxy_network, "epochs": proxy_epochs})
     training = checks.recipe(base.training, {"network": network, "iterations": iterations, "epochs": epochs})
-    named = selectors.names() if methods is None else methods
+    named = [name for name in selectors.names() if name != "top"] if methods is None else methods
     entrants = checks.entrants(named, dataset, fractions, balanced=balanced, params=params or {}, upstream=upstream)
 
     train = load(dataset, "train", options=dataset_options)

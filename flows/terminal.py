@@ -170,12 +170,12 @@ class _Steps(logging.Handler):
 
 def _show_result(console: Console, result: Any, counts: Counter[str], seconds: float) -> None:
     from tasks.artifacts import Artifact, store
-    from tasks.report.tables import accuracy_table, summarise, to_rich
+    from tasks.report.tables import accuracy_table, comparison_table, summarise, to_rich
 
     if isinstance(result, Artifact) and "report" in result.meta:
         trials = result.table().to_pylist()
         out = Console(no_color=console.no_color or None)
-        out.print(to_rich(accuracy_table(summarise(trials))))
+        out.print(to_rich(comparison_table(trials) if result.meta.get("compared") else accuracy_table(summarise(trials))))
         for verdict in result.meta.get("verdicts", []):
             out.print(verdict, highlight=False, soft_wrap=True)
         out.print(f"report: {store().path(result.meta['report'])}", highlight=False, soft_wrap=True)

@@ -14,7 +14,7 @@ from tasks.artifacts import Artifact, store
 from tasks.cache import UNCACHED, known_artifacts, provenances
 from tasks.errors import BadInput, UnknownName
 from tasks.registry import selectors
-from tasks.report.tables import mean_ranks, ranking_table
+from tasks.report.tables import comparison_table, mean_ranks
 
 SMALL = {"dataset": "digits", "fractions": (0.1, 0.2), "seeds": (0, 1), "proxy_epochs": 2, "iterations": 20}
 
@@ -42,7 +42,7 @@ def test_end_to_end():
     assert {step["seed"] for step in chosen} == {0, 1}, "the seed decides the selection, too"
     stem = result.meta["report"].removesuffix(".html")
     report = store().read(result.meta["report"]).decode()
-    for heading in ("Accuracy", "Ranks and costs", "Proxy training", "Cost", "Provenance"):
+    for heading in ("Accuracy", "Best epoch", "Proxy training", "Cost", "Provenance"):
         assert f">{heading}</h2>" in report, heading
     rows = list(csv.DictReader(io.StringIO(store().read(f"{stem}.csv").decode())))
     assert [(row["method"], float(row["fraction"])) for row in rows if row["method"] == "d2"] == [("d2", 0.1), ("d2", 0.2)]
@@ -80,12 +80,13 @@ def test_every_method_runs_on_real_data(upstream):
     # the published kernels and gradients are per class, as DeepCore's default is
     result = run(fractions=(0.1,), seeds=(0,), iterations=5, balanced=upstream, upstream=upstream)
     trials = result.table().to_pylist()
-    assert [trial["method"] for trial in trials] == selectors.names()
+    every = [name for name in selectors.names() if name != "top"]
+    assert [trial["method"] for trial in trials] == every
     others = {trial["method"] for trial in trials if trial["samples"] != 144}
     # the published gradmatch drops what it weighs 0, the published moderate rounds twice
     assert {"full"} <= others <= {"full", *(("gradmatch", "moderate") if upstream else ())}
     report = store().read(result.meta["report"]).decode()
-    assert all(f">{name}<" in report for name in selectors.names())
+    assert all(f">{name}<" in report for name in every)
 
 
 @pytest.mark.server
@@ -151,10 +152,24 @@ def test_ranks_are_means_over_fractions_and_seeds():
     ]
     assert mean_ranks(trials) == {"a": 1.5, "b": 1.5}
     costly = [{**each, "selection_seconds": 0.5, "seconds": 120.0} for each in trials]
-    table = ranking_table(costly)
-    assert table.columns == ("method", "mean rank", "selection", "training")
-    assert table.rows[0][1:] == ("1.5", "0.5 s", "2.0 min")
-    assert "full" not in {row[0] for row in table.rows}
+    table = comparison_table(costly)
+    assert table.columns == ("method", "10 % kept", "30 % kept", "100 % kept", "rank", "selection", "training")
+    assert table.rows[0] == ("a", "90.0", "70.0", "–", "1.5", "0.5 s", "2.0 min")
+    assert table.rows[2] == ("full", "–", "–", "100.0", "–", "0.5 s", "2.0 min")
+    assert table.bold == {(0, 1), (1, 2)}
+    assert comparison_table(trials).columns[-1] == "rank", "no column of what nobody knows"
+
+
+def test_what_differs_from_random_is_marked():
+    spread = (0.0, 0.01, 0.02)
+    trials = [trial("random", 0.1, seed, 0.8 + more) for seed, more in enumerate(spread)]
+    trials += [trial("good", 0.1, seed, 0.9 + more + 0.001 * seed) for seed, more in enumerate(spread)]
+    trials += [trial("bad", 0.1, seed, 0.7 + more + 0.001 * seed) for seed, more in enumerate(spread)]
+    trials += [trial("alike", 0.1, seed, 0.8 + more + 0.05 * (seed - 1)) for seed, more in enumerate(spread)]
+    cells = {row[0]: row[1] for row in comparison_table(trials).rows}
+    assert {name: text[-1] if text[-1] in "↑↓" else "" for name, text in cells.items()} == {
+        "good": "↑", "alike": "", "random": "", "bad": "↓",
+    }  # fmt: skip
 
 
 def test_command_line_reads_lists(monkeypatch):

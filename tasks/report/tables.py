@@ -21,6 +21,7 @@ from tasks.errors import BadInput
 __all__ = [
     "Table",
     "accuracy_table",
+    "comparison_table",
     "cost_table",
     "difference_table",
     "escape_markdown",
@@ -345,22 +346,47 @@ def mean_ranks(trials: Sequence[Mapping[str, Any]], *, accuracy: Accuracy = "las
     return {name: float(np.mean(found)) for name, found in ranks.items()}
 
 
-def ranking_table(trials: Sequence[Mapping[str, Any]], *, accuracy: Accuracy = "last") -> Table:
-    """Methods by mean rank, with the time of one selection and of one training."""
+def comparison_table(trials: Sequence[Mapping[str, Any]], *, accuracy: Accuracy = "last") -> Table:
+    """Many methods in one table, by mean rank: accuracies, marked where they differ from random's, rank, costs.
+
+    >>> runs = [("random", 0, 0.90), ("random", 1, 0.92), ("d2", 0, 0.93), ("d2", 1, 0.9501)]
+    >>> trials = [dict(method=m, fraction=0.1, seed=s, last_accuracy=a, best_accuracy=a, seconds=9) for m, s, a in runs]
+    >>> print(to_markdown(comparison_table(trials)).partition("\n\n")[0])
+    | method | 10 % kept | rank | training |
+    | :--- | ---: | ---: | ---: |
+    | d2 | **94.0 ± 1.4 ↑** | 1.0 | 9 s |
+    | random | 91.0 ± 1.4 | 2.0 | 9 s |
+    """
     rows, ranks = summarise(trials), mean_ranks(trials, accuracy=accuracy)
-    body = []
-    for name in sorted(ranks, key=lambda name: ranks[name]):
-        line = [name, f"{ranks[name]:.1f}"]
-        for quantity in ("selection_seconds", "seconds"):
+    by_rank = sorted(rows, key=lambda row: ranks.get(row["method"], math.inf))
+    table = accuracy_table(by_rank, accuracy=accuracy)
+    _, fractions, cells = _index(by_rank)
+    named = {"selection_seconds": "selection", "seconds": "training"}
+    costs = [quantity for quantity in named if any(row[quantity] is not None for row in rows)]
+    body, marked = [], False
+    for name, *texts in table.rows:
+        line = [name]
+        for fraction, text in zip(fractions, texts, strict=True):
+            row = cells.get((name, fraction))
+            differs = row is not None and row[f"{accuracy}_p"] is not None and row[f"{accuracy}_p"] < LEVEL
+            line.append(f"{text} {'↑' if row[f'{accuracy}_difference'] > 0 else '↓'}" if differs and row is not None else text)
+            marked |= differs
+        line.append(f"{ranks[name]:.1f}" if name in ranks else MISSING)
+        for quantity in costs:
             known = [row[quantity] for row in rows if row["method"] == name and row[quantity] is not None]
             line.append(_duration(float(np.mean(known))) if known else MISSING)
         body.append(tuple(line))
     races = len({(trial["fraction"], trial["seed"]) for trial in trials if trial["fraction"] < WHOLE})
-    caption = (
-        f"Rank among {len(body)} methods by test accuracy, 1 the best, mean over {races} pairs of fraction and seed. Times are wall-clock: "
-        "one selection, without the proxy's training that all share, and one training on the coreset, mean over all."
-    )
-    return Table(("method", "mean rank", "selection", "training"), tuple(body), caption)
+    caption = table.caption
+    if marked:
+        caption += f" ↑ better, ↓ worse than {rows[0]['method']}: p < {LEVEL:g} in a two-sided t-test paired over seeds, not adjusted."
+    caption += f" Rank among {len(ranks)} methods, 1 the best, mean over {races} pairs of fraction and seed."
+    if costs:
+        caption += (
+            " Times are wall-clock: one selection, without the proxy's training that all share, and one training on the coreset, mean "
+            "over all."
+        )
+    return Table((*table.columns, "rank", *(named[cost] for cost in costs)), tuple(body), caption, table.bold)
 
 
 def _duration(seconds: float) -> str:

@@ -19,6 +19,7 @@ from tasks.progress import progress
 
 if TYPE_CHECKING:
     from tasks.report.html import Section
+    from tasks.report.tables import Table
 
 __all__ = ["draw", "draw_comparison", "publish"]
 
@@ -30,7 +31,7 @@ BEST_EPOCH = "The published code reports the best test accuracy of a run, which 
 REPORT = ("tasks.report.html", "tasks.report.montage", "tasks.report.plots", "tasks.report.tables", "tasks.train.metrics")
 
 
-@cached_task(version="2", name="report", run_name="report-{dataset}", modules=REPORT)
+@cached_task(version="3", name="report", run_name="report-{dataset}", modules=REPORT)
 def draw(
     title: str,
     dataset: str,
@@ -91,10 +92,11 @@ def draw(
         artifacts = {"samples": train, "scores": scores, "trials": table}
         artifacts |= {} if pseudo_labels is None else {"pseudo-labels": pseudo_labels}
         artifacts |= {f"coreset {name} {fraction:g}": coreset for name, fraction, coreset in coresets}
-        return {"trials": table, "report": _pages(title, train, where, found, rows, sections, chosen, settings, artifacts)}
+        main = accuracy_table(rows)
+        return {"trials": table, "report": _pages(title, train, where, found, main, rows, sections, chosen, settings, artifacts)}
 
 
-@cached_task(version="1", name="comparison", run_name="comparison-{dataset}", modules=REPORT)
+@cached_task(version="2", name="comparison", run_name="comparison-{dataset}", modules=REPORT)
 def draw_comparison(
     title: str,
     dataset: str,
@@ -122,16 +124,16 @@ def draw_comparison(
         ``trials`` and ``report``.
     """
     from tasks.report.plots import accuracy_curve
-    from tasks.report.tables import accuracy_table, cost_table, difference_table, ranking_table, summarise, verdicts
+    from tasks.report.tables import accuracy_table, comparison_table, cost_table, difference_table, mean_ranks, summarise, verdicts
 
     with progress("report"):
         runs, where = _measured(trials, coresets)
-        rows = summarise(runs)
+        ranks = mean_ranks(runs)
+        rows = [row | {"rank": ranks.get(row["method"])} for row in summarise(runs)]
         found = verdicts(rows)
-        table = _trials_table(runs, dataset, found)
+        table = _trials_table(runs, dataset, found, compared=True)
         sections = [
             _section("Accuracy", "", [accuracy_curve(rows)], difference_table(rows)),
-            _section("Ranks and costs", "", [], ranking_table(runs)),
             _section("Best epoch", BEST_EPOCH, [], accuracy_table(rows, accuracy="best")),
             _section("Proxy training", "", [_training([(f"seed {seed}", history) for seed, history in histories.items()])]),
             _section("Cost", "Measured when each training ran; a cached one keeps its figure.", [], cost_table(rows)),
@@ -143,7 +145,8 @@ def draw_comparison(
             if some
         }
         artifacts = {"samples": train, "trials": table}
-        return {"trials": table, "report": _pages(title, train, where, found, rows, sections, chosen, settings, artifacts)}
+        main = comparison_table(runs)
+        return {"trials": table, "report": _pages(title, train, where, found, main, rows, sections, chosen, settings, artifacts)}
 
 
 def _measured(trials: list[tuple[str, float, int, Artifact]], coresets: Iterable[tuple[Any, ...]]) -> tuple[list[dict[str, Any]], str]:
@@ -160,10 +163,10 @@ def _measured(trials: list[tuple[str, float, int, Artifact]], coresets: Iterable
     return runs, next((name for name, _ in devices.most_common(1)), "")
 
 
-def _trials_table(runs: list[dict[str, Any]], dataset: str, verdicts: Sequence[str]) -> Artifact:
+def _trials_table(runs: list[dict[str, Any]], dataset: str, verdicts: Sequence[str], *, compared: bool = False) -> Artifact:
     """The trainings as an artifact; wall-clock times stay out of it, so that equal results have equal digests."""
-    names = [name for name in runs[0] if not name.endswith("seconds")]
-    return write("table", {name: [run[name] for run in runs] for name in names}, meta={"dataset": dataset, "verdicts": list(verdicts)})
+    columns = {name: [run[name] for run in runs] for name in runs[0] if not name.endswith("seconds")}
+    return write("table", columns, meta={"dataset": dataset, "verdicts": list(verdicts), "compared": compared})
 
 
 def _pages(
@@ -171,6 +174,7 @@ def _pages(
     train: Artifact,
     device: str,
     verdicts: Sequence[str],
+    main: Table,
     rows: list[dict[str, Any]],
     sections: list[Section | None],
     chosen: dict[str, str],
@@ -179,9 +183,8 @@ def _pages(
 ) -> Artifact:
     """The report as HTML, as Markdown for the UI, its main table as Markdown, its numbers as CSV."""
     from tasks.report.html import Report, markdown_report, render_report
-    from tasks.report.tables import accuracy_table, to_csv, to_markdown
+    from tasks.report.tables import to_csv, to_markdown
 
-    main = accuracy_table(rows)
     facts = [f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", f"{train.rows:,} training samples", device]
     report = Report(
         title=title,
