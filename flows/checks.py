@@ -324,11 +324,12 @@ def entrants(
     *,
     balanced: bool,
     params: Mapping[str, Mapping[str, Any]],
-    upstream: bool = False,
+    upstream_batch: int | None = None,
 ) -> list[Method]:
     """The methods of a comparison, with the presets' parameters where there are any and the user's own before them.
 
-    On a dataset that is too large for a dense kernel, methods that can take the kNN-sparse one do.
+    On a dataset that is too large for a dense kernel, methods that can take the kNN-sparse one do. ``upstream_batch`` replays the published
+    code of those that have such a mode; some of it divides gradients by the size of the proxy's batches, which this is.
 
     Raises:
         BadInput: a name twice or none at all; parameters of a method that does not take part, or that it does not have.
@@ -340,6 +341,7 @@ def entrants(
     stray = sorted(set(params) - {name.partition(":")[0] for name in names})
     if stray:
         raise BadInput(f"params names {stray[0]!r}, which is not among the methods {', '.join(names)}.")
+    upstream = upstream_batch is not None
     sparse = presets.sparse(dataset, balanced=balanced, upstream=upstream)
     known: dict[str, dict[float, dict[str, Any]]] = {}
     for name in {name.partition(":")[0] for name in names}:
@@ -353,7 +355,8 @@ def entrants(
             "ccs": presets.ccs(dataset).params,
             "d2": presets.d2(dataset).params,
         }.get(name, {})
-        mode = {"upstream": True} if upstream and "upstream" in accepted else {}
+        published_mode = {"upstream": True, "batch": upstream_batch} if upstream else {}
+        mode = {key: value for key, value in published_mode.items() if key in accepted}
         known[name] = {fraction: {**mode, **_at(published, fraction), **params.get(name, {})} for fraction in fractions}
     return baselines(names, None, EVERYTHING, balanced=balanced, params=known, fractions=fractions, passes=True)
 

@@ -61,7 +61,8 @@ def compare(
     proxy = checks.recipe(base.proxy, {"network": proxy_network, "epochs": proxy_epochs})
     training = checks.recipe(base.training, {"network": network, "iterations": iterations, "epochs": epochs})
     named = [name for name in selectors.names() if name != "top"] if methods is None else methods
-    entrants = checks.entrants(named, dataset, fractions, balanced=balanced, params=params or {}, upstream=upstream)
+    batch = proxy.batch_size if upstream else None
+    entrants = checks.entrants(named, dataset, fractions, balanced=balanced, params=params or {}, upstream_batch=batch)
 
     train = load(dataset, "train", options=dataset_options)
     test = load(dataset, "test", labels=True, options=dataset_options)
@@ -70,7 +71,7 @@ def compare(
 
     found = run_comparison(
         train, test, entrants, classes=classes, fractions=fractions, seeds=seeds, proxy=proxy, training=training, repeats=repeats,
-        dataset_options=dataset_options, normalised=not upstream, device=device,
+        dataset_options=dataset_options, normalised=not upstream, grand_batch=batch, device=device,
     )  # fmt: skip
     settings = checks.flat(proxy=proxy.model_dump(), training=training.model_dump(), balanced=balanced, repeats=repeats, upstream=upstream)
     title = f"Comparison on {dataset}" + (" (upstream=True)" if upstream else "")

@@ -245,22 +245,24 @@ class DeepcorePreset(BaseModel):
 # deepcore.md 5: the authors' command for their table (issue 9) has 10 epochs of selection and batches of 128
 _DEEPCORE_PROXY = Recipe(network="resnet18", epochs=10, batch_size=128, scheduler="constant", augment="none")
 _DEEPCORE_TRAINING = Recipe(network="resnet18", epochs=200, batch_size=128, augment="none")
-_DEEPCORE_AUGMENT = {"cifar10": "crop_flip", "cifar100": "crop_flip"}
+_DEEPCORE_AUGMENT = {"cifar10": "crop_flip", "cifar100": "crop_flip", "imagenet": "imagenet"}
 
 
-def deepcore(dataset: str) -> DeepcorePreset:
+def deepcore(dataset: str, *, upstream: bool = False) -> DeepcorePreset:
     """DeepCore's preset of a dataset: CIFAR and ImageNet are augmented in training, nothing is while selecting.
+
+    With ``upstream`` as the published driver has it: a cosine that is an epoch late, Tiny ImageNet at 32 pixels.
 
     >>> deepcore("cifar10").training.augment, deepcore("svhn").training.augment
     ('crop_flip', 'none')
+    >>> deepcore("tiny_imagenet", upstream=True).proxy.size
+    32
     """
     if dataset == "digits":
         proxy = _DIGITS_RECIPE.model_copy(update={"iterations": None, "epochs": 10, "scheduler": "constant"})
         return DeepcorePreset(proxy=proxy, training=_DIGITS_RECIPE)
-    if dataset == "imagenet":
-        sides = {"size": 224}
-        return DeepcorePreset(
-            proxy=_DEEPCORE_PROXY.model_copy(update=sides), training=_DEEPCORE_TRAINING.model_copy(update={**sides, "augment": "imagenet"})
-        )  # fmt: skip
-    training = _DEEPCORE_TRAINING.model_copy(update={"augment": _DEEPCORE_AUGMENT.get(dataset, "none")})
-    return DeepcorePreset(proxy=_DEEPCORE_PROXY, training=training)
+    sides = {"size": 224} if dataset == "imagenet" else {"size": 32} if dataset == "tiny_imagenet" and upstream else {}
+    augment = {"augment": _DEEPCORE_AUGMENT.get(dataset, "none"), "lag": int(upstream)}
+    return DeepcorePreset(
+        proxy=_DEEPCORE_PROXY.model_copy(update=sides), training=_DEEPCORE_TRAINING.model_copy(update={**sides, **augment})
+    )  # fmt: skip

@@ -116,6 +116,7 @@ def record(
     pseudo_labels: str | None = None,
     dataset_options: dict[str, Any] | None = None,
     normalised: bool = True,
+    grand_batch: int | None = None,
     seed: int = 0,
     device: str = "auto",
 ) -> Recorded:
@@ -125,7 +126,9 @@ def record(
     if labels == "pseudo":
         pseudo = pseudo_label(train, classes, presets.elfs(dataset), pseudo_labels=pseudo_labels, seed=seed, device=device)
     known = load(dataset, "train", labels=True, options=dataset_options) if pseudo is None else pseudo.labels
-    found = record_dynamics(train, known, recipe, seed=seed, final_pass=True, normalised=normalised, device=device)
+    found = record_dynamics(
+        train, known, recipe, seed=seed, final_pass=True, normalised=normalised, grand_batch=grand_batch, device=device
+    )  # fmt: skip
     signals = {"labels": known, "scores": found["scores"], "embeddings": found["features"], "logits": found["logits"]}
     return Recorded(signals, found["history"], found["network"], pseudo)
 
@@ -303,6 +306,7 @@ def run_comparison(
     dataset_options: dict[str, Any] | None = None,
     repeats: int = 1,
     normalised: bool = True,
+    grand_batch: int | None = None,
     device: str = "auto",
 ) -> dict[str, Any]:
     """Every method at every fraction with every seed, the whole pipeline anew for each seed; what ``draw_comparison`` takes.
@@ -312,7 +316,9 @@ def run_comparison(
     """
     found: dict[str, Any] = {"trials": [], "coresets": [], "histories": {}}
     everyone: list[tuple[int, Trials]] = []
-    known: dict[str, Any] = {"dataset_options": dataset_options, "normalised": normalised, "device": device}
+    known: dict[str, Any] = {
+        "dataset_options": dataset_options, "normalised": normalised, "grand_batch": grand_batch, "device": device,
+    }  # fmt: skip
     for seed in seeds:
         recorded = record(train, proxy, "true", classes, seed=seed, **known)
         found["histories"][seed] = recorded.history

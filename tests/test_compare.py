@@ -128,7 +128,9 @@ def test_what_is_too_large_is_refused_before_anything_is_trained(monkeypatch):
 
 
 def test_presets_and_own_parameters_meet():
-    mine = checks.entrants(["ccs", "d2", "random"], "cifar10", (0.1, 0.4), balanced=True, params={"ccs": {"strata": 20}}, upstream=True)
+    mine = checks.entrants(
+        ["ccs", "d2", "random"], "cifar10", (0.1, 0.4), balanced=True, params={"ccs": {"strata": 20}}, upstream_batch=128
+    )
     ccs, d2, random = mine
     assert ccs.params[0.1] == {"upstream": True, "mis_ratio": 0.3, "strata": 20}
     assert ccs.params[0.4] == {"upstream": True, "strata": 20}

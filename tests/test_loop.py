@@ -84,6 +84,26 @@ def warmed(optimiser, steps, after):
     return schedulers.SequentialLR(optimiser, [rise, after], milestones=[steps])
 
 
+def test_deepcores_cosine_is_an_epoch_late():
+    """Its driver sets last_epoch = (start_epoch − 1) · len(loader) on a fresh scheduler."""
+    steps, epochs = 20, 200
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps * epochs, eta_min=1e-4)
+    scheduler.last_epoch = -steps
+    theirs = []
+    for _ in range(steps * epochs):
+        theirs.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    ours = Recipe(epochs=epochs, batch_size=50, lag=1).learning_rates(50 * steps)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    assert ours.max() > 0.1, "it rises at first"
+    assert ours[-1] == pytest.approx(1.06e-4, rel=0.01), "and does not quite end"
+    for wrong in ({"iterations": 10}, {"epochs": 3, "scheduler": "constant"}, {"epochs": 3, "warmup": 1}, {"epochs": 1}):
+        with pytest.raises(ValueError, match="lag needs"):
+            Recipe(lag=1, **wrong)
+
+
 @pytest.mark.parametrize(
     ("recipe", "n", "make"),
     [

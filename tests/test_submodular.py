@@ -143,11 +143,9 @@ def test_golden_craig(golden, fixture):
         assert sum(mine.values()) == pytest.approx(sum(expected.values()))
 
 
-def test_published_gradients_are_divided_by_their_batch(monkeypatch):
+def test_published_gradients_are_divided_by_their_batch():
     signals = problem(50)
-    monkeypatch.setattr(craig_module, "UPSTREAM_BATCH", 32)
-    rows = np.arange(50)
-    found = craig_module._published_gradients(signals, rows)
+    found = craig_module._published_gradients(signals, np.arange(50), 32)
     np.testing.assert_allclose(found.residuals[:32] * 32, signals.residuals[:32], rtol=1e-6)
     np.testing.assert_allclose(found.residuals[32:] * 18, signals.residuals[32:], rtol=1e-6)
 

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["grand", "grand_full"]
+__all__ = ["batch_sizes", "grand", "grand_full"]
 
 CHUNK_NUMBERS = 2**26  # of the gradients that are held at a time: 256 MiB in float32
 
 Repeats = NDArray[Any] | Sequence[NDArray[Any]]
 
 
-def grand(residuals: Repeats, features: Repeats) -> NDArray[np.float32]:
+def grand(residuals: Repeats, features: Repeats, *, upstream_batch: int | None = None) -> NDArray[np.float32]:
     """GraNd: length of the loss's gradient with respect to the last layer, averaged over trainings; long is hard.
 
     The gradient of the cross-entropy in a linear layer's weights and bias is g_i = b_i ⊗ [h_i, 1] with b_i = softmax(z_i) − onehot(y_i),
@@ -32,6 +32,7 @@ def grand(residuals: Repeats, features: Repeats) -> NDArray[np.float32]:
     Args:
         residuals: b, float (N, C); of several trainings a list of these, or (R, N, C).
         features: h, the layer's input: float (N, D); of several trainings a list, or (R, N, D).
+        upstream_batch: replay the published code, whose batches have this size.
 
     Returns:
         float32 (N,).
@@ -50,7 +51,8 @@ def grand(residuals: Repeats, features: Repeats) -> NDArray[np.float32]:
     Differences from upstream:
         The paper takes the gradient in all weights (:func:`grand_full`) and averages over 10 trainings early on; DeepCore takes the last
         layer, as here.
-        DeepCore divides each gradient by the size of its batch, which makes the samples of a smaller last batch look harder.
+        DeepCore divides each gradient by the size of its batch, which makes the samples of a smaller last batch look harder:
+        ``upstream_batch`` does so.
     """
     errors, inputs = _repeats(residuals), _repeats(features)
     if len(errors) != len(inputs) or not errors:
@@ -64,6 +66,8 @@ def grand(residuals: Repeats, features: Repeats) -> NDArray[np.float32]:
         if not np.isfinite(lengths).all():
             raise BadInput(f"training {repeat}: row {np.flatnonzero(~np.isfinite(lengths))[0]} of residuals or features is not finite.")
         total += lengths
+    if upstream_batch is not None:
+        total /= batch_sizes(len(total), upstream_batch)
     return (total / len(errors)).astype(np.float32)
 
 
@@ -131,6 +135,20 @@ def grand_full(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, *
     if not np.isfinite(lengths).all():
         raise BadInput(f"the gradient of row {np.flatnonzero(~np.isfinite(lengths))[0]} is not finite.")
     return lengths
+
+
+def batch_sizes(n: int, batch: int) -> NDArray[np.int64]:
+    """Size of the batch that each of n samples falls into, int64 (n,): the last one may be smaller.
+
+    Raises:
+        BadInput: ``batch`` below 1.
+
+    >>> batch_sizes(5, 3).tolist()
+    [3, 3, 3, 2, 2]
+    """
+    if batch < 1:
+        raise BadInput(f"batch = {batch}: there must be at least 1 sample in it.")
+    return np.minimum(batch, n - np.arange(n) // batch * batch)
 
 
 def _repeats(values: Repeats) -> list[NDArray[Any]]:

@@ -46,6 +46,7 @@ def record_dynamics(
     store_dynamics: bool = False,
     final_pass: bool = False,
     normalised: bool = True,
+    grand_batch: int | None = None,
     device: str = "auto",
 ) -> dict[str, Artifact]:
     """Train a proxy network on (pseudo-)labels and score every sample by its training dynamics.
@@ -58,6 +59,7 @@ def record_dynamics(
         store_dynamics: also keep each epoch's margin, loss, correctness, EL2N and entropy of each sample.
         final_pass: also pass all images, not augmented, through the trained network: scores of that pass, GraNd, features, logits.
         normalised: whether that pass normalises images as the training does; the published CCS and D2 do not.
+        grand_batch: divide GraNd by the size of each sample's batch of so many, as the published DeepCore does.
         device: where.
 
     Returns:
@@ -94,7 +96,7 @@ def record_dynamics(
         values = accumulator.scores()
         written: dict[str, Artifact] = {}
         if final_pass:
-            found, written = _final_pass(split, targets, trained, normalised=normalised, where=where, tell=tell)
+            found, written = _final_pass(split, targets, trained, normalised, grand_batch, where, tell)
             values |= found
     written |= {
         "scores": write(
@@ -128,7 +130,7 @@ def record_dynamics(
 
 
 def _final_pass(
-    split: Split, targets: np.ndarray, trained: Trained, *, normalised: bool, where: torch.device, tell: Any
+    split: Split, targets: np.ndarray, trained: Trained, normalised: bool, grand_batch: int | None, where: torch.device, tell: Any
 ) -> tuple[dict[str, np.ndarray], dict[str, Artifact]]:
     """Scores of the trained network, and its features and logits as artifacts."""
     from tasks.score.dynamics import final_scores, max_logit
@@ -143,7 +145,7 @@ def _final_pass(
     )
     scores = {f"final_{name}": values for name, values in final_scores(logits, targets).items()}
     scores["max_logit"] = max_logit(logits)
-    scores["grand"] = grand(residuals_of(softmax(logits), targets), features)
+    scores["grand"] = grand(residuals_of(softmax(logits), targets), features, upstream_batch=grand_batch)
     return scores, {
         "features": write("embeddings", {"id": split.ids, "vector": features}, meta={"embedder": f"proxy {trained.recipe.network}"}),
         "logits": write("logits", {"id": split.ids, "logits": logits}),

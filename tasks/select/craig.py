@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.score.gradients import batch_sizes
 from tasks.select.signals import Selection, Signals
 from tasks.select.submodular import (
     UNIT,
@@ -26,8 +27,7 @@ from tasks.select.submodular import (
 
 __all__ = ["craig"]
 
-UPSTREAM_BATCH = 256  # the published code divides each gradient by the size of its batch
-_OFFSET = 1e-3  # and adds this to every similarity
+_OFFSET = 1e-3  # the published code adds this to every similarity
 _CANCELS = 2.0**-18  # squared distances below this share of ‖g_i‖² + ‖g_j‖² are rounding of float32, hence 0
 _TILE = 1 << 22  # similarities of samples with picks that are looked at together
 
@@ -85,6 +85,7 @@ def craig(
     neighbours: int | None = None,
     optimizer: str = "lazy",
     upstream: bool = False,
+    batch: int = 256,
 ) -> Selection:
     """Keep samples whose weighted gradients add up to nearly the gradient of all: medoids in the space of last-layer gradients.
 
@@ -102,8 +103,9 @@ def craig(
         neighbours: that a sample can stand for while picks are made, those of nearest gradients, as in facility_location; None for all.
         optimizer: ``"lazy"`` and ``"naive"`` pick the same; ``"stochastic"`` looks at ⌈N/k · ln 100⌉ random samples for each pick;
             ``"approximate_lazy"`` accepts a gain of 0.9 of the highest bound.
-        upstream: replay the published code, with its batches of 256: the balanced one where all labels are the same or there are none (so
+        upstream: replay the published code: the balanced one where all labels are the same or there are none (so
             with ``balanced=True``), else the unbalanced one.
+        batch: size of the batches by which upstream divides gradients, and of which its unbalanced gains count one in so many.
 
     Returns:
         Selection in pick order; weights are cluster sizes, which add up to N; gains are what each pick takes off the bound (upstream: in
@@ -136,9 +138,9 @@ def craig(
     assert signals.features is not None
     if upstream:
         if signals.labels is not None and (signals.labels != signals.labels[0]).any():
-            return _published_unbalanced(signals, budget, optimizer, generator)
+            return _published_unbalanced(signals, budget, optimizer, generator, batch)
         given, rows, keys = signals, np.arange(signals.n), np.arange(signals.n, dtype=np.float64)
-        gradients = _published_gradients(signals, rows)
+        gradients = _published_gradients(signals, rows, batch)
     else:
         given, rows, keys = in_order(signals, signals.keys(generator))
         assert given.residuals is not None
@@ -165,27 +167,26 @@ def _nearest_pick(gradients: _Gradients, picks: NDArray[np.int64]) -> NDArray[np
     return found
 
 
-def _published_gradients(signals: Signals, rows: NDArray[np.int64]) -> _Gradients:
+def _published_gradients(signals: Signals, rows: NDArray[np.int64], batch: int) -> _Gradients:
     """Of the rows of one class, each divided by the size of its batch."""
     assert signals.residuals is not None
     assert signals.features is not None
-    first = np.arange(len(rows)) // UPSTREAM_BATCH * UPSTREAM_BATCH
-    batch = np.minimum(UPSTREAM_BATCH, len(rows) - first)
-    return _Gradients.of(signals.residuals[rows] / batch[:, None].astype(np.float32), signals.features[rows])
+    sizes = batch_sizes(len(rows), batch)
+    return _Gradients.of(signals.residuals[rows] / sizes[:, None].astype(np.float32), signals.features[rows])
 
 
-def _published_unbalanced(signals: Signals, budget: int, optimizer: str, generator: np.random.Generator) -> Selection:
-    """Similarities within classes only, and gains that count one batch in every ``UPSTREAM_BATCH``: the others are skipped by mistake."""
+def _published_unbalanced(signals: Signals, budget: int, optimizer: str, generator: np.random.Generator, batch: int) -> Selection:
+    """Similarities within classes only, and gains that count one batch in every ``batch``: the others are skipped by mistake."""
     assert signals.labels is not None
     n = signals.n
     rows = np.arange(n)
-    items = rows[rows // UPSTREAM_BATCH % UPSTREAM_BATCH == 0]
+    items = rows[rows // batch % batch == 0]
     refuse_above(8 * n * len(items), f"craig: the published matrix of {len(items):,} × {n:,} samples", "pass balanced=True")
     classes = [np.flatnonzero(signals.labels == label) for label in np.unique(signals.labels)]
     parts = []
     matrix = np.zeros((n, len(items)), np.float32)
     for members in classes:
-        gradients = _published_gradients(signals, members)
+        gradients = _published_gradients(signals, members, batch)
         longest = max(
             float(gradients.distances(block, slice(None)).max())
             for block in np.array_split(np.arange(len(members)), len(members) // 512 + 1)

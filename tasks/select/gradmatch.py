@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from tasks.errors import BadInput
+from tasks.score.gradients import batch_sizes
 from tasks.select.badge import Gradients
 from tasks.select.budget import order
 from tasks.select.signals import Selection, Signals
@@ -121,11 +122,8 @@ def first(values: NDArray[np.floating[Any]], keys: NDArray[np.float64], slack: f
 
 def of_batches(signals: Signals, batch: int) -> Gradients:
     """Gradients as the published code has them: of the mean loss of the batch that a sample falls into."""
-    if batch < 1:
-        raise BadInput(f"batch = {batch}: there must be at least 1 sample in it.")
-    sizes = np.minimum(batch, signals.n - np.arange(signals.n) // batch * batch)
     assert signals.residuals is not None
-    return gradients_of(replace(signals, residuals=signals.residuals / sizes[:, None]))
+    return gradients_of(replace(signals, residuals=signals.residuals / batch_sizes(signals.n, batch)[:, None]))
 
 
 def relevant(signals: Signals, validation: Signals | None) -> Signals:

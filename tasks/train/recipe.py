@@ -35,6 +35,8 @@ class Recipe(BaseModel):
             each milestone. ``step``: times ``gamma`` every ``step_size``. ``onecycle``: cosine from lr/25 up to lr over the first 30 %,
             then down to lr/250,000. ``constant``: lr.
         min_lr: where the cosine ends.
+        lag: epochs L by which the cosine is late, as DeepCore's driver is by one: with l the steps of L epochs,
+            min_lr + (lr − min_lr)(1 + cos(π(t − l)/T))/(1 + cos(πl/T)), which starts at lr, rises a little, and does not quite end.
         warmup: the first W iterations or epochs (the unit that the length is given in), during which the rate rises linearly from
             lr/(W + 1), W in steps. The cosine spans what is left; milestones and steps count from the start of the training.
         milestones: of ``multistep``, in the unit that the length is given in.
@@ -75,6 +77,7 @@ class Recipe(BaseModel):
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-4
     scheduler: Literal["cosine", "multistep", "step", "onecycle", "constant"] = "cosine"
     min_lr: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-4
+    lag: NonNegativeInt = 0
     warmup: NonNegativeInt = 0
     milestones: tuple[PositiveInt, ...] = ()
     step_size: PositiveInt | None = None
@@ -95,6 +98,8 @@ class Recipe(BaseModel):
             raise ValueError("nesterov needs momentum > 0")
         if self.scheduler == "cosine" and self.min_lr > self.lr:
             raise ValueError(f"min_lr = {self.min_lr} is above lr = {self.lr}")
+        if self.lag and (self.scheduler != "cosine" or self.warmup or self.lag >= (self.epochs or 0)):
+            raise ValueError("lag needs scheduler='cosine', no warmup, and a length of more epochs")
         if (self.scheduler == "multistep") != bool(self.milestones):
             raise ValueError("milestones and scheduler='multistep' need each other")
         if (self.scheduler == "step") != (self.step_size is not None):
@@ -149,8 +154,9 @@ class Recipe(BaseModel):
             return self._onecycle(step)
         if self.scheduler == "cosine":
             length = total if self.iterations is None else self.iterations
-            angle = np.pi * np.maximum(step - warm, 0) / (length - warm)
-            rates = self.min_lr + (self.lr - self.min_lr) * (1 + np.cos(angle)) / 2
+            late = self.lag * self.steps_per_epoch(n)
+            angle = np.pi * (np.maximum(step - warm, 0) - late) / (length - warm)
+            rates = self.min_lr + (self.lr - self.min_lr) * (1 + np.cos(angle)) / (1 + np.cos(np.pi * late / length))
         elif self.scheduler == "multistep":
             rates = self.lr * self.gamma ** np.searchsorted(np.array(self.milestones) * unit, step, side="right")
         elif self.scheduler == "step":
