@@ -91,6 +91,18 @@ def test_every_method_runs_on_real_data(upstream):
 
 @pytest.mark.server
 @pytest.mark.usefixtures("flow_runs")
+def test_parts_on_several_workers_add_up_to_the_whole():
+    for seed in (0, 1):
+        run(methods=("random", "herding"), seeds=(seed,))
+    parts = {step["key"] for step in provenances()}
+    whole = run(methods=("random", "herding"))
+    new = [step["task"] for step in provenances() if step["key"] not in parts and step["version"] != UNCACHED]
+    assert new == ["comparison"]
+    assert {trial["seed"] for trial in whole.table().to_pylist()} == {0, 1}
+
+
+@pytest.mark.server
+@pytest.mark.usefixtures("flow_runs")
 def test_grand_is_averaged_over_proxies_of_its_own_seeds():
     run(fractions=(0.1,), seeds=(0,), methods=("grand", "top:grand_full", "el2n"), proxy_network="mlp", repeats=3)
     steps = {
