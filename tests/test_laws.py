@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tasks.errors import BadInput
 from tasks.registry import selectors
 from tasks.select.signals import Signals
 
@@ -125,6 +126,63 @@ def test_inputs_and_global_state_are_left_alone(name):
     assert torch.equal(torch.get_rng_state(), before_torch)
     assert all(np.array_equal(given.scores[k], v) for k, v in copies.items())
     assert all(np.array_equal(getattr(given, name), array) for name, array in arrays.items())
+
+
+# ccs gives each stratum its share of the budget; gradmatch lets samples whose weight falls to 0 make room for others
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("full", "ccs", "gradmatch")])
+def test_a_smaller_coreset_begins_a_larger_one(name):
+    large = choose(name, signals(), 96).indices.tolist()
+    for budget in (1, 7, 24, 60):
+        assert choose(name, signals(), budget).indices.tolist() == large[:budget]
+
+
+def degenerate(kind: str) -> Signals:
+    """Data on which formulas break."""
+    given = signals()
+    if kind == "one class":
+        return replace(given, labels=np.zeros(N, np.int64))
+    if kind == "duplicate rows":
+        source = np.arange(N) // 8 * 8  # eight copies of each
+        copied = {name: getattr(given, name)[source] for name in ("labels", "features", "probabilities", "residuals")}
+        return replace(given, **copied, scores={name: values[source] for name, values in given.scores.items()})
+    same = {name: np.full_like(values, values[0]) for name, values in given.scores.items()}
+    rows = {name: np.tile(getattr(given, name)[0], (N, 1)) for name in ("features", "probabilities", "residuals")}
+    if kind == "zeros":
+        rows["features"], rows["residuals"] = np.zeros_like(given.features), np.zeros_like(given.residuals)
+    if kind == "certain":  # probabilities of 0 and 1, right every time
+        rows["probabilities"] = np.eye(CLASSES, dtype=np.float32)[given.labels]
+        rows["residuals"] = np.zeros_like(given.residuals)
+    return replace(given, **rows, scores=same)
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+@pytest.mark.parametrize("kind", ["one class", "duplicate rows", "constant", "zeros", "certain"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "full"])
+def test_degenerate_data(name, kind, balanced):
+    given = degenerate(kind)
+    for budget in (1, 5, 120, N):  # 1 and 5 are fewer than there are classes
+        chosen = choose(name, given, budget, balanced=balanced)
+        assert len(chosen.indices) == len(np.unique(chosen.indices)) == budget
+        assert np.isfinite(chosen.weights).all()
+        assert (chosen.weights >= 0).all()
+        assert chosen.gains is None or not np.isnan(chosen.gains).any()
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "full"])
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [(0, "budget = 0"), (N + 1, "budget = 241"), (0.0, "fraction = 0"), (1.5, "fraction = 1.5"), (0.001, "keeps none")],
+)
+def test_impossible_budgets_are_refused(name, budget, message):
+    with pytest.raises(BadInput, match=message):
+        choose(name, signals(), budget)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "probabilities" in selectors.get(name).needs])
+def test_probabilities_that_are_none_are_refused(name):
+    given = signals()
+    with pytest.raises(BadInput, match="probabilities: row 0 sums to"):
+        choose(name, replace(given, probabilities=2 * given.probabilities), 0.2)
 
 
 @pytest.mark.parametrize("name", NAMES)
