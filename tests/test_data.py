@@ -192,6 +192,11 @@ def test_mnist_like(name, kind, root, rng, monkeypatch):
         assert (ours.images.read(slice(None))[..., 0] == theirs.data.numpy()).all()
         assert ours.labels().tolist() == theirs.targets.tolist()
         assert len(ours.classes) == 10
+    if name == "mnist":
+        plain, permuted = (load_split(name, "test", permutation_seed=seed) for seed in (None, 3))
+        order = np.random.RandomState(3).permutation(784)
+        assert (permuted.images.read([1]).ravel() == plain.images.read([1]).ravel()[order]).all()
+        assert permuted.labels().tolist() == plain.labels().tolist()
 
 
 def test_mnist_cut_off(root, rng):

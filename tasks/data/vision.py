@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +21,14 @@ __all__ = ["cifar10", "cifar100", "fashion_mnist", "mnist", "qmnist", "stl10", "
 _DIGITS = tuple(str(digit) for digit in range(10))
 
 
-def mnist(split: str = "train", *, root: Path | None = None, download: bool = True, verify: bool = True) -> Split:
+def mnist(
+    split: str = "train",
+    *,
+    root: Path | None = None,
+    download: bool = True,
+    verify: bool = True,
+    permutation_seed: int | None = None,
+) -> Split:
     """Handwritten digits, 28x28 grey: 60,000 train, 10,000 test.
 
     Args:
@@ -28,6 +36,7 @@ def mnist(split: str = "train", *, root: Path | None = None, download: bool = Tr
         root: folder that holds ``MNIST/raw/``; default the data root.
         download: fetch what is missing.
         verify: check the archives' md5 and the number of images.
+        permutation_seed: permuted MNIST: all images' pixels in the same new order, drawn as DeepCore draws it.
 
     Returns:
         the split; images uint8 (N, 28, 28, 1).
@@ -37,8 +46,15 @@ def mnist(split: str = "train", *, root: Path | None = None, download: bool = Tr
 
     References:
         Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, Gradient-based learning applied to document recognition, Proc. IEEE 1998.
+        I. Goodfellow et al., An empirical investigation of catastrophic forgetting in gradient-based neural networks, 2013 (permuted);
+        PatrickZH/DeepCore@74ec709 deepcore/datasets/mnist.py permutedMNIST.
     """
-    return _mnist_like("mnist", stock.MNIST, split, root, download, verify, _DIGITS, 0.1307, 0.3081)
+    found = _mnist_like("mnist", stock.MNIST, split, root, download, verify, _DIGITS, 0.1307, 0.3081)
+    if permutation_seed is None:
+        return found
+    places = np.random.RandomState(permutation_seed).permutation(28 * 28)  # the stream that is to be replayed
+    pixels = np.asarray(found.images.read(slice(None))).reshape(len(found), -1)
+    return replace(found, images=ArrayImages(pixels[:, places].reshape(-1, 28, 28, 1)))
 
 
 def fashion_mnist(split: str = "train", *, root: Path | None = None, download: bool = True, verify: bool = True) -> Split:
