@@ -827,7 +827,7 @@ def facility_location(
         MissingSignal: gradients without residuals.
 
     Cost:
-        Dense: N²·D/2 multiplications, 4·N² bytes, and N for each gain that is computed, some 50 a pick. kNN-sparse: the graph, then O(k)
+        Dense: N²·D/2 multiplications, 4·N² bytes, and some five sweeps over the kernel. kNN-sparse: the graph, then O(k)
         visits of a pick's surroundings; O(N · neighbours) memory.
 
     References:
