@@ -17,6 +17,7 @@ import _common
 import faiss
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from tasks.registry import selectors
 from tasks.select.signals import Signals, softmax
@@ -88,7 +89,9 @@ def main() -> None:
     for data in asked.data:
         signals = problem(data)
         for what in asked.what:
-            _common.record("deepcore_geometry", measure(what, data, signals))
+            with threadpool_limits(1):  # NumPy's products, too
+                found = measure(what, data, signals)
+            _common.record("deepcore_geometry", found)
 
 
 if __name__ == "__main__":
