@@ -7,7 +7,7 @@ from typing import Any
 from prefect import flow
 
 from flows import checks, presets
-from flows.steps import TRIALS, Fraction, Positive, Seed, run_comparison
+from flows.steps import TRIALS, Fraction, Positive, Rate, Seed, run_comparison
 from tasks.artifacts import Artifact
 from tasks.data.task import load
 from tasks.registry import selectors
@@ -30,6 +30,7 @@ def compare(
     network: str | None = None,
     iterations: Positive | None = None,
     epochs: Positive | None = None,
+    lr: Rate | None = None,
     dataset_options: dict[str, Any] | None = None,
     device: str = "auto",
     upstream: bool = False,
@@ -52,14 +53,15 @@ def compare(
         network: Network trained on the coreset.
         iterations: Steps of that training, whatever the coreset's size.
         epochs: Or its epochs.
+        lr: Peak learning rate of both trainings.
         dataset_options: Options of the dataset, for example {"verify": false}.
         device: auto, cpu, cuda or cuda:<index>.
         upstream: Replay the published code of every method that has such a mode.
     """
     checks.common(dataset, fractions, seeds, device)
     base = presets.elfs(dataset)
-    proxy = checks.recipe(base.proxy, {"network": proxy_network, "epochs": proxy_epochs})
-    training = checks.recipe(base.training, {"network": network, "iterations": iterations, "epochs": epochs})
+    proxy = checks.recipe(base.proxy, {"network": proxy_network, "epochs": proxy_epochs, "lr": lr})
+    training = checks.recipe(base.training, {"network": network, "iterations": iterations, "epochs": epochs, "lr": lr})
     named = [name for name in selectors.names() if name != "top"] if methods is None else methods
     batch = proxy.batch_size if upstream else None
     entrants = checks.entrants(named, dataset, fractions, balanced=balanced, params=params or {}, upstream_batch=batch)

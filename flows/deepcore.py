@@ -8,14 +8,13 @@ from prefect import flow
 from pydantic import Field
 
 from flows import checks, presets
-from flows.steps import TRIALS, Fraction, Positive, Seed, Share, run_comparison
+from flows.steps import TRIALS, Fraction, Positive, Rate, Seed, Share, run_comparison
 from tasks.artifacts import Artifact
 from tasks.data.task import load
 from tasks.report.task import draw_comparison, publish
 
 __all__ = ["deepcore"]
 
-Rate = Annotated[float, Field(gt=0)]
 Decay = Annotated[float, Field(ge=0)]
 Optimizer = Literal["sgd", "adam", "adamw"]
 Scheduler = Literal["cosine", "step", "multistep", "onecycle", "constant"]

@@ -28,6 +28,7 @@ __all__ = [
     "Method",
     "Positive",
     "Pseudo",
+    "Rate",
     "Seed",
     "Share",
     "Trials",
@@ -39,6 +40,7 @@ __all__ = [
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Rate = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 
