@@ -27,6 +27,7 @@ def compare(
     proxy_network: str | None = None,
     proxy_epochs: Positive | None = None,
     repeats: Positive = 1,
+    pseudo_labels: str | None = None,
     network: str | None = None,
     iterations: Positive | None = None,
     epochs: Positive | None = None,
@@ -50,6 +51,7 @@ def compare(
         proxy_network: Network trained on the whole set.
         proxy_epochs: Its epochs.
         repeats: Trainings of the proxy, per seed, that GraNd is averaged over; its paper has 10. Other methods read the first.
+        pseudo_labels: Your own pseudo-labels (.parquet, .npy, .npz) for elfs, in place of cluster heads.
         network: Network trained on the coreset.
         iterations: Steps of that training, whatever the coreset's size.
         epochs: Or its epochs.
@@ -59,6 +61,7 @@ def compare(
         upstream: Replay the published code of every method that has such a mode.
     """
     checks.common(dataset, fractions, seeds, device)
+    checks.existing(pseudo_labels)
     base = presets.elfs(dataset)
     proxy = checks.recipe(base.proxy, {"network": proxy_network, "epochs": proxy_epochs, "lr": lr})
     training = checks.recipe(base.training, {"network": network, "iterations": iterations, "epochs": epochs, "lr": lr})
@@ -73,7 +76,7 @@ def compare(
 
     found = run_comparison(
         train, test, entrants, classes=classes, fractions=fractions, seeds=seeds, proxy=proxy, training=training, repeats=repeats,
-        dataset_options=dataset_options, normalised=not upstream, grand_batch=batch, device=device,
+        pseudo_labels=pseudo_labels, dataset_options=dataset_options, normalised=not upstream, grand_batch=batch, device=device,
     )  # fmt: skip
     settings = checks.flat(proxy=proxy.model_dump(), training=training.model_dump(), balanced=balanced, repeats=repeats, upstream=upstream)
     title = f"Comparison on {dataset}" + (" (upstream=True)" if upstream else "")

@@ -307,6 +307,7 @@ def run_comparison(
     training: Recipe,
     dataset_options: dict[str, Any] | None = None,
     repeats: int = 1,
+    pseudo_labels: str | None = None,
     normalised: bool = True,
     grand_batch: int | None = None,
     device: str = "auto",
@@ -330,7 +331,8 @@ def run_comparison(
         for source, mine in by_source.items():
             signals = dict(recorded.signals)
             if source == "elfs":
-                pseudo = pseudo_label(train, classes, presets.elfs(train.meta["dataset"]), seed=seed, device=device)
+                preset = presets.elfs(train.meta["dataset"])
+                pseudo = pseudo_label(train, classes, preset, pseudo_labels=pseudo_labels, seed=seed, device=device)
                 dynamics = record_dynamics(train, pseudo.labels, proxy, seed=seed, device=device)
                 signals = {"labels": pseudo.labels, "scores": dynamics["scores"]}
             elif source is not None:

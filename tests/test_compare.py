@@ -91,6 +91,19 @@ def test_every_method_runs_on_real_data(upstream):
 
 @pytest.mark.server
 @pytest.mark.usefixtures("flow_runs")
+def test_elfs_on_pseudo_labels_of_ones_own(tmp_path):
+    path = tmp_path / "clusters.npy"
+    np.save(path, np.random.default_rng(0).integers(0, 10, 1442))
+    run(methods=("random", "elfs"), fractions=(0.1,), seeds=(0,), pseudo_labels=str(path))
+    assert {"embed", "cluster"}.isdisjoint(step["task"] for step in provenances())
+    (chosen,) = (step["inputs"] for step in provenances() if step["task"] == "select" and step["inputs"]["method"] == "elfs")
+    assert known_artifacts()[chosen["scores"]["artifact"]].rows == 1442
+    with pytest.raises(BadInput, match="no such file"):
+        run(pseudo_labels=str(tmp_path / "none.npy"))
+
+
+@pytest.mark.server
+@pytest.mark.usefixtures("flow_runs")
 def test_parts_on_several_workers_add_up_to_the_whole():
     for seed in (0, 1):
         run(methods=("random", "herding"), seeds=(seed,))
