@@ -14,7 +14,7 @@ from _common import record
 
 from tasks.artifacts import Artifact, find
 from tasks.cache import known_artifacts, provenances
-from tasks.report.tables import summarise
+from tasks.report.tables import mean_ranks, summarise
 
 
 def main() -> None:
@@ -27,6 +27,7 @@ def main() -> None:
     trials = known_artifacts()[digest].table().to_pylist()
     made = {output["digest"]: step for step in provenances() for output in step["outputs"]}
     steps = [made[trial["metrics"]] for trial in trials]
+    ranks = mean_ranks(trials)
     rows = [
         {
             "method": row["method"],
@@ -34,6 +35,7 @@ def main() -> None:
             "seeds": row["n"],
             **{name: None if row[name] is None else round(100 * row[name], 2) for name in ("last_mean", "last_sd", "last_difference")},
             "p": row["last_p"],
+            "rank": None if row["method"] not in ranks else round(ranks[row["method"]], 2),
         }
         for row in summarise(trials)
     ]
