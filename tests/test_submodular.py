@@ -13,6 +13,7 @@ from tasks.errors import BadInput, MissingSignal
 from tasks.registry import selectors
 from tasks.select import craig as craig_module
 from tasks.select import submodular as module
+from tasks.select.budget import check_size
 from tasks.select.signals import Signals, residuals_of, softmax
 
 FUNCTIONS = ("facility_location", "graph_cut", "log_determinant")
@@ -531,10 +532,29 @@ def test_what_does_not_fit_is_refused_with_its_size():
             choose(name, signals, 10)
     with pytest.raises(BadInput, match=r"20,000 picks of 40,000 samples takes 6.0 GiB(.|\n)*kernel='features'(.|\n)*balanced=True"):
         choose("log_determinant", signals, 20_000, kernel="gradients")
-    for name in EVERY:
-        if name != "graph_cut":
-            limit = selectors.get(name).facts["limit"]
-            assert limit.partition(":")[0] == "tasks.select.submodular", "flows ask before anything is trained"
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "refused"),
+    [
+        ("facility_location", {}, True),
+        ("facility_location", {"neighbours": 5}, False),
+        ("facility_location", {"upstream": True}, True),
+        ("graph_cut", {}, False),
+        ("log_determinant", {}, False),
+        ("log_determinant", {"kernel": "gradients"}, True),
+        ("log_determinant", {"upstream": True}, True),
+        ("craig", {}, True),
+        ("craig", {"neighbours": 5, "optimizer": "naive"}, False),
+        ("craig", {"upstream": True, "batch": 128}, False),  # the published unbalanced matrix has few columns
+    ],
+)
+def test_flows_can_ask_for_what_is_too_large(name, params, refused):
+    if refused:
+        with pytest.raises(BadInput, match="more than 4 GiB"):
+            check_size(selectors.get(name), 60_000, 20_000, params)
+    else:
+        check_size(selectors.get(name), 60_000, 20_000, params)
 
 
 @pytest.mark.parametrize(

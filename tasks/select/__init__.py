@@ -3,7 +3,11 @@
 from tasks.registry import selectors
 
 # what refuses a problem that is too large before anything is computed
-_DENSE, _FACTOR = "tasks.select.submodular:check_dense", "tasks.select.submodular:check_factor"
+_DENSE, _FACTOR, _CRAIG = (
+    "tasks.select.submodular:check_dense",
+    "tasks.select.submodular:check_factor",
+    "tasks.select.craig:check_size",
+)
 
 selectors.add("full", "tasks.select.uniform:full")
 selectors.add("random", "tasks.select.uniform:random")
@@ -26,7 +30,7 @@ selectors.add(
 )
 selectors.add("graph_cut", "tasks.select.submodular:graph_cut", needs=("features",), uses=("residuals", "graph"))
 selectors.add("log_determinant", "tasks.select.submodular:log_determinant", needs=("features",), uses=("residuals",), limit=_FACTOR)
-selectors.add("craig", "tasks.select.craig:craig", needs=("residuals", "features"), uses=("labels",), limit=_DENSE)
+selectors.add("craig", "tasks.select.craig:craig", needs=("residuals", "features"), uses=("labels",), limit=_CRAIG)
 selectors.add("k_center", "tasks.select.k_center:k_center", needs=("features",))
 selectors.add("herding", "tasks.select.herding:herding", needs=("features",))
 selectors.add("contextual_diversity", "tasks.select.contextual_diversity:contextual_diversity", needs=("probabilities",))

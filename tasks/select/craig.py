@@ -25,7 +25,7 @@ from tasks.select.submodular import (
     whole,
 )
 
-__all__ = ["craig"]
+__all__ = ["check_size", "craig"]
 
 _OFFSET = 1e-3  # the published code adds this to every similarity
 _CANCELS = 2.0**-18  # squared distances below this share of ‖g_i‖² + ‖g_j‖² are rounding of float32, hence 0
@@ -75,6 +75,16 @@ class _Gradients:
         tile *= np.float32(-UNIT / self.reach if self.reach else 0)
         tile += UNIT
         return whole(tile)
+
+
+def check_size(n: int, budget: int, *, upstream: bool = False, **params: Any) -> None:
+    """Refuse a dense kernel that is too large, before anything is computed; the published unbalanced one is not dense.
+
+    Raises:
+        BadInput: with its size, and what to do instead.
+    """
+    if not upstream:
+        check_dense(n, budget, **params)
 
 
 def craig(
