@@ -341,7 +341,7 @@ def cached_task(
         run_name: name of each run, a template over the parameters.
         ignore: parameters that cannot change the result (device, batch size of inference, …).
         seen_as: parameter to a function that leaves of its value what can change the result.
-        modules: modules whose code decides the result, beside the one of the function.
+        modules: modules whose code decides the result, beside the one of the function; what they import counts, too.
     """
     policy = ArtifactPolicy(version=version, ignore=ignore, seen_as=seen_as or {}).configure(
         lock_manager=_locks, isolation_level=IsolationLevel.SERIALIZABLE

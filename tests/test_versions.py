@@ -10,18 +10,54 @@ import hashlib
 import importlib
 import importlib.util
 import json
+from collections.abc import Iterable
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 RECORD = Path(__file__).parent / "task_versions.json"
 MODULES = ("tasks.embed.task", "tasks.train.task", "tasks.score.task", "tasks.select.task", "tasks.report.task")
+PLUMBING = {"tasks.artifacts", "tasks.cache", "tasks.errors", "tasks.progress", "tasks.registry"}  # keeps and tells results, decides none
+
+
+def implementation(modules: Iterable[str]) -> list[str]:
+    """These modules and those of ours that they import, wherever in their code. What a ``task`` module imports, each task names."""
+    found: set[str] = set()
+    waiting = list(modules)
+    while waiting:
+        module = waiting.pop()
+        if module in found:
+            continue
+        found.add(module)
+        if module.endswith(".task"):
+            continue
+        for node in ast.walk(tree_of(module)):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("tasks"):
+                inner = (f"{node.module}.{alias.name}" for alias in node.names)
+                names = {name if is_module(name) else node.module for name in inner}
+                waiting.extend(names - PLUMBING)
+    return sorted(found)
+
+
+@cache
+def is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # its parent is none
+        return False
+
+
+@cache
+def tree_of(module: str) -> ast.Module:
+    spec = importlib.util.find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
 
 
 def code_of(module: str) -> str:
     """A digest of a module's code: comments, layout and docstrings do not count."""
-    spec = importlib.util.find_spec(module)
-    assert spec is not None
-    assert spec.origin is not None
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    tree = deepcopy(tree_of(module))
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module | ast.AsyncFunctionDef) and ast.get_docstring(node) is not None:
             node.body = node.body[1:] or [ast.Pass()]
@@ -35,7 +71,8 @@ def tasks() -> dict[str, dict]:
     for module in MODULES:
         for value in vars(importlib.import_module(module)).values():
             if isinstance(value, CachedTask):
-                found[value.name] = {"version": value.cache_policy.version, "code": {name: code_of(name) for name in sorted(value.modules)}}
+                code = {name: code_of(name) for name in implementation(value.modules)}
+                found[value.name] = {"version": value.cache_policy.version, "code": code}
     return dict(sorted(found.items()))
 
 

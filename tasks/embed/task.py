@@ -53,7 +53,7 @@ def _seen(embedder: str) -> str:
     run_name="embed-{embedder}",
     ignore=("device", "batch_size"),
     seen_as={"embedder": _seen},
-    modules=("tasks.embed.encoder", "tasks.embed.preprocess", "tasks.embed.weights", *embedders.modules()),
+    modules=embedders.modules(),
 )
 def embed(
     samples: Artifact,

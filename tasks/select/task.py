@@ -35,7 +35,7 @@ def inputs_of(method: str, signals: Mapping[str, Artifact], *, balanced: bool = 
     name="select",
     run_name="select-{method}-{fraction}",
     seen_as={"method": lambda method: selectors.get(method).identity},
-    modules=("tasks.select.budget", "tasks.select.signals", "tasks.embed.graph", "tasks.embed.knn", *selectors.modules()),
+    modules=selectors.modules(),
 )
 def select(
     samples: Artifact,

@@ -25,14 +25,7 @@ __all__ = ["cluster", "cluster_kmeans", "hold_out", "label", "read_network", "tr
 log = logging.getLogger("tasks.train")
 
 # the modules that decide what a training gives
-TRAINING = (
-    "tasks.train.loop",
-    "tasks.train.loader",
-    "tasks.train.recipe",
-    "tasks.train.networks.base",
-    "tasks.train.networks.published",
-    *networks.modules(),
-)
+TRAINING = ("tasks.train.loop", *networks.modules())
 
 
 def trained_by(recipe: Recipe) -> Any:
