@@ -142,7 +142,7 @@ def test_grand_is_averaged_over_proxies_of_its_own_seeds():
 @pytest.mark.server
 @pytest.mark.usefixtures("flow_runs")
 def test_what_is_too_large_is_refused_before_anything_is_trained(monkeypatch):
-    monkeypatch.setattr("tasks.select.submodular.DENSE_BYTES", 2**20)
+    monkeypatch.setattr("tasks.select.similarity.DENSE_BYTES", 2**20)
     with pytest.raises(BadInput, match=r"craig at 0.1 kept: the dense kernel of 1,442 samples takes(.|\n)*neighbours=100"):
         run(methods=("random", "craig"))
     assert [step for step in provenances() if step["version"] != UNCACHED] == []

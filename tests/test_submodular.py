@@ -12,7 +12,7 @@ from tasks.embed.knn import knn
 from tasks.errors import BadInput, MissingSignal
 from tasks.registry import selectors
 from tasks.select import craig as craig_module
-from tasks.select import submodular as module
+from tasks.select import greedy, similarity, submodular
 from tasks.select.budget import check_size
 from tasks.select.signals import Signals, residuals_of, softmax
 
@@ -70,7 +70,7 @@ def value(name: str, s: np.ndarray, picks) -> float:
         return s[:, picks].max(1).sum()
     if name == "graph_cut":
         return s[:, picks].sum() - s[np.ix_(picks, picks)].sum()
-    return np.linalg.slogdet(s[np.ix_(picks, picks)] + module.RIDGE * np.eye(len(picks)))[1]
+    return np.linalg.slogdet(s[np.ix_(picks, picks)] + submodular.RIDGE * np.eye(len(picks)))[1]
 
 
 def increments(name: str, s: np.ndarray, picks) -> np.ndarray:
@@ -164,7 +164,7 @@ def test_published_log_determinant_prefers_copies():
 # -- definitions ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kernel", module.KERNELS)
+@pytest.mark.parametrize("kernel", submodular.KERNELS)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_dense_picks_and_gains_by_definition(name, kernel):
     signals = problem(60)
@@ -176,7 +176,7 @@ def test_dense_picks_and_gains_by_definition(name, kernel):
     np.testing.assert_allclose(found.gains, increments(name, s, found.indices), atol=tolerance)
 
 
-@pytest.mark.parametrize("kernel", module.KERNELS)
+@pytest.mark.parametrize("kernel", submodular.KERNELS)
 @pytest.mark.parametrize("name", SPARSE)
 def test_sparse_picks_and_gains_by_definition(name, kernel):
     signals = problem(60)
@@ -197,9 +197,9 @@ def test_all_neighbours_are_the_dense_kernel(name):
 
 def test_gradients_stay_factored_and_exact():
     signals = problem(80)
-    found = module.Kernel.of(signals, "gradients").tile(slice(None), slice(None)) / module.UNIT
+    found = similarity.Kernel.of(signals, "gradients").tile(slice(None), slice(None)) / similarity.UNIT
     np.testing.assert_allclose(found, similarities(gradients(signals)), atol=3e-6)
-    sums = module.Kernel.of(signals, "gradients").sums() / module.UNIT
+    sums = similarity.Kernel.of(signals, "gradients").sums() / similarity.UNIT
     np.testing.assert_allclose(sums, similarities(gradients(signals)).sum(1) - 1, atol=1e-4)
     apart = craig_module._Gradients.of(signals.residuals, signals.features).distances(slice(None), slice(None))
     g = gradients(signals)
@@ -209,18 +209,18 @@ def test_gradients_stay_factored_and_exact():
 
 def test_tiles_make_the_whole_kernel(monkeypatch):
     signals = problem(70)
-    whole = module.Kernel.of(signals, "features")
-    monkeypatch.setattr(module, "_TILE", 16)
-    found = module.dense(whole)
+    whole = similarity.Kernel.of(signals, "features")
+    monkeypatch.setattr(similarity, "_TILE", 16)
+    found = similarity.dense(whole)
     assert (found == found.T).all()
-    np.testing.assert_allclose(found / module.UNIT, kernel_of(signals), atol=3e-6)
+    np.testing.assert_allclose(found / similarity.UNIT, kernel_of(signals), atol=3e-6)
 
 
 def test_sums_beyond_32_bits_are_exact(monkeypatch):
     unit = 2**26
-    monkeypatch.setattr(module, "UNIT", unit)
+    monkeypatch.setattr(greedy, "UNIT", unit)
     kernel = np.rint(kernel_of(problem()) * unit).astype(np.int32)
-    function = module.FacilityLocation(kernel)
+    function = greedy.FacilityLocation(kernel)
     assert function.gains(np.arange(120)).tolist() == kernel.sum(1, dtype=np.int64).tolist()
     function.add(3)
     assert 2**32 < function.total < 120 * unit < 2**32 + function.total  # sums are now taken modulo 2^32
@@ -301,7 +301,7 @@ def test_lazy_craig_is_naive():
 def test_rounds_end_on_the_heap(monkeypatch, rounds, neighbours):
     signals = Signals(n=200, features=np.random.default_rng(0).normal(size=(200, 2)))
     naive = choose("facility_location", signals, 120, neighbours=neighbours, optimizer="naive")
-    monkeypatch.setattr(module, "_ROUNDS", rounds)
+    monkeypatch.setattr(greedy, "_ROUNDS", rounds)
     found = choose("facility_location", signals, 120, neighbours=neighbours)
     assert found.indices.tolist() == naive.indices.tolist()
     assert found.gains.tolist() == naive.gains.tolist()
@@ -312,10 +312,10 @@ def test_rounds_end_on_the_heap(monkeypatch, rounds, neighbours):
 def test_where_the_dense_kernel_is_left_decides_nothing(monkeypatch, name, thin):
     signals = problem(150)
     naive = choose(name, signals, 150, optimizer="naive")
-    monkeypatch.setattr(module, "_THIN", thin)
+    monkeypatch.setattr(greedy, "_THIN", thin)
     thinned = []
-    rest = module.FacilityLocation.rest
-    monkeypatch.setattr(module.FacilityLocation, "rest", lambda self: thinned.append(self.picks) or rest(self))
+    rest = greedy.FacilityLocation.rest
+    monkeypatch.setattr(greedy.FacilityLocation, "rest", lambda self: thinned.append(self.picks) or rest(self))
     found = choose(name, signals, 150)
     assert found.indices.tolist() == naive.indices.tolist()
     assert found.gains.tolist() == naive.gains.tolist()
@@ -368,7 +368,7 @@ def test_a_smaller_coreset_begins_a_larger_one(name, neighbours, optimizer):
         assert choose(name, problem(), budget, **params).indices.tolist() == large[:budget]
 
 
-@pytest.mark.parametrize("optimizer", module.OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", greedy.OPTIMIZERS)
 @pytest.mark.parametrize(("name", "neighbours"), CASES)
 @pytest.mark.parametrize("budget", [1, 119, 120])
 def test_every_optimizer_at_the_ends(name, neighbours, optimizer, budget):
@@ -431,7 +431,7 @@ def test_copies_add_nothing(name, neighbours):
     params = {} if neighbours is None else {"neighbours": neighbours}
     found = choose(name, signals, 12, **params)
     assert set(found.indices[:6] // 5) == set(range(6))
-    nothing = np.log(2 * module.RIDGE) if name == "log_determinant" else 0.0
+    nothing = np.log(2 * submodular.RIDGE) if name == "log_determinant" else 0.0
     np.testing.assert_allclose(found.gains[6:8], nothing, atol=0.02)
 
 
@@ -445,7 +445,7 @@ def test_zero_and_extreme_vectors():
         assert np.isfinite(found.gains).all()
     plain = np.where(np.arange(20)[:, None] == 3, 0, features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-200))
     np.testing.assert_allclose(
-        module.Kernel.of(Signals(n=20, features=features), "features").tile(slice(None), slice(None)) / module.UNIT,
+        similarity.Kernel.of(Signals(n=20, features=features), "features").tile(slice(None), slice(None)) / similarity.UNIT,
         0.5 + 0.5 * plain @ plain.T,
         atol=3e-6,
     )

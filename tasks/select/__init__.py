@@ -4,7 +4,7 @@ from tasks.registry import selectors
 
 # what refuses a problem that is too large before anything is computed
 _DENSE, _FACTOR, _CRAIG = (
-    "tasks.select.submodular:check_dense",
+    "tasks.select.similarity:check_dense",
     "tasks.select.submodular:check_factor",
     "tasks.select.craig:check_size",
 )

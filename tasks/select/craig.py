@@ -9,21 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.score.gradients import batch_sizes
+from tasks.select.greedy import FacilityLocation, SparseFacilityLocation, check, greedy
 from tasks.select.signals import Selection, Signals
-from tasks.select.submodular import (
-    UNIT,
-    FacilityLocation,
-    SparseFacilityLocation,
-    check,
-    check_dense,
-    dense,
-    greedy,
-    in_order,
-    nearest,
-    refuse_above,
-    sparse_kernel,
-    whole,
-)
+from tasks.select.similarity import UNIT, check_dense, dense, in_order, nearest, refuse_above, sparse_kernel, whole
 
 __all__ = ["check_size", "craig"]
 

@@ -1,0 +1,415 @@
+"""Greedy maximisation of a set function, and facility location, for which it has ways of its own.
+
+Gains of facility location are sums of whole numbers, hence exact, and ties go by keys: every way that is not stochastic picks the same.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.embed.graph import spans
+from tasks.errors import BadInput
+from tasks.select.budget import order
+from tasks.select.similarity import UNIT
+
+__all__ = ["OPTIMIZERS", "FacilityLocation", "Function", "Kept", "SparseFacilityLocation", "check", "greedy"]
+
+OPTIMIZERS = ("lazy", "naive", "stochastic", "approximate_lazy")
+EPSILON = 0.01  # stochastic greedy: the expected value is within 1 − 1/e − ε of the best
+BETA = 0.9  # approximate lazy greedy: a gain this close to the highest bound is accepted
+
+_SWEEP = 8  # bounds that a sweep computes again together; an eighth of those it has computed where that is more
+_THIN = 64  # similarities a sample that still count, on average, from where on a list of them is faster than the dense kernel
+_ROUNDS = 200  # of a stage before the rest goes to a heap
+_ELEMENTS = 1 << 18  # looked at together, which bounds temporary memory
+
+Numbers = NDArray[Any]
+
+
+def check(optimizer: str, neighbours: int | None, *, upstream: bool = False) -> None:
+    """Refuse an optimiser that there is not, and a number of neighbours that is none.
+
+    Raises:
+        BadInput: naming it; with ``upstream``, also what has no published output worth replaying.
+    """
+    if optimizer not in OPTIMIZERS:
+        raise BadInput(f"optimizer = {optimizer!r} is none of {', '.join(OPTIMIZERS)}.")
+    if upstream and optimizer not in ("lazy", "naive"):
+        raise BadInput(
+            f"optimizer = {optimizer!r} with upstream=True: the published one picks at random or may never end.",
+            remedy="pass optimizer='lazy' or 'naive', or leave upstream out",
+        )
+    if neighbours is None:
+        return
+    if isinstance(neighbours, bool) or not isinstance(neighbours, int | np.integer) or neighbours < 1:
+        raise BadInput(f"neighbours = {neighbours!r}: give a whole number of at least 1, or None for the dense kernel.")
+    if upstream:
+        raise BadInput(f"neighbours = {neighbours} with upstream=True: the published kernel is dense.", remedy="leave neighbours out")
+
+
+# -- functions: the gain of each sample, given the picks so far -------------------------------------------------------------
+
+
+class Function(Protocol):
+    """A set function as the greedy optimisers see it.
+
+    Attributes:
+        sweeping: whether a pick visits every sample anyway, so that all gains are known and naive greedy is as fast as lazy.
+        thin: whether it is time to go on with its ``rest``.
+    """
+
+    sweeping: bool
+    thin: bool
+
+    def __len__(self) -> int: ...
+
+    def gains(self, rows: NDArray[np.int64]) -> Numbers:
+        """What each of these samples would add."""
+        ...
+
+    def add(self, row: int) -> None:
+        """Pick a sample."""
+        ...
+
+
+class FacilityLocation:
+    """f(S) = Σ_i max_{j ∈ S} s_ij on a dense kernel; a gain is computed when it is asked for.
+
+    Once there are t picks, about one similarity in t is above max_{j ∈ S} s_ij, and no other counts from then on. ``thin`` says that they
+    have become so few that a list of them, ``rest``, is the faster way to go on.
+
+    Args:
+        kernel: int32 (candidates, items) in units, not negative.
+    """
+
+    sweeping = False
+
+    def __init__(self, kernel: NDArray[np.int32]) -> None:
+        self.kernel = kernel
+        self.covered = np.zeros(kernel.shape[1], np.int32)
+        self.total = self.picks = 0
+        self.thin = False
+        self._first = np.zeros(len(kernel), np.int64)
+        width = 2**32 // UNIT - 1  # what fits in 32 bits is summed several times as fast
+        for start in range(0, kernel.shape[1], width):
+            self._first += kernel[:, start : start + width].view(np.uint32).sum(1, dtype=np.uint32)
+        self._block = np.empty((max(1, _ELEMENTS // 2 // kernel.shape[1]), kernel.shape[1]), np.int32)
+
+    def __len__(self) -> int:
+        return len(self.kernel)
+
+    def gains(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        if not self.total:
+            return self._first[rows]
+        found = np.empty(len(rows), np.int64)
+        small = len(self.covered) * UNIT - self.total < 2**32  # no gain is larger: sums modulo 2³² tell it, and are faster
+        for start in range(0, len(rows), len(self._block)):
+            part = rows[start : start + len(self._block)]
+            block = self._block[: len(part)]
+            for place, row in enumerate(part):  # np.take would copy each row first
+                np.maximum(self.kernel[row], self.covered, out=block[place])
+            if small:
+                found[start : start + len(part)] = block.view(np.uint32).sum(1, dtype=np.uint32) - np.uint32(self.total % 2**32)
+            else:
+                found[start : start + len(part)] = block.sum(1, dtype=np.int64) - self.total
+        return found
+
+    def add(self, row: int) -> None:
+        np.maximum(self.covered, self.kernel[row], out=self.covered)
+        self.total = int(self.covered.sum(dtype=np.int64))
+        self.picks += 1
+        if self.picks >= 8 and self.picks & (self.picks - 1) == 0:  # a power of two
+            some = self.kernel[:: max(1, len(self.kernel) // 256)]
+            self.thin = bool(np.count_nonzero(some > self.covered) <= _THIN * len(some))
+
+    def rest(self) -> SparseFacilityLocation:
+        """The same function from here on, of what still counts."""
+        from scipy import sparse
+
+        n, width = self.kernel.shape
+        counts, items, weights = np.zeros(n + 1, np.int64), [], []
+        step = max(1, _ELEMENTS // width)
+        for start in range(0, n, step):
+            block = self.kernel[start : start + step]
+            places = np.flatnonzero(block > self.covered)  # several times as fast as in two dimensions
+            candidate, item = np.divmod(places, width)
+            counts[start + 1 : start + 1 + len(block)] = np.bincount(candidate, minlength=len(block))
+            items.append(item.astype(np.int32))
+            weights.append(block[candidate, item])
+        starts = counts.cumsum()
+        better = sparse.csr_array((np.concatenate(weights), np.concatenate(items), starts), shape=self.kernel.shape)
+        return SparseFacilityLocation(better.T, self.covered)
+
+
+class Kept:
+    """Gains that are kept up to date by each pick."""
+
+    sweeping = True
+    thin = False
+    value: Numbers
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def gains(self, rows: NDArray[np.int64]) -> Numbers:
+        return self.value[rows]
+
+
+class SparseFacilityLocation(Kept):
+    """f(S) = Σ_i max(c_i, max_{j ∈ S} s_ij) where few s_ij are above c_i; a pick changes the gains of what shares an item with it.
+
+    Args:
+        better: SciPy sparse (items, candidates), int32 in units: the s_ij above c_i.
+        covered: c, int32 (items,) in units, which is overwritten; default 0.
+    """
+
+    sweeping = False
+
+    def __init__(self, better: Any, covered: NDArray[np.int32] | None = None) -> None:
+        if covered is None:
+            covered = np.zeros(better.shape[0], np.int32)
+        by_item, by_candidate = better.tocsr(), better.tocsc()
+        self.candidate_starts, self.candidates, self.similarity = by_item.indptr, by_item.indices, by_item.data
+        self.starts, self.items, self.weights = by_candidate.indptr, by_candidate.indices, by_candidate.data
+        self.covered = covered
+        self.value = np.zeros(better.shape[1], np.int64)
+        filled = np.flatnonzero(np.diff(self.starts))  # reduceat would give an empty list the next one's first number
+        if len(filled):
+            self.value[filled] = np.add.reduceat(self.weights - covered[self.items], self.starts[filled], dtype=np.int64)
+
+    def add(self, row: int) -> None:
+        own = slice(self.starts[row], self.starts[row + 1])
+        items, after = self.items[own], self.weights[own]
+        rises = after > self.covered[items]
+        self.cover(items[rises], after[rises])
+
+    def cover(self, items: NDArray[Any], after: NDArray[np.int32]) -> None:
+        """Represent these items, each of which is there once, this well, which is better than before."""
+        for start in range(0, len(items), _ELEMENTS // 8):
+            part = slice(start, start + _ELEMENTS // 8)
+            positions, counts = spans(self.candidate_starts, items[part])
+            before = np.repeat(self.covered[items[part]], counts)
+            lost = np.minimum(self.similarity[positions], np.repeat(after[part], counts))
+            lost -= before
+            np.maximum(lost, 0, out=lost)
+            np.subtract.at(self.value, self.candidates[positions], lost)
+        self.covered[items] = after
+
+    def edges(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int32]]:
+        """Items that some candidates would represent better than they are now: item, candidate, similarity."""
+        positions, counts = spans(self.starts, rows)
+        items, weights, candidates = self.items[positions], self.weights[positions], np.repeat(rows, counts)
+        better = weights > self.covered[items]
+        return items[better], candidates[better], weights[better]
+
+
+# -- optimisers -----------------------------------------------------------------------------------------------------------
+
+
+def greedy(
+    function: Function, budget: int, optimizer: str, keys: NDArray[np.float64], generator: np.random.Generator
+) -> tuple[NDArray[np.int64], Numbers]:
+    """Pick the sample of largest gain, again and again.
+
+    Args:
+        function: of N samples, none picked; gains never rise.
+        budget: k, samples to pick.
+        optimizer: one of ``OPTIMIZERS``.
+        keys: (N,), all different; of equal gains, the lowest is picked first.
+        generator: of the stochastic optimiser's draws.
+
+    Returns:
+        int64 (k,) picks in order, and their gains when picked.
+
+    >>> kernel = np.array([[4, 3, 0], [3, 4, 0], [0, 0, 4]], np.int32)
+    >>> picks, gains = greedy(FacilityLocation(kernel), 2, "lazy", np.array([0.1, 0.2, 0.3]), np.random.default_rng(0))
+    >>> picks.tolist(), gains.tolist()
+    ([0, 2], [7, 4])
+    """
+    if optimizer == "stochastic":
+        return _stochastic(function, budget, keys, generator)
+    if optimizer == "naive" or (optimizer == "lazy" and function.sweeping):
+        return _naive(function, budget, keys)
+    untaken = np.arange(len(function))
+    beta = 1.0 if optimizer == "lazy" else BETA
+    if isinstance(function, FacilityLocation):
+        picks, gains = _in_sweeps(function, budget, keys) if beta == 1 else _lazy(function, budget, keys, beta, untaken)
+        if len(picks) == budget:
+            return picks, gains
+        more, their_gains = _go_on(function.rest(), budget - len(picks), keys, beta, np.setdiff1d(untaken, picks))
+        return np.concatenate([picks, more]), np.concatenate([gains, their_gains])
+    return _go_on(function, budget, keys, beta, untaken)
+
+
+def _go_on(
+    function: Function, budget: int, keys: NDArray[np.float64], beta: float, untaken: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], Numbers]:
+    if beta == 1 and isinstance(function, SparseFacilityLocation):
+        return _in_rounds(function, budget, keys, untaken)
+    return _lazy(function, budget, keys, beta, untaken)
+
+
+def _naive(function: Function, budget: int, keys: NDArray[np.float64]) -> tuple[NDArray[np.int64], Numbers]:
+    left = np.arange(len(function))
+    picks, gains = [], []
+    for _ in range(budget):
+        found = function.gains(left)
+        level = np.flatnonzero(found == found.max())
+        place = level[keys[left[level]].argmin()]
+        picks.append(left[place])
+        gains.append(found[place])
+        function.add(int(left[place]))
+        left[place] = left[-1]
+        left = left[:-1]
+    return np.array(picks), np.array(gains)
+
+
+def _stochastic(
+    function: Function, budget: int, keys: NDArray[np.float64], generator: np.random.Generator
+) -> tuple[NDArray[np.int64], Numbers]:
+    """Looks at ⌈N/k · ln(1/ε)⌉ random samples for each pick."""
+    n = len(function)
+    size = math.ceil(n / budget * math.log(1 / EPSILON))
+    left = np.arange(n)
+    picks, gains = [], []
+    for step in range(budget):
+        drawn = generator.choice(n - step, min(size, n - step), replace=False, shuffle=False)
+        rows = left[drawn]
+        found = function.gains(rows)
+        level = np.flatnonzero(found == found.max())
+        place = level[keys[rows[level]].argmin()]
+        picks.append(rows[place])
+        gains.append(found[place])
+        function.add(int(rows[place]))
+        left[drawn[place]] = left[n - step - 1]  # the last takes its place
+    return np.array(picks), np.array(gains)
+
+
+def _lazy(
+    function: Function, budget: int, keys: NDArray[np.float64], beta: float, rows: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], Numbers]:
+    """A gain computed earlier bounds the present one from above: only the highest bounds are computed again.
+
+    With β = 1 the picks are the naive ones. Below, a sample is taken if its gain g is not far under its bound b: g ≥ b − (1 − β)|b|.
+    Ends early when the function has become thin.
+    """
+    bounds = function.gains(rows)
+    ordered = order(-bounds, keys[rows])
+    rows, bounds = rows[ordered], bounds[ordered]
+    heap = list(zip((-bounds).tolist(), keys[rows].tolist(), rows.tolist(), strict=True))  # sorted, hence a heap
+    seen = [0] * len(function)  # how many picks there were when the bound was computed
+    picks: list[int] = []
+    gains: list[float] = []
+    while len(picks) < budget and not function.thin:
+        negative, key, row = heapq.heappop(heap)
+        if seen[row] != len(picks):
+            seen[row] = len(picks)
+            gain = function.gains(np.array([row]))[0].item()
+            if gain < -negative - (1 - beta) * abs(negative):
+                heapq.heappush(heap, (-gain, key, row))
+                continue
+            negative = -gain
+        picks.append(row)
+        gains.append(-negative)
+        function.add(row)
+    return np.array(picks), np.array(gains)
+
+
+def _in_sweeps(function: FacilityLocation, budget: int, keys: NDArray[np.float64]) -> tuple[NDArray[np.int64], Numbers]:
+    """Lazy greedy where gains cost much and are computed by the thousand: for each pick, bounds from the highest down are computed again,
+    many together, until the largest gain found is ahead of the next bound. Ends early when the function has become thin.
+    """
+    rows = np.arange(len(function))
+    bounds = function.gains(rows)
+    picks: list[np.int64] = []
+    gains: list[np.int64] = []
+    while len(picks) < budget and not function.thin:
+        rows = rows[order(-bounds[rows], keys[rows])]
+        best, done = rows[0], 0
+        while done < len(rows) and (done == 0 or (-bounds[rows[done]], keys[rows[done]]) < (-bounds[best], keys[best])):
+            part = rows[done : done + max(_SWEEP, done // 8)]
+            if picks:  # before the first, bounds are gains
+                bounds[part] = function.gains(part)
+            leader = part[order(-bounds[part], keys[part])[0]]
+            if done == 0 or (-bounds[leader], keys[leader]) < (-bounds[best], keys[best]):
+                best = leader
+            done += len(part)
+        picks.append(best)
+        gains.append(bounds[best])
+        function.add(int(best))
+        rows = rows[rows != best]
+    return np.array(picks), np.array(gains)
+
+
+def _in_rounds(
+    function: SparseFacilityLocation, budget: int, keys: NDArray[np.float64], untaken: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], Numbers]:
+    """The greedy picks of sparse facility location, many at a time.
+
+    Gains only fall, so that samples are picked in the order of the gains that they are picked with. Let a outrank b if its gain is larger,
+    or the same and its key lower. A sample that outranks all others that share an item with it keeps its gain until it is picked: the
+    others fall further, and come later. A round takes all such samples together; no two of them share an item. As in ``d2.greedy``, a stage
+    looks at the R highest samples only, with R picks to go: who is taken there is outranked by fewer than R to the end, and who falls below
+    the lowest of them is left to the next stage. One sort by gain, at the end, gives the order of picks. A stage of many rounds, such as
+    a long chain of samples that wait for one another, leaves the rest to the heap.
+    """
+    n = len(function)
+    value = function.value
+    best, lowest = np.full(n, -1, np.int64), np.full(n, np.inf)  # of an item: the largest gain, and the lowest key that has it
+    marked = np.zeros(n, bool)
+    taken = np.ones(n, bool)
+    taken[untaken] = False
+    picks, gains = [], []
+    left = budget
+    while left:
+        waiting = _highest(np.where(taken, -1, value), keys, left)
+        floor = value[waiting].min()
+        last = keys[waiting[value[waiting] == floor]].max()
+        items, candidates, weights = function.edges(waiting)
+        for _ in range(_ROUNDS):
+            gain = value[candidates]
+            np.maximum.at(best, items, gain)
+            top = np.flatnonzero(gain == best[items])
+            np.minimum.at(lowest, items[top], keys[candidates[top]])
+            wins = np.zeros(len(items), bool)
+            wins[top] = keys[candidates[top]] == lowest[items[top]]
+            best[items], lowest[items] = -1, np.inf
+            marked[candidates[~wins]] = True  # outranked
+            winners = waiting[~marked[waiting]]
+            marked[waiting] = False
+
+            picks.append(winners)
+            gains.append(value[winners])
+            taken[winners] = True
+            left -= len(winners)
+            ours = taken[candidates]
+            function.cover(items[ours], weights[ours])
+            waiting = waiting[~taken[waiting]]
+            now = value[waiting]
+            waiting = waiting[(now > floor) | ((now == floor) & (keys[waiting] <= last))]
+            if not len(waiting):
+                break
+            marked[waiting] = True
+            remain = marked[candidates] & (weights > function.covered[items])
+            marked[waiting] = False
+            items, candidates, weights = items[remain], candidates[remain], weights[remain]
+        else:
+            rest, their_gains = _lazy(function, left, keys, 1.0, np.flatnonzero(~taken))
+            picks.append(rest)
+            gains.append(their_gains)
+            break
+    chosen, values = np.concatenate(picks), np.concatenate(gains)
+    by_gain = order(-values, keys[chosen])
+    return chosen[by_gain], values[by_gain]
+
+
+def _highest(value: NDArray[np.int64], keys: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    """The samples of largest value, ties by lowest key."""
+    least = np.partition(value, len(value) - count)[len(value) - count]
+    above, level = np.flatnonzero(value > least), np.flatnonzero(value == least)
+    return np.concatenate([above, level[np.argsort(keys[level])[: count - len(above)]]])

@@ -1,0 +1,265 @@
+"""Similarities in whole numbers: dense, of some rows and columns, or of the nearest neighbours only.
+
+They are whole multiples of 1 / ``UNIT``, so that their sums are exact, the same in any order, and equal where samples are alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.embed.graph import Graph
+from tasks.errors import BadInput, MissingSignal
+from tasks.select.signals import Signals
+
+__all__ = [
+    "DENSE_BYTES",
+    "UNIT",
+    "Kernel",
+    "check_dense",
+    "dense",
+    "in_order",
+    "nearest",
+    "nearest_of",
+    "refuse_above",
+    "scaled",
+    "sparse_kernel",
+    "whole",
+]
+
+UNIT = 2**20  # 1 in the units that similarities are counted in: about as fine as a float32 product of 512 terms
+DENSE_BYTES = 4 << 30  # the most that a dense method may keep
+
+_TILE = 256  # rows and columns of a tile, which a core's cache holds
+_ELEMENTS = 1 << 18  # looked at together, which bounds temporary memory
+
+Numbers = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """s_ij = 0.5 + 0.5 cos(x_i, x_j), or of last-layer gradients g_i = r_i ⊗ [h_i, 1], kept as their factors.
+
+    cos(g_i, g_j) = cos(r_i, r_j) · cos([h_i, 1], [h_j, 1]). A vector of zeros has cosine 0 with all others; s_ii = 1.
+
+    Args:
+        vectors: float32 (N, D), unit length or zero: features, or [h, 1].
+        residuals: float32 (N, C), unit length or zero; None for the kernel of features.
+    """
+
+    vectors: NDArray[np.float32]
+    residuals: NDArray[np.float32] | None = None
+
+    @classmethod
+    def of(cls, signals: Signals, kernel: str) -> Kernel:
+        """The kernel of that name.
+
+        Raises:
+            MissingSignal: gradients without residuals.
+        """
+        assert signals.features is not None
+        if kernel == "features":
+            return cls(_unit(signals.features))
+        if signals.residuals is None:
+            raise MissingSignal(
+                "kernel='gradients' needs residuals; none are given.",
+                remedy="give softmax outputs minus one-hot labels of a trained network, or pass kernel='features'",
+            )
+        with_bias = np.ones((signals.n, signals.features.shape[1] + 1), np.result_type(signals.features, np.float32))
+        with_bias[:, :-1] = signals.features
+        return cls(_unit(with_bias), _unit(signals.residuals))
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def tile(self, rows: Any, columns: Any) -> NDArray[np.int32]:
+        """Similarities of some rows with some columns, in units; the diagonal is not yet 1."""
+        tile = self.vectors[rows] @ self.vectors[columns].T
+        if self.residuals is not None:
+            tile *= self.residuals[rows] @ self.residuals[columns].T
+        return scaled(tile)
+
+    def sums(self) -> NDArray[np.int64]:
+        """Σ_{j ≠ i} s_ij in units, from the sum of all vectors: the kernel itself is not needed."""
+        n = len(self)
+        chunks = [slice(start, start + 4096) for start in range(0, n, 4096)]
+        if self.residuals is None:
+            total = np.sum([self.vectors[rows].sum(0, dtype=np.float64) for rows in chunks], axis=0)
+        else:
+            total = np.sum([self.residuals[rows].T.astype(np.float64) @ self.vectors[rows] for rows in chunks], axis=0)
+        cosines = np.empty(n)
+        for rows in chunks:
+            vectors = self.vectors[rows].astype(np.float64)
+            cosines[rows] = vectors @ total if self.residuals is None else ((self.residuals[rows] @ total) * vectors).sum(1)
+            own = np.einsum("nd,nd->n", vectors, vectors)
+            cosines[rows] -= own if self.residuals is None else own * (self.residuals[rows] != 0).any(1)
+        return np.rint((0.5 * (n - 1) + 0.5 * cosines) * UNIT).astype(np.int64)
+
+
+def scaled(cosines: NDArray[np.float32]) -> NDArray[np.int32]:
+    """0.5 + 0.5 cos in units; overwrites its argument.
+
+    >>> (scaled(np.array([-1.0, 0.0, 1.0], np.float32)) / UNIT).tolist()
+    [0.0, 0.5, 1.0]
+    """
+    cosines *= UNIT // 2
+    cosines += UNIT // 2
+    return whole(cosines)
+
+
+def whole(similarities: NDArray[np.float32]) -> NDArray[np.int32]:
+    """Similarities in units, rounded and within 0 … 1; overwrites its argument."""
+    np.clip(similarities, 0, UNIT, out=similarities)
+    similarities += 0.5
+    return similarities.astype(np.int32)
+
+
+def _unit(vectors: Numbers) -> NDArray[np.float32]:
+    """Rows of length 1, or 0; divided by their largest entry first, so that no square is too large or too small."""
+    largest = np.abs(vectors).max(axis=1, keepdims=True).astype(np.float64)
+    unit = (vectors / np.where(largest > 0, largest, 1).astype(np.promote_types(vectors.dtype, np.float32))).astype(np.float32)
+    length = np.sqrt(np.einsum("nd,nd->n", unit, unit))[:, None]
+    return np.divide(unit, length, out=unit, where=length > 0)
+
+
+class Tiles(Protocol):
+    """Whatever has symmetric similarities."""
+
+    def __len__(self) -> int: ...
+
+    def tile(self, rows: Any, columns: Any) -> NDArray[np.int32]: ...
+
+
+def dense(kernel: Tiles) -> NDArray[np.int32]:
+    """All similarities in units, int32 (N, N): each tile is computed once and stored twice."""
+    n = len(kernel)
+    matrix = np.empty((n, n), np.int32)
+    for start in range(0, n, _TILE):
+        rows = slice(start, start + _TILE)
+        for other in range(start, n, _TILE):
+            columns = slice(other, other + _TILE)
+            tile = kernel.tile(rows, columns)
+            matrix[rows, columns] = tile if other > start else np.maximum(tile, tile.T)
+            if other > start:
+                matrix[columns, rows] = tile.T
+    np.fill_diagonal(matrix, UNIT)
+    return matrix
+
+
+def refuse_above(needed: int, what: str, remedy: str) -> None:
+    """Refuse what would take more than ``DENSE_BYTES``.
+
+    Raises:
+        BadInput: it would.
+    """
+    if needed > DENSE_BYTES:
+        raise BadInput(f"{what} takes {needed / 2**30:.1f} GiB, more than {DENSE_BYTES / 2**30:.3g} GiB.", remedy=remedy)
+
+
+def check_dense(n: int, budget: int, *, neighbours: int | None = None, upstream: bool = False, **_: Any) -> None:
+    """Refuse a dense kernel that is too large, before anything is computed.
+
+    Raises:
+        BadInput: with its size, and what to do instead.
+    """
+    if neighbours is None:
+        instead = "pass balanced=True" if upstream else "pass neighbours=100 for the kNN-sparse kernel, or balanced=True"
+        refuse_above(4 * n * n, f"the dense kernel of {n:,} samples", instead)
+
+
+def sparse_kernel(ids: Numbers, similarity: NDArray[np.int32]) -> Any:
+    """The kNN-sparse kernel as SciPy CSR, int32 in units: row i has the sample itself and its nearest neighbours.
+
+    Args:
+        ids: int (N, k).
+        similarity: int32 (N, k), in units.
+    """
+    from scipy import sparse
+
+    n, width = len(ids), ids.shape[1] + 1
+    columns, values = np.empty((n, width), np.int32), np.empty((n, width), np.int32)
+    columns[:, 0], values[:, 0] = np.arange(n), UNIT
+    columns[:, 1:], values[:, 1:] = ids, similarity
+    starts = np.arange(0, n * width + 1, width, dtype=np.int64 if n * width > np.iinfo(np.int32).max else np.int32)
+    return sparse.csr_array((values.ravel(), columns.ravel(), starts), shape=(n, n))
+
+
+def nearest(kernel: Tiles, k: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """The k most similar others of each sample, int (N, k), and the similarities in units; a few rows of the kernel at a time."""
+    import torch
+
+    n = len(kernel)
+    ids, similarity = np.empty((n, k), np.int64), np.empty((n, k), np.int32)
+    block = max(1, (_ELEMENTS << 6) // n)
+    for start in range(0, n, block):
+        rows = np.arange(start, min(start + block, n))
+        tile = kernel.tile(rows, slice(None))
+        tile[np.arange(len(rows)), rows] = -1
+        found = torch.topk(torch.from_numpy(tile), k)
+        ids[rows], similarity[rows] = found.indices.numpy(), found.values.numpy()
+    return ids, similarity
+
+
+def nearest_of(signals: Signals, kernel: str, neighbours: int) -> Any:
+    """The kNN-sparse kernel of that name; the given graph's, where there is one of features."""
+    k = min(neighbours, signals.n - 1)
+    if kernel == "gradients" or k == 0:
+        return sparse_kernel(*nearest(Kernel.of(signals, kernel), k))
+    if signals.graph is None:
+        from tasks.embed.knn import knn
+
+        assert signals.features is not None
+        graph = knn(signals.features, k)
+    else:
+        graph = signals.graph
+        _check_graph(graph.neighbours, graph.similarity, k)
+    return sparse_kernel(graph.neighbours[:, :k], scaled(graph.similarity[:, :k].astype(np.float32)))
+
+
+def _check_graph(near: Numbers, similarity: Numbers, k: int) -> None:
+    n = len(near)
+    if near.ndim != 2 or near.dtype.kind not in "iu" or similarity.shape != near.shape:
+        raise BadInput(f"graph: neighbours {near.dtype} of shape {near.shape} with similarity of shape {similarity.shape}.")
+    if near.shape[1] < k:
+        raise BadInput(
+            f"graph: {near.shape[1]} neighbours a sample, {k} were asked for.",
+            remedy=f"pass neighbours={near.shape[1]}, or a graph of at least {k}",
+        )
+    near, similarity = near[:, :k], similarity[:, :k]
+    ordered = np.sort(near, axis=1)
+    faults = {
+        f"lists a sample outside 0 to {n - 1}": (ordered[:, 0] < 0) | (ordered[:, -1] >= n),
+        "lists itself": (near == np.arange(n)[:, None]).any(1),
+        "lists a sample twice": (ordered[:, 1:] == ordered[:, :-1]).any(1),
+        "has a similarity that is no cosine": ~((similarity >= -1.001) & (similarity <= 1.001)).all(1),
+    }
+    for fault, rows in faults.items():
+        if rows.any():
+            raise BadInput(f"graph: row {int(rows.argmax())} {fault}.", remedy="give the cosine kNN graph: tasks.embed.knn.knn")
+
+
+def in_order(signals: Signals, keys: NDArray[np.float64], *, graph: bool = False) -> tuple[Signals, NDArray[np.int64], NDArray[np.float64]]:
+    """The samples in the order of their ids, so that neither rounding nor draws depend on how they are stored.
+
+    Args:
+        signals: of N samples.
+        keys: (N,), as the rows are stored.
+        graph: keep the graph.
+
+    Returns:
+        The signals, the rows that they were, and their keys.
+    """
+    rows = np.arange(signals.n) if signals.ids is None else np.argsort(signals.ids, kind="stable")
+    if (rows[1:] > rows[:-1]).all():
+        return signals, rows, keys
+    moved = signals.rows(rows)
+    if graph and signals.graph is not None:
+        near, similarity = signals.graph.neighbours, signals.graph.similarity
+        _check_graph(near, similarity, max(1, near.shape[-1]))
+        place = np.empty(signals.n, np.int32)
+        place[rows] = np.arange(signals.n, dtype=np.int32)
+        moved = replace(moved, graph=Graph(place[near[rows]], similarity[rows]))
+    return moved, rows, keys[rows]
