@@ -76,6 +76,7 @@ KINDS = {
         shared="tasks.select.budget:run",
         hidden=("signals", "budget", "generator"),
         shared_hidden=("selector", "params"),
+        facts_hidden=("limit",),  # the function that refuses; under Raises, each page says what
     ),
     "policies": Kind("Hiding policies", "`winnow ls policies` lists them."),
 }
