@@ -30,7 +30,7 @@ log = logging.getLogger("tasks.score")
 
 
 @cached_task(
-    version="3",
+    version="4",
     name="dynamics",
     run_name="dynamics",
     ignore=("device",),

@@ -157,7 +157,7 @@ def label(coreset: Artifact, labels: Artifact) -> Artifact:
 
 
 @cached_task(
-    version="1",
+    version="2",
     name="train",
     run_name="train-{coreset.meta[method]}-{coreset.meta[fraction]}-s{seed}",
     ignore=("device",),
