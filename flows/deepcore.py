@@ -43,6 +43,7 @@ def deepcore(
     scheduler: Scheduler | None = None,
     gamma: Rate | None = None,
     step_size: Positive | None = None,
+    test_interval: Positive | None = None,
     selection_network: str | None = None,
     selection_epochs: Positive | None = None,
     selection_batch_size: Positive | None = None,
@@ -85,6 +86,8 @@ def deepcore(
         scheduler: Of the learning rate.
         gamma: Factor of the schedulers step and multistep.
         step_size: Epochs (or steps, with iterations) between the steps of the scheduler step.
+        test_interval: Epochs (or steps, with iterations) from one test of that training to the next. None: 800 steps, as others in this
+            library; with upstream 1 epoch.
         selection_network: Network that the method selects with; None: the one that is trained on the coreset.
         selection_epochs: Its epochs on the whole set.
         selection_batch_size: Of that training.
@@ -96,7 +99,8 @@ def deepcore(
         repeats: Trainings of that network, per seed, that GraNd is averaged over. Other methods read the first.
         dataset_options: Options of the dataset, for example {"verify": false}.
         device: auto, cpu, cuda or cuda:<index>.
-        upstream: Replay the published code: its selections, a cosine that is an epoch late, Tiny ImageNet at 32 pixels.
+        upstream: Replay the published code: its selections, a cosine that is an epoch late, a test every epoch, Tiny ImageNet at 32
+            pixels.
 
     References:
         Guo, Zhao and Bai, DeepCore: A Comprehensive Library for Coreset Selection in Deep Learning, DEXA 2022.
@@ -111,7 +115,8 @@ def deepcore(
     training = checks.recipe(preset.training, {
         "network": network, "pretrained": pretrained or None, "epochs": epochs, "iterations": iterations, "batch_size": batch_size,
         "optimizer": optimizer, "lr": lr, "min_lr": min_lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov,
-        "scheduler": scheduler, "gamma": gamma, "step_size": step_size, "upstream": upstream or None,
+        "scheduler": scheduler, "gamma": gamma, "step_size": step_size, "test_interval": test_interval,
+        "upstream": upstream or None,
     })  # fmt: skip
     proxy = checks.recipe(preset.proxy, {
         "network": selection_network or network, "pretrained": pretrained or None, "epochs": selection_epochs,

@@ -251,7 +251,7 @@ _DEEPCORE_AUGMENT = {"cifar10": "crop_flip", "cifar100": "crop_flip", "imagenet"
 def deepcore(dataset: str, *, upstream: bool = False) -> DeepcorePreset:
     """DeepCore's preset of a dataset: CIFAR and ImageNet are augmented in training, nothing is while selecting.
 
-    With ``upstream`` as the published driver has it: a cosine that is an epoch late, Tiny ImageNet at 32 pixels.
+    With ``upstream`` as the published driver has it: a cosine that is an epoch late, a test every epoch, Tiny ImageNet at 32 pixels.
 
     >>> deepcore("cifar10").training.augment, deepcore("svhn").training.augment
     ('crop_flip', 'none')
@@ -262,7 +262,7 @@ def deepcore(dataset: str, *, upstream: bool = False) -> DeepcorePreset:
         proxy = _DIGITS_RECIPE.model_copy(update={"iterations": None, "epochs": 10, "scheduler": "constant"})
         return DeepcorePreset(proxy=proxy, training=_DIGITS_RECIPE)
     sides = {"size": 224} if dataset == "imagenet" else {"size": 32} if dataset == "tiny_imagenet" and upstream else {}
-    augment = {"augment": _DEEPCORE_AUGMENT.get(dataset, "none"), "lag": int(upstream)}
+    augment = {"augment": _DEEPCORE_AUGMENT.get(dataset, "none"), "lag": int(upstream), "test_interval": 1 if upstream else None}
     return DeepcorePreset(
         proxy=_DEEPCORE_PROXY.model_copy(update=sides), training=_DEEPCORE_TRAINING.model_copy(update={**sides, **augment})
     )  # fmt: skip

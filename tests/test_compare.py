@@ -216,12 +216,14 @@ def test_deepcore_runs_one_method_with_the_published_options():
 
     result = deepcore(
         "digits", method="deepfool", fractions=(0.1,), seeds=(0,), baselines=("random",), selection_epochs=1, selection_network="mlp",
-        iterations=20, optimizer="adam", lr=0.01, nesterov=False, scheduler="step", step_size=10,
+        iterations=20, optimizer="adam", lr=0.01, nesterov=False, scheduler="step", step_size=10, test_interval=10,
     )  # fmt: skip
     assert {(t["method"], t["samples"]) for t in result.table().to_pylist()} == {("deepfool", 144), ("random", 144)}
     steps = {step["task"]: step for step in provenances()}
     assert steps["dynamics"]["inputs"]["recipe"]["fields"]["network"] == "mlp"
     assert steps["train"]["inputs"]["recipe"]["fields"]["optimizer"] == "adam"
+    history = Artifact(**steps["train"]["outputs"][0]).table().to_pylist()
+    assert [row["step"] for row in history if row["split"] == "test"] == [9, 18, 20]  # 3 steps an epoch
     scores = Artifact(**steps["add-score"]["outputs"][0])
     assert (scores.numpy("deepfool") >= 0).all()
     chosen = [step for step in provenances() if step["task"] == "select"]

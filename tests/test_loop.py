@@ -384,9 +384,8 @@ def test_history_and_lengths():
     images, targets = toy(50)
     told = []
     trained = toy_train(
-        FAST.model_copy(update={"iterations": 10}),
+        FAST.model_copy(update={"iterations": 10, "test_interval": 4}),
         test=(images[:20], targets[:20]),
-        evaluate_every=4,
         progress=lambda done, total, note: told.append((done, total)),
     )
     assert trained.steps == 10
@@ -480,8 +479,8 @@ class Dying(DynamicsAccumulator):
 @pytest.mark.parametrize(("network", "optimizer", "lr"), [("mlp", "sgd", 0.05), ("convnet", "sgd", 0.05), ("convnet", "adam", 0.01)])
 def test_resumed_is_bit_identical(network, optimizer, lr, cadence, tmp_path, monkeypatch):
     images, targets = toy(50)
-    recipe = Recipe(network=network, optimizer=optimizer, epochs=9, batch_size=16, lr=lr, augment="crop", pad=1)
-    options = {"classes": 3, "recipe": recipe, "seed": 0, "test": (images, targets), "evaluate_every": 4, **GREY}
+    recipe = Recipe(network=network, optimizer=optimizer, epochs=9, batch_size=16, lr=lr, augment="crop", pad=1, test_interval=1)
+    options = {"classes": 3, "recipe": recipe, "seed": 0, "test": (images, targets), **GREY}
     whole_dynamics = DynamicsAccumulator(50, 3)
     whole = train(images, targets, observe=whole_dynamics, **options)
 

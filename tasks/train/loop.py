@@ -294,7 +294,6 @@ def train(
     observe: Observer | None = None,
     scratch: Scratch | None = None,
     progress: Progress | None = None,
-    evaluate_every: int = 800,
     workers: int | None = None,
 ) -> Trained:
     """Train a network by a recipe.
@@ -320,7 +319,6 @@ def train(
             int64 (b,), epoch); a :class:`~tasks.score.dynamics.DynamicsAccumulator` fits.
         scratch: where to checkpoint and to continue from.
         progress: told (steps done, steps in all, note), a few times a second at most.
-        evaluate_every: iterations between evaluations, rounded to whole epochs, one at least; always after the last step.
         workers: processes that read images which do not fit the device; None chooses.
 
     Returns:
@@ -369,12 +367,12 @@ def train(
     network = build(recipe.network, classes=classes, channels=channels, size=size, seed=seed, pretrained=recipe.pretrained)
     network = _placed(network, device)
     step_of = _Step(network, recipe, device, _training_dtype(recipe, device))
-    run = _Run([recipe.model_dump_json(), seed, n, classes, evaluate_every, *map(_checksum, (targets, rows, weights))])
+    run = _Run([recipe.model_dump_json(), seed, n, classes, *map(_checksum, (targets, rows, weights))])
 
     start = run.load(scratch, network, step_of, observe)
     began = checkpointed = told = time.perf_counter()
     earlier = run.seconds
-    evaluate_epochs = max(1, evaluate_every // per_epoch)
+    evaluate_epochs = recipe.epochs_per_test(n)
     epochs = math.ceil(total / per_epoch)
     end_epoch = getattr(observe, "end_epoch", None)
     with contextlib.ExitStack() as stack:

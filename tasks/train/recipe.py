@@ -12,6 +12,7 @@ from tasks.errors import BadInput
 
 __all__ = ["Recipe"]
 
+TEST_STEPS = 800  # from one test to the next: Coverage-centric-coreset-selection train.py
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -48,6 +49,8 @@ class Recipe(BaseModel):
         pad: pixels of padding of the random crop; ``scaled``: an eighth of the side (4 at 32 pixels, 1 at 8).
         size: side in pixels of what the network sees; None keeps the images' own (224 where they differ).
         drop_last: leave out an epoch's last, smaller batch.
+        test_interval: from one test to the next, in the unit that the length is given in, rounded down to whole epochs, one at least; None:
+            800 steps. There is always a test after the last step.
         amp: ``auto`` is bfloat16 on GPUs that have it and float32 elsewhere; ``bf16`` and ``off`` force one.
         upstream: as the published drivers, which only run whole epochs: ``iterations`` is rounded up to whole epochs, during the last
             of which the cosine has passed its end.
@@ -87,6 +90,7 @@ class Recipe(BaseModel):
     pad: Annotated[int, Field(ge=0)] | Literal["scaled"] = 4
     size: PositiveInt | None = None
     drop_last: bool = False
+    test_interval: PositiveInt | None = None
     amp: Literal["auto", "bf16", "off"] = "auto"
     upstream: bool = False
 
@@ -136,6 +140,18 @@ class Recipe(BaseModel):
             assert self.epochs is not None
             return self.epochs * steps
         return math.ceil(self.iterations / steps) * steps if self.upstream else self.iterations
+
+    def epochs_per_test(self, n: int) -> int:
+        """Epochs of ``n`` samples from one test to the next.
+
+        >>> Recipe(epochs=9).epochs_per_test(25_600), Recipe(epochs=9, test_interval=2).epochs_per_test(25_600)
+        (8, 2)
+        >>> Recipe(iterations=900, test_interval=50).epochs_per_test(25_600)
+        1
+        """
+        if self.test_interval is not None and self.iterations is None:
+            return self.test_interval
+        return max(1, (self.test_interval or TEST_STEPS) // self.steps_per_epoch(n))
 
     def learning_rates(self, n: int) -> np.ndarray:
         """Learning rate of every step, float64 (total_steps,).
