@@ -193,7 +193,8 @@ def _published_unbalanced(signals: Signals, budget: int, optimizer: str, generat
         counted = np.flatnonzero(np.isin(members, items))
         matrix[np.ix_(members, np.searchsorted(items, members[counted]))] = longest + _OFFSET - gradients.distances(slice(None), counted)
     scale = UNIT / float(matrix.max())
-    function = FacilityLocation(np.rint(matrix * np.float32(scale)).astype(np.int32))
+    columns = np.rint(matrix * np.float32(scale)).astype(np.int32)
+    function = FacilityLocation(np.ascontiguousarray(columns.T), columns)
     picks, gains = greedy(function, budget, optimizer, np.arange(n, dtype=np.float64), generator)
 
     weights = np.ones(budget)

@@ -23,8 +23,7 @@ OPTIMIZERS = ("lazy", "naive", "stochastic", "approximate_lazy")
 EPSILON = 0.01  # stochastic greedy: the expected value is within 1 − 1/e − ε of the best
 BETA = 0.9  # approximate lazy greedy: a gain this close to the highest bound is accepted
 
-_SWEEP = 8  # bounds that a sweep computes again together; an eighth of those it has computed where that is more
-_THIN = 64  # similarities a sample that still count, on average, from where on a list of them is faster than the dense kernel
+_FITS = 2**32 // UNIT - 1  # similarities whose sum fits in 32 bits, where it is several times as fast
 _ROUNDS = 200  # of a stage before the rest goes to a heap
 _ELEMENTS = 1 << 18  # looked at together, which bounds temporary memory
 
@@ -60,11 +59,9 @@ class Function(Protocol):
 
     Attributes:
         sweeping: whether a pick visits every sample anyway, so that all gains are known and naive greedy is as fast as lazy.
-        thin: whether it is time to go on with its ``rest``.
     """
 
     sweeping: bool
-    thin: bool
 
     def __len__(self) -> int: ...
 
@@ -77,80 +74,10 @@ class Function(Protocol):
         ...
 
 
-class FacilityLocation:
-    """f(S) = Σ_i max_{j ∈ S} s_ij on a dense kernel; a gain is computed when it is asked for.
-
-    Once there are t picks, about one similarity in t is above max_{j ∈ S} s_ij, and no other counts from then on. ``thin`` says that they
-    have become so few that a list of them, ``rest``, is the faster way to go on.
-
-    Args:
-        kernel: int32 (candidates, items) in units, not negative.
-    """
-
-    sweeping = False
-
-    def __init__(self, kernel: NDArray[np.int32]) -> None:
-        self.kernel = kernel
-        self.covered = np.zeros(kernel.shape[1], np.int32)
-        self.total = self.picks = 0
-        self.thin = False
-        self._first = np.zeros(len(kernel), np.int64)
-        width = 2**32 // UNIT - 1  # what fits in 32 bits is summed several times as fast
-        for start in range(0, kernel.shape[1], width):
-            self._first += kernel[:, start : start + width].view(np.uint32).sum(1, dtype=np.uint32)
-        self._block = np.empty((max(1, _ELEMENTS // 2 // kernel.shape[1]), kernel.shape[1]), np.int32)
-
-    def __len__(self) -> int:
-        return len(self.kernel)
-
-    def gains(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        if not self.total:
-            return self._first[rows]
-        found = np.empty(len(rows), np.int64)
-        small = len(self.covered) * UNIT - self.total < 2**32  # no gain is larger: sums modulo 2³² tell it, and are faster
-        for start in range(0, len(rows), len(self._block)):
-            part = rows[start : start + len(self._block)]
-            block = self._block[: len(part)]
-            for place, row in enumerate(part):  # np.take would copy each row first
-                np.maximum(self.kernel[row], self.covered, out=block[place])
-            if small:
-                found[start : start + len(part)] = block.view(np.uint32).sum(1, dtype=np.uint32) - np.uint32(self.total % 2**32)
-            else:
-                found[start : start + len(part)] = block.sum(1, dtype=np.int64) - self.total
-        return found
-
-    def add(self, row: int) -> None:
-        np.maximum(self.covered, self.kernel[row], out=self.covered)
-        self.total = int(self.covered.sum(dtype=np.int64))
-        self.picks += 1
-        if self.picks >= 8 and self.picks & (self.picks - 1) == 0:  # a power of two
-            some = self.kernel[:: max(1, len(self.kernel) // 256)]
-            self.thin = bool(np.count_nonzero(some > self.covered) <= _THIN * len(some))
-
-    def rest(self) -> SparseFacilityLocation:
-        """The same function from here on, of what still counts."""
-        from scipy import sparse
-
-        n, width = self.kernel.shape
-        counts, items, weights = np.zeros(n + 1, np.int64), [], []
-        step = max(1, _ELEMENTS // width)
-        for start in range(0, n, step):
-            block = self.kernel[start : start + step]
-            places = np.flatnonzero(block > self.covered)  # several times as fast as in two dimensions
-            candidate, item = np.divmod(places, width)
-            counts[start + 1 : start + 1 + len(block)] = np.bincount(candidate, minlength=len(block))
-            items.append(item.astype(np.int32))
-            weights.append(block[candidate, item])
-        starts = counts.cumsum()
-        better = sparse.csr_array((np.concatenate(weights), np.concatenate(items), starts), shape=self.kernel.shape)
-        return SparseFacilityLocation(better.T, self.covered)
-
-
 class Kept:
     """Gains that are kept up to date by each pick."""
 
     sweeping = True
-    thin = False
     value: Numbers
 
     def __len__(self) -> int:
@@ -160,27 +87,51 @@ class Kept:
         return self.value[rows]
 
 
-class SparseFacilityLocation(Kept):
-    """f(S) = Σ_i max(c_i, max_{j ∈ S} s_ij) where few s_ij are above c_i; a pick changes the gains of what shares an item with it.
+class FacilityLocation(Kept):
+    """f(S) = Σ_i max_{j ∈ S} s_ij on a dense kernel; a pick changes the gains by the rows of the items that it represents better.
+
+    The t-th pick does so for about one item in t, so that k picks take some N·ln k rows of the kernel.
 
     Args:
-        better: SciPy sparse (items, candidates), int32 in units: the s_ij above c_i.
-        covered: c, int32 (items,) in units, which is overwritten; default 0.
+        kernel: int32 (items, candidates) in units, not negative.
+        columns: int32 (candidates, items), its transpose; default the kernel, which is then symmetric.
+    """
+
+    def __init__(self, kernel: NDArray[np.int32], columns: NDArray[np.int32] | None = None) -> None:
+        self.kernel, self.columns = kernel, kernel if columns is None else columns
+        self.covered = np.zeros(len(kernel), np.int32)
+        self.value = np.zeros(kernel.shape[1], np.int64)
+        for start in range(0, len(kernel), _FITS):
+            self.value += kernel[start : start + _FITS].view(np.uint32).sum(0, dtype=np.uint32)
+
+    def add(self, row: int) -> None:
+        items = np.flatnonzero(self.columns[row] > self.covered)
+        before, after = self.covered[items], self.columns[row, items]
+        step = min(_FITS, max(1, _ELEMENTS // self.kernel.shape[1]))
+        for start in range(0, len(items), step):
+            part = slice(start, start + step)
+            block = self.kernel[items[part]]
+            block.clip(before[part, None], after[part, None], out=block)
+            self.value -= block.view(np.uint32).sum(0, dtype=np.uint32)
+        self.value += int(before.sum(dtype=np.int64))
+        self.covered[items] = after
+
+
+class SparseFacilityLocation(Kept):
+    """f(S) = Σ_i max_{j ∈ S} s_ij where few s_ij are not 0; a pick changes the gains of what shares an item with it.
+
+    Args:
+        kernel: SciPy sparse (items, candidates), int32 in units; each candidate represents some item.
     """
 
     sweeping = False
 
-    def __init__(self, better: Any, covered: NDArray[np.int32] | None = None) -> None:
-        if covered is None:
-            covered = np.zeros(better.shape[0], np.int32)
-        by_item, by_candidate = better.tocsr(), better.tocsc()
+    def __init__(self, kernel: Any) -> None:
+        by_item, by_candidate = kernel.tocsr(), kernel.tocsc()
         self.candidate_starts, self.candidates, self.similarity = by_item.indptr, by_item.indices, by_item.data
         self.starts, self.items, self.weights = by_candidate.indptr, by_candidate.indices, by_candidate.data
-        self.covered = covered
-        self.value = np.zeros(better.shape[1], np.int64)
-        filled = np.flatnonzero(np.diff(self.starts))  # reduceat would give an empty list the next one's first number
-        if len(filled):
-            self.value[filled] = np.add.reduceat(self.weights - covered[self.items], self.starts[filled], dtype=np.int64)
+        self.covered = np.zeros(kernel.shape[0], np.int32)
+        self.value = np.add.reduceat(self.weights, self.starts[:-1], dtype=np.int64)
 
     def add(self, row: int) -> None:
         own = slice(self.starts[row], self.starts[row + 1])
@@ -235,23 +186,9 @@ def greedy(
         return _stochastic(function, budget, keys, generator)
     if optimizer == "naive" or (optimizer == "lazy" and function.sweeping):
         return _naive(function, budget, keys)
-    untaken = np.arange(len(function))
-    beta = 1.0 if optimizer == "lazy" else BETA
-    if isinstance(function, FacilityLocation):
-        picks, gains = _in_sweeps(function, budget, keys) if beta == 1 else _lazy(function, budget, keys, beta, untaken)
-        if len(picks) == budget:
-            return picks, gains
-        more, their_gains = _go_on(function.rest(), budget - len(picks), keys, beta, np.setdiff1d(untaken, picks))
-        return np.concatenate([picks, more]), np.concatenate([gains, their_gains])
-    return _go_on(function, budget, keys, beta, untaken)
-
-
-def _go_on(
-    function: Function, budget: int, keys: NDArray[np.float64], beta: float, untaken: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], Numbers]:
-    if beta == 1 and isinstance(function, SparseFacilityLocation):
-        return _in_rounds(function, budget, keys, untaken)
-    return _lazy(function, budget, keys, beta, untaken)
+    if optimizer == "lazy" and isinstance(function, SparseFacilityLocation):
+        return _in_rounds(function, budget, keys)
+    return _lazy(function, budget, keys, 1.0 if optimizer == "lazy" else BETA, np.arange(len(function)))
 
 
 def _naive(function: Function, budget: int, keys: NDArray[np.float64]) -> tuple[NDArray[np.int64], Numbers]:
@@ -296,7 +233,6 @@ def _lazy(
     """A gain computed earlier bounds the present one from above: only the highest bounds are computed again.
 
     With β = 1 the picks are the naive ones. Below, a sample is taken if its gain g is not far under its bound b: g ≥ b − (1 − β)|b|.
-    Ends early when the function has become thin.
     """
     bounds = function.gains(rows)
     ordered = order(-bounds, keys[rows])
@@ -305,7 +241,7 @@ def _lazy(
     seen = [0] * len(function)  # how many picks there were when the bound was computed
     picks: list[int] = []
     gains: list[float] = []
-    while len(picks) < budget and not function.thin:
+    while len(picks) < budget:
         negative, key, row = heapq.heappop(heap)
         if seen[row] != len(picks):
             seen[row] = len(picks)
@@ -320,35 +256,7 @@ def _lazy(
     return np.array(picks), np.array(gains)
 
 
-def _in_sweeps(function: FacilityLocation, budget: int, keys: NDArray[np.float64]) -> tuple[NDArray[np.int64], Numbers]:
-    """Lazy greedy where gains cost much and are computed by the thousand: for each pick, bounds from the highest down are computed again,
-    many together, until the largest gain found is ahead of the next bound. Ends early when the function has become thin.
-    """
-    rows = np.arange(len(function))
-    bounds = function.gains(rows)
-    picks: list[np.int64] = []
-    gains: list[np.int64] = []
-    while len(picks) < budget and not function.thin:
-        rows = rows[order(-bounds[rows], keys[rows])]
-        best, done = rows[0], 0
-        while done < len(rows) and (done == 0 or (-bounds[rows[done]], keys[rows[done]]) < (-bounds[best], keys[best])):
-            part = rows[done : done + max(_SWEEP, done // 8)]
-            if picks:  # before the first, bounds are gains
-                bounds[part] = function.gains(part)
-            leader = part[order(-bounds[part], keys[part])[0]]
-            if done == 0 or (-bounds[leader], keys[leader]) < (-bounds[best], keys[best]):
-                best = leader
-            done += len(part)
-        picks.append(best)
-        gains.append(bounds[best])
-        function.add(int(best))
-        rows = rows[rows != best]
-    return np.array(picks), np.array(gains)
-
-
-def _in_rounds(
-    function: SparseFacilityLocation, budget: int, keys: NDArray[np.float64], untaken: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], Numbers]:
+def _in_rounds(function: SparseFacilityLocation, budget: int, keys: NDArray[np.float64]) -> tuple[NDArray[np.int64], Numbers]:
     """The greedy picks of sparse facility location, many at a time.
 
     Gains only fall, so that samples are picked in the order of the gains that they are picked with. Let a outrank b if its gain is larger,
@@ -362,8 +270,7 @@ def _in_rounds(
     value = function.value
     best, lowest = np.full(n, -1, np.int64), np.full(n, np.inf)  # of an item: the largest gain, and the lowest key that has it
     marked = np.zeros(n, bool)
-    taken = np.ones(n, bool)
-    taken[untaken] = False
+    taken = np.zeros(n, bool)
     picks, gains = [], []
     left = budget
     while left:

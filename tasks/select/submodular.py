@@ -182,7 +182,7 @@ def facility_location(
         MissingSignal: gradients without residuals.
 
     Cost:
-        Dense: N²·D/2 multiplications, 4·N² bytes, and some five sweeps over the kernel. kNN-sparse: the graph, then O(k)
+        Dense: N²·D/2 multiplications, 4·N² bytes, and visits to some N·ln k rows of the kernel. kNN-sparse: the graph, then O(k)
         visits of a pick's surroundings; O(N · neighbours) memory.
 
     References:
