@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import heapq
 import math
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from tasks.errors import BadInput
 from tasks.select.budget import order
 from tasks.select.similarity import UNIT
 
-__all__ = ["OPTIMIZERS", "FacilityLocation", "Function", "Kept", "SparseFacilityLocation", "check", "greedy"]
+__all__ = ["OPTIMIZERS", "FacilityLocation", "Function", "SparseFacilityLocation", "check", "greedy"]
 
 OPTIMIZERS = ("lazy", "naive", "stochastic", "approximate_lazy")
 EPSILON = 0.01  # stochastic greedy: the expected value is within 1 − 1/e − ε of the best
@@ -54,40 +55,26 @@ def check(optimizer: str, neighbours: int | None, *, upstream: bool = False) -> 
 # -- functions: the gain of each sample, given the picks so far -------------------------------------------------------------
 
 
-class Function(Protocol):
-    """A set function as the greedy optimisers see it.
+class Function(ABC):
+    """A set function as the greedy optimisers see it: every sample's gain, kept up to date by each pick.
 
     Attributes:
-        sweeping: whether a pick visits every sample anyway, so that all gains are known and naive greedy is as fast as lazy.
+        value: (N,), what each sample would add to the picks.
+        sweeping: whether a pick changes the gains of all anyway, so that naive greedy is as fast as lazy.
     """
 
-    sweeping: bool
-
-    def __len__(self) -> int: ...
-
-    def gains(self, rows: NDArray[np.int64]) -> Numbers:
-        """What each of these samples would add."""
-        ...
-
-    def add(self, row: int) -> None:
-        """Pick a sample."""
-        ...
-
-
-class Kept:
-    """Gains that are kept up to date by each pick."""
-
-    sweeping = True
     value: Numbers
+    sweeping = True
 
     def __len__(self) -> int:
         return len(self.value)
 
-    def gains(self, rows: NDArray[np.int64]) -> Numbers:
-        return self.value[rows]
+    @abstractmethod
+    def add(self, row: int) -> None:
+        """Pick a sample."""
 
 
-class FacilityLocation(Kept):
+class FacilityLocation(Function):
     """f(S) = Σ_i max_{j ∈ S} s_ij on a dense kernel; a pick changes the gains by the rows of the items that it represents better.
 
     The t-th pick does so for about one item in t, so that k picks take some N·ln k rows of the kernel.
@@ -117,7 +104,7 @@ class FacilityLocation(Kept):
         self.covered[items] = after
 
 
-class SparseFacilityLocation(Kept):
+class SparseFacilityLocation(Function):
     """f(S) = Σ_i max_{j ∈ S} s_ij where few s_ij are not 0; a pick changes the gains of what shares an item with it.
 
     Args:
@@ -191,15 +178,21 @@ def greedy(
     return _lazy(function, budget, keys, 1.0 if optimizer == "lazy" else BETA, np.arange(len(function)))
 
 
+def _best(function: Function, rows: NDArray[np.int64], keys: NDArray[np.float64]) -> tuple[int, Any]:
+    """Which of these rows has the largest gain, and the gain."""
+    gains = function.value[rows]
+    level = np.flatnonzero(gains == gains.max())
+    place = int(level[keys[rows[level]].argmin()])
+    return place, gains[place]
+
+
 def _naive(function: Function, budget: int, keys: NDArray[np.float64]) -> tuple[NDArray[np.int64], Numbers]:
     left = np.arange(len(function))
     picks, gains = [], []
     for _ in range(budget):
-        found = function.gains(left)
-        level = np.flatnonzero(found == found.max())
-        place = level[keys[left[level]].argmin()]
+        place, gain = _best(function, left, keys)
         picks.append(left[place])
-        gains.append(found[place])
+        gains.append(gain)
         function.add(int(left[place]))
         left[place] = left[-1]
         left = left[:-1]
@@ -216,13 +209,10 @@ def _stochastic(
     picks, gains = [], []
     for step in range(budget):
         drawn = generator.choice(n - step, min(size, n - step), replace=False, shuffle=False)
-        rows = left[drawn]
-        found = function.gains(rows)
-        level = np.flatnonzero(found == found.max())
-        place = level[keys[rows[level]].argmin()]
-        picks.append(rows[place])
-        gains.append(found[place])
-        function.add(int(rows[place]))
+        place, gain = _best(function, left[drawn], keys)
+        picks.append(left[drawn[place]])
+        gains.append(gain)
+        function.add(int(left[drawn[place]]))
         left[drawn[place]] = left[n - step - 1]  # the last takes its place
     return np.array(picks), np.array(gains)
 
@@ -234,7 +224,7 @@ def _lazy(
 
     With β = 1 the picks are the naive ones. Below, a sample is taken if its gain g is not far under its bound b: g ≥ b − (1 − β)|b|.
     """
-    bounds = function.gains(rows)
+    bounds = function.value[rows]
     ordered = order(-bounds, keys[rows])
     rows, bounds = rows[ordered], bounds[ordered]
     heap = list(zip((-bounds).tolist(), keys[rows].tolist(), rows.tolist(), strict=True))  # sorted, hence a heap
@@ -245,7 +235,7 @@ def _lazy(
         negative, key, row = heapq.heappop(heap)
         if seen[row] != len(picks):
             seen[row] = len(picks)
-            gain = function.gains(np.array([row]))[0].item()
+            gain = function.value[row].item()
             if gain < -negative - (1 - beta) * abs(negative):
                 heapq.heappush(heap, (-gain, key, row))
                 continue

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import BadInput
-from tasks.select.greedy import FacilityLocation, Function, Kept, SparseFacilityLocation, check, greedy
+from tasks.select.greedy import FacilityLocation, Function, SparseFacilityLocation, check, greedy
 from tasks.select.signals import Selection, Signals
 from tasks.select.similarity import UNIT, Kernel, check_dense, dense, in_order, nearest_of, refuse_above
 
@@ -27,7 +27,7 @@ Numbers = NDArray[Any]
 # -- functions: the gain of each sample, given the picks so far -------------------------------------------------------------
 
 
-class _SparseGraphCut(Kept):
+class _SparseGraphCut(Function):
     """Graph cut on the undirected kNN graph; a pick changes the gains of its neighbours."""
 
     sweeping = False
@@ -62,7 +62,7 @@ class _Columns:
         return column
 
 
-class _GraphCut(Kept):
+class _GraphCut(Function):
     """Graph cut on the dense kernel, of which only the picks' columns are computed."""
 
     def __init__(self, kernel: Kernel) -> None:
@@ -75,7 +75,7 @@ class _GraphCut(Kept):
         self.picked[row] = True
 
 
-class _LogDeterminant(Kept):
+class _LogDeterminant(Function):
     """log det of the kernel among the picks, by a Cholesky factor that grows with each pick; gains in natural units."""
 
     def __init__(self, kernel: Kernel, budget: int) -> None:
@@ -98,7 +98,7 @@ class _LogDeterminant(Kept):
         self.picked[row] = True
 
 
-class _LogDeterminantOfFeatures(Kept):
+class _LogDeterminantOfFeatures(Function):
     """The same of S = ΦΦᵀ with few columns, φ = [1, x] / √2, in memory that does not grow with the picks.
 
     A gain is the logarithm of λ + s_xx − s_xA (S_A + λI)⁻¹ s_Ax = σ_x² + φ_xᵀ P φ_x with σ² = λ + s_xx − φᵀφ and
