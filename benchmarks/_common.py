@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Threads that spin while they wait would steal the core from whatever else a shared machine runs, and count as CPU time.
+# Threads that spin while they wait would steal the core from whatever else a shared machine runs, and count
+# as CPU time.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 RESULTS = Path(__file__).parent / "results"
@@ -42,11 +43,16 @@ def _cpu_model() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )
 
 
 def _commit() -> str:
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     return found.stdout.strip() or "unknown"
 
 
@@ -89,13 +95,18 @@ def median(values: list[float]) -> float:
     return statistics.median(values)
 
 
-def compare(runs: dict[str, Callable[[], Any]], repeats: int, device: str = "cpu") -> dict[str, tuple[float, float]]:
+def compare(
+    runs: dict[str, Callable[[], Any]], repeats: int, device: str = "cpu"
+) -> dict[str, tuple[float, float]]:
     """Median wall and CPU seconds of each, taken in turns so that a busy machine disturbs all alike."""
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
             taken[name].append(timed(run, device))
-    return {name: (median([wall for wall, _ in pairs]), median([cpu for _, cpu in pairs])) for name, pairs in taken.items()}
+    return {
+        name: (median([wall for wall, _ in pairs]), median([cpu for _, cpu in pairs]))
+        for name, pairs in taken.items()
+    }
 
 
 def record(name: str, result: dict[str, Any], device: str = "cpu") -> None:

@@ -1,9 +1,10 @@
 """Dynamics scores: streamed with O(N) state against stored logs that are reduced afterwards, in time and peak memory.
 
-``python benchmarks/accumulator.py [--samples 50000] [--classes 10 100] [--epochs 20 200]`` prints and records one JSON line.
-``--imagenet`` adds the shape of ImageNet, streamed only: stored, 60 epochs are 154 GB.
-Each cell runs in a process of its own. The stored way is a good version of what the published code does: every batch's log-softmax as
-float16 in memory, reduced an epoch at a time with vectorised NumPy. Forward passes are not part of either.
+``python benchmarks/accumulator.py [--samples 50000] [--classes 10 100] [--epochs 20 200]`` prints and records
+one JSON line. ``--imagenet`` adds the shape of ImageNet, streamed only: stored, 60 epochs are 154 GB. Each
+cell runs in a process of its own. The stored way is a good version of what the published code does: every
+batch's log-softmax as float16 in memory, reduced an epoch at a time with vectorised NumPy. Forward passes are
+not part of either.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import _common
 import numpy as np
 import torch
 
-from tasks.score.dynamics import DynamicsAccumulator
+from winnow.tasks.score.dynamics import DynamicsAccumulator
 
 BATCH = 256
 
@@ -57,7 +58,12 @@ def stored(n: int, classes: int, epochs: int) -> tuple[np.ndarray, float]:
         targets[ids] = labels.numpy()
         spent += time.process_time() - start
     start = time.process_time()
-    aum, el2n, forgetting, before = np.zeros(n, np.float32), np.zeros(n, np.float32), np.zeros(n, np.int32), np.zeros(n, bool)
+    aum, el2n, forgetting, before = (
+        np.zeros(n, np.float32),
+        np.zeros(n, np.float32),
+        np.zeros(n, np.int32),
+        np.zeros(n, bool),
+    )
     rows = np.arange(n)
     steps = len(log) // epochs
     for epoch in range(epochs):
@@ -93,7 +99,13 @@ def imagenet(epochs: int = 1, n: int = 1_281_167, classes: int = 1000, batch: in
             accumulator(ids, pool[first : first + len(ids)], labels[ids], epoch)
     accumulator.scores()
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    found = {"samples": n, "classes": classes, "epochs": epochs, "batch": batch, "cpu_seconds": round(time.process_time() - start, 1)}
+    found = {
+        "samples": n,
+        "classes": classes,
+        "epochs": epochs,
+        "batch": batch,
+        "cpu_seconds": round(time.process_time() - start, 1),
+    }
     return {
         **found,
         "peak_mib": round(peak, 1),
@@ -109,7 +121,11 @@ def cell(way: str, n: int, classes: int, epochs: int) -> dict[str, float]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     sums, seconds = run(n, classes, epochs)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"cpu_seconds": round(seconds, 3), "peak_mib": round((peak - before) / 1024, 1), "check": float(np.mean(sums, dtype=np.float64))}
+    return {
+        "cpu_seconds": round(seconds, 3),
+        "peak_mib": round((peak - before) / 1024, 1),
+        "check": float(np.mean(sums, dtype=np.float64)),
+    }
 
 
 def main() -> None:
@@ -134,7 +150,9 @@ def main() -> None:
             found = {}
             for way in ("streamed", "stored"):
                 command = [sys.executable, __file__, "--cell", way, *map(str, sizes.values())]
-                found[way] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+                found[way] = json.loads(
+                    subprocess.run(command, check=True, capture_output=True, text=True).stdout
+                )
             checks = [found[way].pop("check") for way in found]
             assert abs(checks[0] - checks[1]) < 1e-2, f"the two ways disagree: {checks}"
             ratio = {

@@ -2,8 +2,8 @@
 
     python benchmarks/cached_flow.py
 
-The cached run is split into its parts: starting Python and Prefect, the temporary server, and the flow itself (steps looked up and the
-report drawn). `winnow ls` is compared with starting Python alone.
+The cached run is split into its parts: starting Python and Prefect, the temporary server, and the flow itself
+(steps looked up and the report drawn). `winnow ls` is compared with starting Python alone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PARAMETERS = [
     "-p",
     "mis_ratio=0.2",
 ]
-WINNOW = [sys.executable, "-c", "from flows.cli import main; main()"]
+WINNOW = [sys.executable, "-c", "from winnow.flows.cli import main; main()"]
 
 
 def seconds(command: list[str], environment: dict[str, str]) -> tuple[float, str]:
@@ -42,12 +42,22 @@ def seconds(command: list[str], environment: dict[str, str]) -> tuple[float, str
 
 def summary(values: list[float]) -> dict[str, float]:
     ordered = sorted(values)
-    return {"min": round(ordered[0], 3), "median": round(ordered[len(ordered) // 2], 3), "max": round(ordered[-1], 3), "runs": len(ordered)}
+    return {
+        "min": round(ordered[0], 3),
+        "median": round(ordered[len(ordered) // 2], 3),
+        "max": round(ordered[-1], 3),
+        "runs": len(ordered),
+    }
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as home:
-        environment = {**os.environ, "HOME": home, "WINNOW_STORE": f"{home}/store", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+        environment = {
+            **os.environ,
+            "HOME": home,
+            "WINNOW_STORE": f"{home}/store",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        }
         environment.pop("PREFECT_API_URL", None)
         run = [*WINNOW, "run", "elfs/digits", "--plain", *PARAMETERS]
         first, _ = seconds(run, environment)
@@ -56,7 +66,9 @@ def main() -> None:
             elapsed, log = seconds(run, environment)
             cached.append(elapsed)
             steps = int(re.search(r"(\d+) steps", log).group(1))
-        imports = [seconds([sys.executable, "-c", "import flows.elfs"], environment)[0] for _ in range(3)]
+        imports = [
+            seconds([sys.executable, "-c", "import winnow.flows.elfs"], environment)[0] for _ in range(3)
+        ]
         listing = [seconds([*WINNOW, "ls"], environment)[0] for _ in range(7)]
         bare = [seconds([sys.executable, "-c", ""], environment)[0] for _ in range(7)]
     record(

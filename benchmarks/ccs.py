@@ -11,8 +11,8 @@ import _common
 import numpy as np
 import torch
 
-from tasks.select.ccs import ccs
-from tasks.select.signals import Signals
+from winnow.tasks.select.ccs import ccs
+from winnow.tasks.select.signals import Signals
 
 
 def main() -> None:
@@ -26,7 +26,9 @@ def main() -> None:
     cells = []
     for mis_ratio in (0.0, 0.3):
         runs = {
-            "ccs": lambda beta=mis_ratio: ccs(signals, int(0.3 * asked.n), generator=np.random.default_rng(0), mis_ratio=beta),
+            "ccs": lambda beta=mis_ratio: ccs(
+                signals, int(0.3 * asked.n), generator=np.random.default_rng(0), mis_ratio=beta
+            ),
             "floor": lambda: np.argsort(aum),
         }
         seconds = _common.compare(runs, 5)

@@ -1,9 +1,11 @@
 """One training step of H cluster heads: all heads in one computation against a loop over heads.
 
-    python benchmarks/cluster_heads.py [--heads 50] [--dim 384] [--batch 256] [--classes 10] [--threads 2] [--device cpu]
+    python benchmarks/cluster_heads.py [--heads 50] [--dim 384] [--batch 256] [--classes 10] [--threads 2]
+    [--device cpu]
 
-The loop is the plain way: H ``nn.Sequential``, a loss for each, one AdamW. Both start equal and their losses are compared before timing.
-``operators`` are those that a step dispatches, views left out: on a GPU each is about one kernel launch.
+The loop is the plain way: H ``nn.Sequential``, a loss for each, one AdamW. Both start equal and their losses
+are compared before timing. ``operators`` are those that a step dispatches, views left out: on a GPU each is
+about one kernel launch.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tasks.train.cluster_heads import ClusterHeads, HeadsConfig, _Trainer, class_prior
+from winnow.tasks.train.cluster_heads import ClusterHeads, HeadsConfig, _Trainer, class_prior
 
 
 class Operators(TorchDispatchMode):
@@ -39,14 +41,26 @@ class Unit(torch.nn.Module):
 class Loop:
     """The same training, head by head."""
 
-    def __init__(self, start: ClusterHeads, config: HeadsConfig, classes: int, lr: float, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        start: ClusterHeads,
+        config: HeadsConfig,
+        classes: int,
+        lr: float,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
         self.config, self.lr, self.dtype, self.device = config, lr, dtype, device
         heads, hidden, dim = start.w1.shape
         self.student = torch.nn.ModuleList()
         for h in range(heads):
             last = weight_norm(torch.nn.Linear(config.bottleneck, classes, bias=False))
             head = torch.nn.Sequential(
-                torch.nn.Linear(dim, hidden), torch.nn.GELU(), torch.nn.Linear(hidden, config.bottleneck), Unit(), last
+                torch.nn.Linear(dim, hidden),
+                torch.nn.GELU(),
+                torch.nn.Linear(hidden, config.bottleneck),
+                Unit(),
+                last,
             )
             with torch.no_grad():
                 for own, all_heads in (
@@ -113,9 +127,13 @@ def main() -> None:
     device = torch.device(asked.device)
     dtype = torch.bfloat16 if asked.bfloat16 else torch.float32
 
-    config = HeadsConfig(heads=asked.heads, epochs=1, warmup_epochs=0, frozen_epochs=0, batch_size=asked.batch)
+    config = HeadsConfig(
+        heads=asked.heads, epochs=1, warmup_epochs=0, frozen_epochs=0, batch_size=asked.batch
+    )
     start = ClusterHeads(asked.heads, asked.dim, asked.classes)
-    x = torch.from_numpy(np.random.default_rng(0).normal(size=(2 * asked.batch, asked.dim)).astype(np.float32)).to(device)
+    x = torch.from_numpy(
+        np.random.default_rng(0).normal(size=(2 * asked.batch, asked.dim)).astype(np.float32)
+    ).to(device)
     batched = _Trainer(start, config, asked.batch, 10_000, device, dtype)
     loop = Loop(start, config, asked.classes, config.lr * asked.batch / 256, device, dtype)
     number = 0
@@ -136,7 +154,9 @@ def main() -> None:
             run()
         counts[name] = operators.count
 
-    taken = _common.compare({"batched": step_batched, "loop": lambda: loop.step(x)}, asked.repeats, asked.device)
+    taken = _common.compare(
+        {"batched": step_batched, "loop": lambda: loop.step(x)}, asked.repeats, asked.device
+    )
     _common.record(
         "cluster_heads",
         {

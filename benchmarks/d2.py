@@ -2,10 +2,11 @@
 
     python benchmarks/d2.py [--what per_class imagenet curve] [--sizes 10000 100000 1000000 10000000]
 
-The graphs are built beforehand, with samples in random order, and are no part of the time: for ``imagenet`` the exact neighbours of points
-in four dimensions, for ``curve`` those of points on a line, which are quick to make at any size. The floors are measured in the same run:
-for ``per_class`` the matrix products of its kNN graphs, for the others one pass over the edges (gather, multiply, add up). Each size of
-the curve runs in a process of its own. ``peak_mib`` is what was allocated beyond the inputs.
+The graphs are built beforehand, with samples in random order, and are no part of the time: for ``imagenet``
+the exact neighbours of points in four dimensions, for ``curve`` those of points on a line, which are quick to
+make at any size. The floors are measured in the same run: for ``per_class`` the matrix products of its kNN
+graphs, for the others one pass over the edges (gather, multiply, add up). Each size of the curve runs in a
+process of its own. ``peak_mib`` is what was allocated beyond the inputs.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ import _common
 import numpy as np
 import torch
 
-from tasks.embed.graph import Graph
-from tasks.select.d2 import d2
-from tasks.select.signals import Selection, Signals
+from winnow.tasks.embed.graph import Graph
+from winnow.tasks.select.d2 import d2
+from winnow.tasks.select.signals import Selection, Signals
 
-PUBLISHED = {"per_class": 13.4, "imagenet": 96.0}  # CPU seconds of d2pruning@bf1ea46; the second extrapolated from its time a pick
+PUBLISHED = {
+    "per_class": 13.4,
+    "imagenet": 96.0,
+}  # CPU seconds of d2pruning@bf1ea46; the second extrapolated from its time a pick
 
 
 def run(signals: Signals, fraction: float, **params) -> Selection:
@@ -64,8 +68,13 @@ def products(features: np.ndarray, labels: np.ndarray) -> None:
 def per_class() -> dict:
     n, dim, classes = 50_000, 512, 10
     features, labels = image_features(n, dim, classes)
-    signals = Signals(n=n, labels=labels, features=features, scores={"forgetting": np.random.default_rng(1).poisson(1.0, n)})
-    runs = {"d2": lambda: run(signals, 0.1, graph_mode="per_class"), "floor": lambda: products(features, labels)}
+    signals = Signals(
+        n=n, labels=labels, features=features, scores={"forgetting": np.random.default_rng(1).poisson(1.0, n)}
+    )
+    runs = {
+        "d2": lambda: run(signals, 0.1, graph_mode="per_class"),
+        "floor": lambda: products(features, labels),
+    }
     seconds = _common.compare(runs, 3)
     return {
         "what": "features, one graph a class, keep 10 %",
@@ -133,12 +142,22 @@ def given_graph(graph: Graph, repeats: int) -> dict:
 def imagenet() -> dict:
     found = given_graph(points_in_4d(1_281_167, 5), 3)
     faster = round(PUBLISHED["imagenet"] / found["cpu_seconds"], 1)
-    return {"what": "given graph, directed", **found, "published_cpu_seconds": PUBLISHED["imagenet"], "published_over_ours": faster}
+    return {
+        "what": "given graph, directed",
+        **found,
+        "published_cpu_seconds": PUBLISHED["imagenet"],
+        "published_over_ours": faster,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--what", nargs="+", choices=("per_class", "imagenet", "curve"), default=["per_class", "imagenet", "curve"])
+    parser.add_argument(
+        "--what",
+        nargs="+",
+        choices=("per_class", "imagenet", "curve"),
+        default=["per_class", "imagenet", "curve"],
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=[10**4, 10**5, 10**6, 10**7])
     parser.add_argument("--size", type=int, help=argparse.SUPPRESS)  # one point of the curve, in this process
     asked = parser.parse_args()
@@ -151,7 +170,9 @@ def main() -> None:
             points = []
             for size in asked.sizes:
                 command = [sys.executable, __file__, "--size", str(size)]
-                points.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+                points.append(
+                    json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+                )
             _common.record("d2", {"what": "curve: given graph, directed", "points": points})
         else:
             _common.record("d2", {"per_class": per_class, "imagenet": imagenet}[what]())

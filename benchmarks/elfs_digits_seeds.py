@@ -2,8 +2,9 @@
 
     python benchmarks/elfs_digits_seeds.py
 
-The flow's own ± is over trainings on one coreset. Here heads, dynamics and selection are made anew for each of five seeds (five
-trainings each), so that the spread is that of the method. About five minutes on two cores; what is cached is not repeated.
+The flow's own ± is over trainings on one coreset. Here heads, dynamics and selection are made anew for each
+of five seeds (five trainings each), so that the spread is that of the method. About five minutes on two
+cores; what is cached is not repeated.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import tempfile
 from _common import record
 
 SEEDS = range(5)
-WINNOW = [sys.executable, "-c", "from flows.cli import main; main()"]
+WINNOW = [sys.executable, "-c", "from winnow.flows.cli import main; main()"]
 
 
 def main() -> None:
@@ -56,10 +57,10 @@ def main() -> None:
 
 def accuracies() -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Mean test accuracy (%) of each pipeline seed's coreset, and the accuracy (%) of its pseudo-labels and of k-means."""
-    from tasks.artifacts import Artifact
-    from tasks.cache import provenances
-    from tasks.data.load import load_split
-    from tasks.train.metrics import clustering_metrics
+    from winnow.tasks.artifacts import Artifact
+    from winnow.tasks.cache import provenances
+    from winnow.tasks.data.load import load_split
+    from winnow.tasks.train.metrics import clustering_metrics
 
     truth = load_split("digits", "train").truth
     assert truth is not None
@@ -69,11 +70,17 @@ def accuracies() -> tuple[dict[str, list[float]], dict[str, list[float]]]:
         outputs = [Artifact(**output) for output in step["outputs"]]
         if step["task"] in clusterings:
             labels = next(output for output in outputs if output.kind == "pseudo_labels").numpy("cluster")
-            clusterings[step["task"]][step["inputs"]["seed"]] = round(clustering_metrics(labels, truth)["accuracy"], 2)
+            clusterings[step["task"]][step["inputs"]["seed"]] = round(
+                clustering_metrics(labels, truth)["accuracy"], 2
+            )
         if step["task"] == "report":
             trials = next(output for output in outputs if output.kind == "table").table().to_pylist()
             for method, values in means.items():
-                of_method = [100 * trial["last_accuracy"] for trial in trials if trial["method"] == method and trial["fraction"] == 0.1]
+                of_method = [
+                    100 * trial["last_accuracy"]
+                    for trial in trials
+                    if trial["method"] == method and trial["fraction"] == 0.1
+                ]
                 values.append(statistics.fmean(of_method))
     return means, {task: [found[seed] for seed in sorted(found)] for task, found in clusterings.items()}
 

@@ -2,8 +2,8 @@
 
     WINNOW_STORE=... python benchmarks/flow_accuracy.py NAME DIGEST --command "winnow run d2/cifar10 ..."
 
-DIGEST is what the run printed after "trials:". Means, spreads, paired differences from random and what was chosen are read from the store,
-device and versions from the provenance of the trainings.
+DIGEST is what the run printed after "trials:". Means, spreads, paired differences from random and what was
+chosen are read from the store, device and versions from the provenance of the trainings.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import argparse
 
 from _common import record
 
-from tasks.artifacts import Artifact, find
-from tasks.cache import known_artifacts, provenances
-from tasks.report.tables import mean_ranks, summarise
+from winnow.tasks.artifacts import Artifact, find
+from winnow.tasks.cache import known_artifacts, provenances
+from winnow.tasks.report.tables import mean_ranks, summarise
 
 
 def main() -> None:
@@ -33,13 +33,21 @@ def main() -> None:
             "method": row["method"],
             "fraction": row["fraction"],
             "seeds": row["n"],
-            **{name: None if row[name] is None else round(100 * row[name], 2) for name in ("last_mean", "last_sd", "last_difference")},
+            **{
+                name: None if row[name] is None else round(100 * row[name], 2)
+                for name in ("last_mean", "last_sd", "last_difference")
+            },
             "p": row["last_p"],
             "rank": None if row["method"] not in ranks else round(ranks[row["method"]], 2),
         }
         for row in summarise(trials)
     ]
-    pseudo = [Artifact(**out).meta for step in made.values() for out in step["outputs"] if out["kind"] == "pseudo_labels"]
+    pseudo = [
+        Artifact(**out).meta
+        for step in made.values()
+        for out in step["outputs"]
+        if out["kind"] == "pseudo_labels"
+    ]
     result = {
         "command": arguments.command,
         "rows": rows,

@@ -2,10 +2,10 @@
 
     python benchmarks/gradmatch.py [--what gradmatch glister] [--kept 0.1]
 
-The residuals are those of a linear head that gets most samples right. The floor is one pass of each pick over its class: the product of
-all inputs with a gradient of C·(D + 1) numbers, which both methods need to find the next pick, and nothing else. ``left_over`` is the
-distance of the weighted sum from the gradient of all, as a share of its length; for ``random`` each sample weighs the same, and
-it is the best of five draws.
+The residuals are those of a linear head that gets most samples right. The floor is one pass of each pick over
+its class: the product of all inputs with a gradient of C·(D + 1) numbers, which both methods need to find the
+next pick, and nothing else. ``left_over`` is the distance of the weighted sum from the gradient of all, as a
+share of its length; for ``random`` each sample weighs the same, and it is the best of five draws.
 """
 
 from __future__ import annotations
@@ -18,17 +18,23 @@ import torch
 from d2 import image_features
 from threadpoolctl import threadpool_limits
 
-from tasks.registry import selectors
-from tasks.select.signals import Selection, Signals, residuals_of, softmax
+from winnow.tasks.registry import selectors
+from winnow.tasks.score.gradients import residuals_of, softmax
+from winnow.tasks.select.signals import Selection, Signals
 
 N, DIM, CLASSES = 50_000, 512, 10
-PUBLISHED = {"gradmatch": 630.0, "glister": 1.5}  # CPU seconds of DeepCore@74ec709; the second takes no gradient step
+PUBLISHED = {
+    "gradmatch": 630.0,
+    "glister": 1.5,
+}  # CPU seconds of DeepCore@74ec709; the second takes no gradient step
 
 
 def problem() -> Signals:
     features, labels = image_features(N, DIM, CLASSES)
     centred = (features - features.mean(0)).astype(np.float64)
-    head = np.linalg.solve(centred.T @ centred + 100 * np.eye(DIM), centred.T @ (np.eye(CLASSES)[labels] - 1 / CLASSES))
+    head = np.linalg.solve(
+        centred.T @ centred + 100 * np.eye(DIM), centred.T @ (np.eye(CLASSES)[labels] - 1 / CLASSES)
+    )
     logits = (8 * centred @ head + np.random.default_rng(3).normal(size=(N, CLASSES))).astype(np.float32)
     probabilities = softmax(logits)
     residuals = residuals_of(probabilities, labels)
@@ -81,7 +87,9 @@ def measured(name: str, kept: float) -> dict:
     if name == "gradmatch":
         draws = [np.random.default_rng(seed).permutation(N)[:k] for seed in range(5)]
         result["left_over"] = round(left_over(signals, rows, found[0].weights.astype(np.float64)), 4)
-        result["left_over_random"] = round(min(left_over(signals, draw, np.full(k, N / k)) for draw in draws), 4)
+        result["left_over_random"] = round(
+            min(left_over(signals, draw, np.full(k, N / k)) for draw in draws), 4
+        )
         result["fitted"] = int((found[0].gains > 0).sum())  # type: ignore[operator]
     if kept == 0.1:
         result["published_cpu_seconds"] = PUBLISHED[name]
@@ -90,7 +98,9 @@ def measured(name: str, kept: float) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--what", nargs="+", choices=("gradmatch", "glister"), default=["gradmatch", "glister"])
+    parser.add_argument(
+        "--what", nargs="+", choices=("gradmatch", "glister"), default=["gradmatch", "glister"]
+    )
     parser.add_argument("--kept", type=float, default=0.1)
     asked = parser.parse_args()
     torch.set_num_threads(1)

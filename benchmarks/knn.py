@@ -2,8 +2,9 @@
 
     python benchmarks/knn.py [--n 50000] [--dim 384] [--k 50] [--threads 2] [--device cpu]
 
-``share_of_peak`` is (time of the whole N×N product at the sgemm peak) / (time of knn). The graph needs only half of that product, since the
-similarity is symmetric, so the share may exceed 1; ``share_of_own_work`` counts the half that is really multiplied.
+``share_of_peak`` is (time of the whole N×N product at the sgemm peak) / (time of knn). The graph needs only
+half of that product, since the similarity is symmetric, so the share may exceed 1; ``share_of_own_work``
+counts the half that is really multiplied.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import _common
 import numpy as np
 import torch
 
-from tasks.embed.knn import knn
+from winnow.tasks.embed.knn import knn
 
 
 def peak(features: torch.Tensor, device: str) -> dict[str, float]:
@@ -54,7 +55,9 @@ def main() -> None:
     peaks, walls, cpus = [], [], []
     for _ in range(asked.repeats):
         peaks.append(peak(there, asked.device))
-        wall, cpu = _common.timed(lambda: knn(features, asked.k, device=torch.device(asked.device)), asked.device)
+        wall, cpu = _common.timed(
+            lambda: knn(features, asked.k, device=torch.device(asked.device)), asked.device
+        )
         walls.append(wall)
         cpus.append(cpu)
     top = {clock: max(p[clock] for p in peaks) for clock in ("wall", "cpu")}

@@ -1,7 +1,8 @@
 """Writes the pages of docs/ that repeat what the code says: `make docs`.
 
-Docstrings, signatures and facts are read from the sources without importing the methods, so that this needs neither torch nor a device.
-The output depends on the sources alone; a test compares it with the committed pages.
+Docstrings, signatures and facts are read from the sources without importing the methods, so that this needs
+neither torch nor a device. The output depends on the sources alone; a test compares it with the committed
+pages.
 """
 
 from __future__ import annotations
@@ -16,14 +17,23 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from flows import cli, presets
-from tasks import registry
-from tasks.registry import Entry, Registry
+from winnow.flows import cli, presets
+from winnow.tasks import registry
+from winnow.tasks.registry import Entry, Registry
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 NOTICE = "<!-- Written by docs/generate.py from the code; `make docs` writes it anew. -->"
-SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises", "Cost", "References", "Differences from upstream")
+SECTIONS = (
+    "Args",
+    "Attributes",
+    "Returns",
+    "Yields",
+    "Raises",
+    "Cost",
+    "References",
+    "Differences from upstream",
+)
 
 
 @dataclass(frozen=True)
@@ -41,25 +51,31 @@ class Kind:
 KINDS = {
     "datasets": Kind(
         "Datasets",
-        "`winnow ls datasets` lists them; a flow takes one by name, and its options as `dataset_options`. [data.md](data.md) says which "
-        "file goes where. A name that ends in `*` is a family: what stands in place of the `*` is handed to the dataset as `variant`.",
+        "`winnow ls datasets` lists them; a flow takes one by name, and its options as `dataset_options`. "
+        "[data.md](data.md) says which "
+        "file goes where. A name that ends in `*` is a family: what stands in place of the `*` is handed to "
+        "the dataset as `variant`.",
         facts_hidden=("splits",),
     ),
     "embedders": Kind(
         "Embedders",
-        "`winnow ls embedders` lists them; a flow takes one by name as `embedder`. One vector a sample, from images that are read by row.",
+        "`winnow ls embedders` lists them; a flow takes one by name as `embedder`. One vector a sample, from "
+        "images that are read by row.",
         # the first three are what the DINO family shares a function with
         hidden=("name", "model", "published", "images", "device", "dtype", "generator"),
     ),
     "networks": Kind(
         "Networks",
-        "`winnow ls networks` lists them; a flow takes one by name as `network` (trained on the coreset) or `proxy_network` (whose "
+        "`winnow ls networks` lists them; a flow takes one by name as `network` (trained on the coreset) or "
+        "`proxy_network` (whose "
         "training dynamics are recorded).",
     ),
     "scores": Kind(
         "Scores",
-        "`winnow ls scores` lists them; a flow takes one by name as `score`. Training streams all that training dynamics define with O(N) "
-        "state; the functions below are their definitions on stored arrays. *Higher is* says which end of a score is hard: "
+        "`winnow ls scores` lists them; a flow takes one by name as `score`. Training streams all that "
+        "training dynamics define with O(N) "
+        "state; the functions below are their definitions on stored arrays. *Higher is* says which end of a "
+        "score is hard: "
         "selectors turn scores by it.",
     ),
     "selectors": Kind(
@@ -67,13 +83,13 @@ KINDS = {
         "`winnow ls selectors` lists them. In Python:\n\n"
         "```python\n"
         ">>> import numpy as np\n"
-        ">>> from tasks.registry import selectors\n"
-        ">>> from tasks.select.signals import Signals\n"
+        ">>> from winnow.tasks.registry import selectors\n"
+        ">>> from winnow.tasks.select.signals import Signals\n"
         '>>> signals = Signals(n=4, scores={"aum": np.array([0.1, 0.9, 0.5, 0.3])})\n'
         '>>> selectors.get("elfs")(signals, 0.5, mis_ratio=0.25, generator=np.random.default_rng(0)).indices.tolist()\n'
         "[3, 2]\n"
         "```",
-        shared="tasks.select.budget:run",
+        shared="winnow.tasks.select.budget:run",
         hidden=("signals", "budget", "generator"),
         shared_hidden=("selector", "params"),
         facts_hidden=("limit",),  # the function that refuses; under Raises, each page says what
@@ -82,7 +98,7 @@ KINDS = {
 }
 
 
-# -- reading the code -----------------------------------------------------------------------------------------------------
+# -- reading the code ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -140,7 +156,11 @@ def parameters(target: str) -> list[Parameter]:
     arguments = definition(target).args
     names = assignments(target.partition(":")[0])
     listed = [*arguments.posonlyargs, *arguments.args]
-    defaults = [*[None] * (len(listed) - len(arguments.defaults)), *arguments.defaults, *arguments.kw_defaults]
+    defaults = [
+        *[None] * (len(listed) - len(arguments.defaults)),
+        *arguments.defaults,
+        *arguments.kw_defaults,
+    ]
     found = []
     for argument, default in zip([*listed, *arguments.kwonlyargs], defaults, strict=True):
         if argument.arg in ("self", "cls"):
@@ -182,7 +202,11 @@ def _bounds(note: ast.expr) -> str:
     """What a pydantic ``Field`` adds to a number's type."""
     if not (isinstance(note, ast.Call) and isinstance(note.func, ast.Name) and note.func.id == "Field"):
         return ""
-    given = {keyword.arg: ast.unparse(keyword.value) for keyword in note.keywords if keyword.arg in ("gt", "ge", "lt", "le")}
+    given = {
+        keyword.arg: ast.unparse(keyword.value)
+        for keyword in note.keywords
+        if keyword.arg in ("gt", "ge", "lt", "le")
+    }
     low, high = given.get("ge", given.get("gt")), given.get("le", given.get("lt"))
     if low is not None and high is not None:
         return f" in {'[' if 'ge' in given else '('}{low}, {high}{']' if 'le' in given else ')'}"
@@ -246,7 +270,7 @@ def meanings(target: str, doc: Doc, seen: tuple[str, ...] = ()) -> dict[str, str
     return found
 
 
-# -- writing Markdown -----------------------------------------------------------------------------------------------------
+# -- writing Markdown ----------------------------------------------------------------------------------------
 
 
 def prose(text: str, known: Iterable[str] = ()) -> str:
@@ -299,7 +323,9 @@ def fact(value: Any) -> str:
     return "" if value is None else ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def parameter_table(target: str, meaning: dict[str, str], hidden: Iterable[str], known: Iterable[str] = ()) -> str:
+def parameter_table(
+    target: str, meaning: dict[str, str], hidden: Iterable[str], known: Iterable[str] = ()
+) -> str:
     rows = [
         [code(p.name), p.type, code(p.default) or "required", prose(meaning.get(p.name, ""), known)]
         for p in parameters(target)
@@ -309,7 +335,7 @@ def parameter_table(target: str, meaning: dict[str, str], hidden: Iterable[str],
 
 
 def source_link(module: str) -> str:
-    path = f"{module.replace('.', '/')}.py"
+    path = f"{module.removeprefix('winnow.').replace('.', '/')}.py"
     return f"[{path}](../{path})"
 
 
@@ -325,7 +351,9 @@ def followed(entry: Entry) -> tuple[str, Doc]:
             target = f"{entry.target.partition(':')[0]}:{elsewhere.group(1)}"
             other = parse(Entry(target, target).doc)
             body = [*(each for each in doc.body if each != paragraph), *other.body]
-            return target, Doc(doc.summary, body, doc.examples or other.examples, other.sections | doc.sections)
+            return target, Doc(
+                doc.summary, body, doc.examples or other.examples, other.sections | doc.sections
+            )
     return entry.target, doc
 
 
@@ -346,29 +374,49 @@ def method_section(entry: Entry, kind: Kind, known: set[str]) -> str:
     """One method: idea, maths, parameters, needs, cost, reference, differences, example."""
     target, doc = followed(entry)
     module = entry.target.partition(":")[0]
-    facts = [f"*{name.replace('_', ' ')}* {fact(value)}" for name, value in entry.facts.items() if value is not None and fact(value)]
-    needs = [f"*needs* {', '.join(map(code, entry.needs))}"] if entry.needs else []
-    parts = [f"## `{entry.name}`", prose(doc.summary, known), " · ".join([*needs, *facts, source_link(module)]), *paragraphs(doc, known)]
+    facts = [
+        f"*{name.replace('_', ' ')}* {fact(value)}"
+        for name, value in entry.facts.items()
+        if name not in ("needs", "limit") and fact(value)
+    ]
+    needy = getattr(entry, "needs", ())
+    needs = [f"*needs* {', '.join(map(code, needy))}"] if needy else []
+    parts = [
+        f"## `{entry.name}`",
+        prose(doc.summary, known),
+        " · ".join([*needs, *facts, source_link(module)]),
+        *paragraphs(doc, known),
+    ]
     rows = parameter_table(target, meanings(target, doc), kind.hidden, known)
     if rows:
         parts.append(rows)
-    parts += [section(doc, name, known) for name in ("Returns", "Yields", "Raises", "Cost") if name in doc.sections]
+    parts += [
+        section(doc, name, known) for name in ("Returns", "Yields", "Raises", "Cost") if name in doc.sections
+    ]
     parts += [f"```python\n{text}\n```" for text in doc.examples]
-    parts += [section(doc, name, known) for name in ("References", "Differences from upstream") if name in doc.sections]
+    parts += [
+        section(doc, name, known)
+        for name in ("References", "Differences from upstream")
+        if name in doc.sections
+    ]
     return "\n\n".join(parts)
 
 
 def registry_page(name: str) -> str:
     kind, entries = KINDS[name], list(_registry(name))
     known = {entry.name for entry in entries}
-    columns = [key for key in dict.fromkeys(key for entry in entries for key in entry.facts) if key not in kind.facts_hidden]
-    needy = any(entry.needs for entry in entries)
+    columns = [
+        key
+        for key in dict.fromkeys(key for entry in entries for key in entry.facts)
+        if key not in (*kind.facts_hidden, "needs", "limit")
+    ]
+    needy = any(getattr(entry, "needs", ()) for entry in entries)
     head = ["name", "", *(["needs"] if needy else []), *(column.replace("_", " ") for column in columns)]
     rows = [
         [
             f"[`{entry.name}`](#{slug(entry.name)})",
             prose(entry.summary, known),
-            *([", ".join(entry.needs)] if needy else []),
+            *([", ".join(getattr(entry, "needs", ()))] if needy else []),
             *(fact(entry.facts.get(column)) for column in columns),
         ]
         for entry in entries
@@ -398,16 +446,25 @@ def flows_page() -> str:
     parts = [
         "# Flows",
         NOTICE,
-        "`winnow ls flows` lists them. Parameters are flat, so that each can be given on its own: `winnow run elfs/digits -p 'seeds=[0]'` "
-        "in this process, `prefect deployment run elfs/digits -p 'seeds=[0]'` on a server, or in the form of the UI. Lists and maps are "
+        "`winnow ls flows` lists them. Parameters are flat, so that each can be given on its own: `winnow "
+        "run elfs/digits -p 'seeds=[0]'` "
+        "in this process, `prefect deployment run elfs/digits -p 'seeds=[0]'` on a server, or in the form of "
+        "the UI. Lists and maps are "
         "written as JSON. [deployments.md](deployments.md) has the ready-made runs.",
         table(["flow", ""], rows),
     ]
     for name, (target, _) in flows:
         doc = parse(Entry(name, target).doc)
-        parts += [f"## `{name}`", prose(doc.summary), source_link(target.partition(":")[0]), *paragraphs(doc, ())]
+        parts += [
+            f"## `{name}`",
+            prose(doc.summary),
+            source_link(target.partition(":")[0]),
+            *paragraphs(doc, ()),
+        ]
         parts.append(parameter_table(target, meanings(target, doc), ()))
-        parts += [section(doc, each) for each in ("References", "Differences from upstream") if each in doc.sections]
+        parts += [
+            section(doc, each) for each in ("References", "Differences from upstream") if each in doc.sections
+        ]
         if hasattr(presets, name):
             parts.append(preset_table(name))
     return "\n\n".join(parts) + "\n"
@@ -420,16 +477,21 @@ def preset_table(flow: str) -> str:
     values = {name: make(name).model_dump(exclude_unset=True, exclude_none=True) for name in names}
     columns = [key for key in type(make("")).model_fields if any(key in preset for preset in values.values())]
     rows = [
-        [code(name) if name != "any other" else name, *(_plain(preset.get(key, "")) for key in columns)] for name, preset in values.items()
+        [code(name) if name != "any other" else name, *(_plain(preset.get(key, "")) for key in columns)]
+        for name, preset in values.items()
     ]
     head = f"### Presets of `{flow}`\n\n{prose(inspect.cleandoc(presets.__doc__ or ''))}"
     meaning = parse(type(make("")).__doc__ or "").args
     legend = "; ".join(f"*{key.replace('_', ' ')}*: {prose(meaning[key].rstrip('.'))}" for key in columns)
-    return f"{head} {legend}." + "\n\n" + table(["dataset", *(key.replace("_", " ") for key in columns)], rows)
+    return (
+        f"{head} {legend}." + "\n\n" + table(["dataset", *(key.replace("_", " ") for key in columns)], rows)
+    )
 
 
 def _plain(value: Any) -> str:
-    return prose(", ".join(f"{key}: {one}" for key, one in value.items()) if isinstance(value, dict) else str(value))
+    return prose(
+        ", ".join(f"{key}: {one}" for key, one in value.items()) if isinstance(value, dict) else str(value)
+    )
 
 
 def deployments_page() -> str:
@@ -438,11 +500,16 @@ def deployments_page() -> str:
     rows = []
     for (name, entry), note in zip(deployments.items(), _deployment_notes(), strict=True):
         given = ", ".join(f"{key}={value}" for key, value in entry.get("parameters", {}).items())
-        rows.append([code(name), entry["description"], code(entry["work_pool"]["name"]), code(given), prose(note)])
+        rows.append(
+            [code(name), entry["description"], code(entry["work_pool"]["name"]), code(given), prose(note)]
+        )
     intro = (
-        f"The ready-made runs of [deployments/prefect.yaml](../deployments/prefect.yaml). `winnow run {first}` runs one in this process, "
-        f"`prefect deployment run {first}` on a server: see [deploying.md](deploying.md). Parameters that are not named have the flow's "
-        "defaults: see [flows.md](flows.md). Times are orders of magnitude, and published results are read off a figure."
+        "The ready-made runs of [deployments/prefect.yaml](../deployments/prefect.yaml). `winnow run "
+        f"{first}` runs one in this process, "
+        f"`prefect deployment run {first}` on a server: see [deploying.md](deploying.md). Parameters that "
+        "are not named have the flow's "
+        "defaults: see [flows.md](flows.md). Times are orders of magnitude, and published results are read "
+        "off a figure."
     )
     head = ["deployment", "", "work pool", "parameters", "cost and published result"]
     return "\n\n".join(["# Deployments", NOTICE, intro, table(head, rows)]) + "\n"
@@ -451,7 +518,12 @@ def deployments_page() -> str:
 def _deployment_notes() -> list[str]:
     """The comment above each entry of prefect.yaml: expected time, hardware, published result."""
     found, comment = [], []
-    for line in (ROOT / "deployments" / "prefect.yaml").read_text(encoding="utf-8").partition("\ndeployments:")[2].splitlines():
+    for line in (
+        (ROOT / "deployments" / "prefect.yaml")
+        .read_text(encoding="utf-8")
+        .partition("\ndeployments:")[2]
+        .splitlines()
+    ):
         if line.lstrip().startswith("#"):
             comment.append(line.lstrip(" #"))
         elif line.startswith("- "):
@@ -460,7 +532,7 @@ def _deployment_notes() -> list[str]:
     return found
 
 
-# -- all pages ------------------------------------------------------------------------------------------------------------
+# -- all pages -----------------------------------------------------------------------------------------------
 
 
 def pages() -> dict[str, str]:

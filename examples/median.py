@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.registry import selectors
-from tasks.select.budget import order
-from tasks.select.signals import Selection, Signals
+from winnow.tasks.registry import selectors
+from winnow.tasks.select.ranking import order
+from winnow.tasks.select.signals import Selection, Signals
 
 
 def median(signals: Signals, budget: int, *, generator: np.random.Generator, score: str = "aum") -> Selection:
@@ -31,7 +31,7 @@ def median(signals: Signals, budget: int, *, generator: np.random.Generator, sco
     [1, 4]
     """
     values = signals.score(score).astype(np.float64)
-    rows = order(np.abs(values - np.median(values)), signals.keys(generator))[:budget]
+    rows = order(np.abs(values - np.median(values)), generator.random(signals.n))[:budget]
     return Selection.of(rows, gains=values[rows])
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from tasks.errors import BadInput
-from tasks.registry import networks
-from tasks.train.networks.base import Network
+from winnow.tasks.errors import BadInput
+from winnow.tasks.registry import networks
+from winnow.tasks.train.networks.base import Network
 
 WIDTH, DEPTH = 64, 2
 
@@ -21,7 +21,9 @@ class Block(nn.Module):
     def __init__(self, patches: int, width: int) -> None:
         super().__init__()
         self.before_patches, self.before_channels = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.patches = nn.Sequential(nn.Linear(patches, 2 * patches), nn.GELU(), nn.Linear(2 * patches, patches))
+        self.patches = nn.Sequential(
+            nn.Linear(patches, 2 * patches), nn.GELU(), nn.Linear(2 * patches, patches)
+        )
         self.channels = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -63,7 +65,10 @@ def mixer(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool =
         Tolstikhin et al., MLP-Mixer: An all-MLP Architecture for Vision, NeurIPS 2021.
     """
     if pretrained or size % 4:
-        raise BadInput(f"mixer: pretrained = {pretrained}, size = {size}: it has no weights and needs a multiple of 4 pixels.")
+        raise BadInput(
+            f"mixer: pretrained = {pretrained}, size = {size}: it has no weights and needs a multiple of 4 "
+            "pixels."
+        )
     return Network(Mixer(channels, size), width=WIDTH, classes=classes)
 
 

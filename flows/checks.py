@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,12 +9,12 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from flows import presets
-from flows.steps import Method
-from tasks.artifacts import Artifact
-from tasks.errors import BadInput, MissingLabels
-from tasks.registry import datasets, embedders, networks, scores, selectors
-from tasks.train.recipe import Recipe
+from winnow.flows import presets
+from winnow.flows.steps import Method
+from winnow.tasks.artifacts import Artifact
+from winnow.tasks.errors import BadInput, MissingLabels
+from winnow.tasks.registry import datasets, embedders, networks, scores, selectors
+from winnow.tasks.train.recipe import Recipe
 
 __all__ = [
     "EVERYTHING",
@@ -37,7 +36,9 @@ __all__ = [
     "sizes",
 ]
 
-EVERYTHING = frozenset({"scores", "labels", "features", "probabilities", "residuals"})  # what a labelled flow's proxy tells
+EVERYTHING = frozenset(
+    {"scores", "labels", "features", "probabilities", "residuals"}
+)  # what a labelled flow's proxy tells
 
 Plan = dict[float, tuple[dict[str, Any], dict[str, tuple[Any, ...]]]]
 
@@ -48,14 +49,20 @@ def common(dataset: str, fractions: tuple[float, ...], seeds: tuple[int, ...], d
     Raises:
         BadInput: naming the parameter.
     """
-    from tasks import hardware
+    from winnow.tasks import hardware
 
     datasets.get(dataset)
-    if device not in ("auto", "cpu"):  # these two are always there: no need to load torch for what may all be cached
+    if device not in (
+        "auto",
+        "cpu",
+    ):  # these two are always there: no need to load torch for what may all be cached
         hardware.device(device)
     for name, values in (("fractions", fractions), ("seeds", seeds)):
         if not values:
-            raise BadInput(f"{name} is empty.", remedy=f"give at least one, for example {name}={'[0.1]' if name == 'fractions' else '[0]'}")
+            raise BadInput(
+                f"{name} is empty.",
+                remedy=f"give at least one, for example {name}={'[0.1]' if name == 'fractions' else '[0]'}",
+            )
         if len(set(values)) != len(values):
             raise BadInput(f"{name} names {next(v for v in values if values.count(v) > 1)} twice.")
 
@@ -66,7 +73,11 @@ def score_is_recorded(score: str, *, final_pass: bool, passes: bool = False) -> 
     Raises:
         BadInput: with those that it gives.
     """
-    sources = {"dynamics", *(("logits", "residuals") if final_pass else ()), *(("network",) if passes else ())}
+    sources = {
+        "dynamics",
+        *(("logits", "residuals") if final_pass else ()),
+        *(("network",) if passes else ()),
+    }
     recorded = [entry.name for entry in scores if sources & set(entry.needs)]
     if score not in recorded:
         kind = "training dynamics" if not final_pass else "the proxy's training"
@@ -83,7 +94,10 @@ def existing(*files: str | None) -> None:
 def pseudo_labels_are_wanted(pseudo_labels: str | None, labels: str) -> None:
     """Refuse pseudo-labels that nothing would read, or that are not there."""
     if pseudo_labels is not None and labels != "pseudo":
-        raise BadInput("pseudo_labels is given, but labels = 'true'.", remedy="pass labels=pseudo to select without true labels")
+        raise BadInput(
+            "pseudo_labels is given, but labels = 'true'.",
+            remedy="pass labels=pseudo to select without true labels",
+        )
     existing(pseudo_labels)
 
 
@@ -134,10 +148,12 @@ def baselines(
         entry = selectors.get(selector)
         needs = set(entry.needs) - set(signals)
         if needs:
-            raise BadInput(f"baseline {name!r} needs {', '.join(sorted(needs))}, which this flow does not make.")
+            raise BadInput(
+                f"baseline {name!r} needs {', '.join(sorted(needs))}, which this flow does not make."
+            )
         if name == method:
             raise BadInput(f"baselines names {method} itself.")
-        takes_score = "score" in inspect.signature(entry.function).parameters
+        takes_score = "score" in entry.parameters()
         if other:
             if not takes_score:
                 raise BadInput(f"baseline {name!r}: {selector} does not select by a score of choice.")
@@ -168,7 +184,8 @@ def plan(
     Args:
         fractions: kept.
         fixed: parameters that are never searched.
-        given: the user's own: a value for all fractions, a table by fraction, ``"auto"`` to search, None to take what is known.
+        given: the user's own: a value for all fractions, a table by fraction, ``"auto"`` to search, None to
+            take what is known.
         known: the preset's, by fraction.
         grid: values to try, by fraction.
 
@@ -181,7 +198,9 @@ def plan(
             unknown = sorted(set(value) - set(fractions))
             if unknown:
                 kept = ", ".join(f"{fraction:g}" for fraction in fractions)
-                raise BadInput(f"{name} is given for fraction {unknown[0]:g}, which is not among the fractions {kept}.")
+                raise BadInput(
+                    f"{name} is given for fraction {unknown[0]:g}, which is not among the fractions {kept}."
+                )
     for fraction in fractions:
         settled, open_ = dict(fixed), {}
         for name, value in given.items():
@@ -218,7 +237,9 @@ def elfs_preset(
         embedders.get(embedder)
     changes: dict[str, Any] = {
         "embedder": embedder,
-        "embedder_options": {} if embedder not in (None, preset.embedder) and embedder_options is None else embedder_options,
+        "embedder_options": {}
+        if embedder not in (None, preset.embedder) and embedder_options is None
+        else embedder_options,
         "normalise": normalise,
         "neighbours": neighbours,
         "heads": preset.heads | _given(heads or {}),
@@ -257,7 +278,10 @@ def recipe(base: Recipe, changes: dict[str, Any]) -> Recipe:
     if "network" in changes:
         networks.get(changes["network"])
     if {"epochs", "iterations"} <= set(changes):
-        raise BadInput("iterations and epochs are both given.", remedy="give the length of the coreset training in one of them")
+        raise BadInput(
+            "iterations and epochs are both given.",
+            remedy="give the length of the coreset training in one of them",
+        )
     if "epochs" in changes:
         changes["iterations"] = None
     elif "iterations" in changes:
@@ -267,18 +291,22 @@ def recipe(base: Recipe, changes: dict[str, Any]) -> Recipe:
     except ValidationError as error:  # pydantic's first reason, without its address
         reason = error.errors()[0]
         where = ".".join(map(str, reason["loc"]))
-        raise BadInput(f"recipe{f' ({where})' if where else ''}: {reason['msg'].removeprefix('Value error, ')}.") from error
+        raise BadInput(
+            f"recipe{f' ({where})' if where else ''}: {reason['msg'].removeprefix('Value error, ')}."
+        ) from error
 
 
-def fits(train: Artifact, planned: Plan, *, clusters: int | None = None, graph_neighbours: int | None = None) -> int:
+def fits(
+    train: Artifact, planned: Plan, *, clusters: int | None = None, graph_neighbours: int | None = None
+) -> int:
     """Number of classes (or clusters), after the sizes have been checked against the data.
 
     Raises:
         BadInput: k ≥ N, a cut and a budget that do not fit together.
         MissingLabels: there is nothing to annotate the coreset with.
     """
-    from tasks.select.budget import count
-    from tasks.select.elfs import check_fits
+    from winnow.tasks.select.budget import count
+    from winnow.tasks.select.elfs import check_fits
 
     n = train.rows
     if not train.meta["labelled"]:
@@ -287,10 +315,14 @@ def fits(train: Artifact, planned: Plan, *, clusters: int | None = None, graph_n
             remedy="run the flow on labelled data: the coreset is annotated and trained on to be compared",
         )
     if graph_neighbours is not None and graph_neighbours >= n:
-        raise BadInput(f"neighbours = {graph_neighbours} of {n} samples.", remedy=f"pass neighbours <= {n - 1}")
+        raise BadInput(
+            f"neighbours = {graph_neighbours} of {n} samples.", remedy=f"pass neighbours <= {n - 1}"
+        )
     classes = clusters or train.meta["classes"]
     if not 2 <= classes <= n:
-        raise BadInput(f"clusters = {classes} for {n} samples.", remedy="pass 2 or more clusters, at most one a sample")
+        raise BadInput(
+            f"clusters = {classes} for {n} samples.", remedy="pass 2 or more clusters, at most one a sample"
+        )
     for fraction, (settled, open_) in planned.items():
         budget = count(float(fraction), n)
         if "mis_ratio" in settled:
@@ -307,14 +339,21 @@ def sizes(train: Artifact, methods: Iterable[Method], fractions: Iterable[float]
     Raises:
         BadInput: naming the method; classes of equal size are assumed where budgets are balanced.
     """
-    from tasks.select.budget import check_size
+    from winnow.tasks.select.budget import check_size, count
 
     for method, fraction in itertools.product(methods, fractions):
         n = train.rows // (train.meta["classes"] if method.balanced else 1)
         try:
-            check_size(selectors.get(method.selector), n, max(1, int(fraction * n)), method.params.get(fraction, {}))
+            check_size(
+                selectors.get(method.selector),
+                n,
+                count(fraction, n) if fraction * n >= 1 else 1,
+                method.params.get(fraction, {}),
+            )
         except BadInput as error:
-            raise BadInput(f"{method.name} at {fraction:g} kept: {error.what}", remedy=error.remedy) from error
+            raise BadInput(
+                f"{method.name} at {fraction:g} kept: {error.what}", remedy=error.remedy
+            ) from error
 
 
 def entrants(
@@ -328,37 +367,49 @@ def entrants(
 ) -> list[Method]:
     """The methods of a comparison, with the presets' parameters where there are any and the user's own before them.
 
-    On a dataset that is too large for a dense kernel, methods that can take the kNN-sparse one do. ``upstream_batch`` replays the published
-    code of those that have such a mode; some of it divides gradients by the size of the proxy's batches, which this is.
+    On a dataset that is too large for a dense kernel, methods that can take the kNN-sparse one do.
+    ``upstream_batch`` replays the published code of those that have such a mode; some of it divides gradients
+    by the size of the proxy's batches, which this is.
 
     Raises:
-        BadInput: a name twice or none at all; parameters of a method that does not take part, or that it does not have.
+        BadInput: a name twice or none at all; parameters of a method that does not take part, or that it does
+            not have.
     """
     if not names:
         raise BadInput("methods is empty.", remedy='give at least one, for example methods=["random", "d2"]')
     if len(set(names)) != len(names):
-        raise BadInput(f"methods names {next(name for name in names if list(names).count(name) > 1)!r} twice.")
+        raise BadInput(
+            f"methods names {next(name for name in names if list(names).count(name) > 1)!r} twice."
+        )
     stray = sorted(set(params) - {name.partition(":")[0] for name in names})
     if stray:
         raise BadInput(f"params names {stray[0]!r}, which is not among the methods {', '.join(names)}.")
+    from winnow.tasks.select.budget import check_parameters
+
     upstream = upstream_batch is not None
     sparse = presets.sparse(dataset, balanced=balanced, upstream=upstream)
     known: dict[str, dict[float, dict[str, Any]]] = {}
     for name in {name.partition(":")[0] for name in names}:
-        accepted = inspect.signature(selectors.get(name).function).parameters
-        wrong = sorted(set(params.get(name, {})) - set(accepted))
-        if wrong:
-            raise BadInput(f"{name} has no parameter {wrong[0]!r}.", remedy=f"docs/selectors.md lists {name}'s parameters")
+        entry = selectors.get(name)
+        replay = upstream and entry.replays
+        check_parameters(entry, params.get(name, {}), upstream=replay)
         published = {
             **{method: dict.fromkeys(fractions, settings) for method, settings in sparse.items()},
-            "elfs": {fraction: {"mis_ratio": value} for fraction, value in presets.elfs(dataset).mis_ratio.items()},
+            "elfs": {
+                fraction: {"mis_ratio": value} for fraction, value in presets.elfs(dataset).mis_ratio.items()
+            },
             "ccs": presets.ccs(dataset).params,
             "d2": presets.d2(dataset).params,
         }.get(name, {})
-        published_mode = {"upstream": True, "batch": upstream_batch} if upstream else {}
-        mode = {key: value for key, value in published_mode.items() if key in accepted}
-        known[name] = {fraction: {**mode, **_at(published, fraction), **params.get(name, {})} for fraction in fractions}
-    return baselines(names, None, EVERYTHING, balanced=balanced, params=known, fractions=fractions, passes=True)
+        mode: dict[str, Any] = {"upstream": True} if replay else {}
+        if replay and "batch" in entry.parameters(upstream=True):
+            mode["batch"] = upstream_batch
+        known[name] = {
+            fraction: {**mode, **_at(published, fraction), **params.get(name, {})} for fraction in fractions
+        }
+    return baselines(
+        names, None, EVERYTHING, balanced=balanced, params=known, fractions=fractions, passes=True
+    )
 
 
 def settings(preset: BaseModel, *, without: Iterable[str] = (), **others: Any) -> dict[str, Any]:
@@ -375,5 +426,9 @@ def flat(**values: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in values.items():
         inner = value.items() if isinstance(value, dict) else None
-        found |= {name: value} if inner is None else {f"{name}.{key}": one for key, one in inner if one is not None}
+        found |= (
+            {name: value}
+            if inner is None
+            else {f"{name}.{key}": one for key, one in inner if one is not None}
+        )
     return found

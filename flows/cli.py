@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tasks.errors import BadInput, UnknownName, WinnowError
+from winnow.tasks.errors import BadInput, UnknownName, WinnowError, did_you_mean
 
 app = typer.Typer(
     name="winnow",
@@ -21,7 +21,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 cache_app = typer.Typer(
-    name="cache", help="The artifact store: what it holds, whether it is sound, why something was computed.", no_args_is_help=True
+    name="cache",
+    help="The artifact store: what it holds, whether it is sound, why something was computed.",
+    no_args_is_help=True,
 )
 app.add_typer(cache_app)
 
@@ -41,7 +43,7 @@ def main() -> None:
         sys.exit(0)
 
 
-# -- ls -------------------------------------------------------------------------------------------------------------------
+# -- ls ------------------------------------------------------------------------------------------------------
 
 
 @app.command("ls")
@@ -51,10 +53,7 @@ def list_all(
 ) -> None:
     """List what there is: datasets, embedders, networks, scores, selectors, policies, flows, deployments."""
     if kind is not None and kind not in KINDS:
-        import difflib
-
-        close = difflib.get_close_matches(kind, KINDS, 1)
-        raise UnknownName(f"{kind!r} cannot be listed.{f' Did you mean {close[0]!r}?' if close else ''} Kinds: {', '.join(KINDS)}")
+        raise UnknownName(f"{kind!r} cannot be listed.{did_you_mean(kind, KINDS)} Kinds: {', '.join(KINDS)}")
     found = {name: _listed(name) for name in ([kind] if kind else KINDS)}
     if as_json:
         typer.echo(json.dumps(found, indent=1))
@@ -82,22 +81,23 @@ def _fact(value: Any) -> str:
 
 def _listed(kind: str) -> list[dict[str, Any]]:
     if kind == "flows":
-        return [{"name": name, "summary": summary, "facts": {}} for name, (_, summary) in sorted(_flows().items())]
+        return [
+            {"name": name, "summary": summary, "facts": {}} for name, (_, summary) in sorted(_flows().items())
+        ]
     if kind == "deployments":
         return [
             {"name": name, "summary": found["description"], "facts": {"pool": found["work_pool"]["name"]}}
             for name, found in _deployments().items()
         ]
-    from tasks import registry
+    from winnow.tasks import registry
 
     entries = getattr(registry, kind)
-    shown = ("classes", "samples", "size", "dim", "higher_is")
+    shown = ("classes", "samples", "size", "dim", "higher_is", "needs")
     return [
         {
             "name": entry.name,
             "summary": entry.summary,
-            "facts": {k: v for k, v in entry.facts.items() if k in shown and v is not None}
-            | ({"needs": entry.needs} if entry.needs else {}),
+            "facts": {k: v for k, v in entry.facts.items() if k in shown},
         }
         for entry in entries
     ]
@@ -114,10 +114,21 @@ def _flows() -> dict[str, tuple[str, str]]:
             if not isinstance(node, ast.FunctionDef):
                 continue
             for decorator in node.decorator_list:
-                if isinstance(decorator, ast.Call) and isinstance(decorator.func, ast.Name) and decorator.func.id == "flow":
-                    names = [k.value.value for k in decorator.keywords if k.arg == "name" and isinstance(k.value, ast.Constant)]
+                if (
+                    isinstance(decorator, ast.Call)
+                    and isinstance(decorator.func, ast.Name)
+                    and decorator.func.id == "flow"
+                ):
+                    names = [
+                        k.value.value
+                        for k in decorator.keywords
+                        if k.arg == "name" and isinstance(k.value, ast.Constant)
+                    ]
                     summary = (ast.get_docstring(node) or "").partition("\n")[0]
-                    found[str(names[0]) if names else node.name] = (f"flows.{file.stem}:{node.name}", summary)
+                    found[str(names[0]) if names else node.name] = (
+                        f"winnow.flows.{file.stem}:{node.name}",
+                        summary,
+                    )
     return found
 
 
@@ -131,14 +142,15 @@ def _deployments() -> dict[str, dict[str, Any]]:
     return {f"{names[entry['entrypoint']]}/{entry['name']}": entry for entry in content["deployments"]}
 
 
-# -- run ------------------------------------------------------------------------------------------------------------------
+# -- run -----------------------------------------------------------------------------------------------------
 
 
 @app.command()
 def run(
     name: Annotated[str, typer.Argument(help="A deployment (elfs/digits) or a flow (elfs)")],
     parameter: Annotated[
-        list[str] | None, typer.Option("-p", "--param", help="key=value, the value as JSON or plain text; may be repeated")
+        list[str] | None,
+        typer.Option("-p", "--param", help="key=value, the value as JSON or plain text; may be repeated"),
     ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="No bars, no colours: one line an event")] = False,
 ) -> None:
@@ -151,16 +163,13 @@ def run(
         module, _, function = flows[name][0].partition(":")
         target, parameters = (module, function), {}
     else:
-        import difflib
-
         known = [*deployments, *flows]
-        close = difflib.get_close_matches(name, known, 1)
         raise UnknownName(
-            f"{name!r} is not a deployment or flow.{f' Did you mean {close[0]!r}?' if close else ''} Available: {', '.join(known)}"
+            f"{name!r} is not a deployment or flow.{did_you_mean(name, known)} Available: {', '.join(known)}"
         )
     parameters |= dict(_parameter(text) for text in parameter or [])
 
-    from flows.terminal import run_flow
+    from winnow.flows.terminal import run_flow
 
     sys.exit(run_flow(target[0], target[1], parameters, name=name, plain=plain))
 
@@ -168,11 +177,16 @@ def run(
 @app.command()
 def compare(
     dataset: Annotated[str, typer.Argument(help="A dataset (digits)")],
-    methods: Annotated[str | None, typer.Option("--methods", help="Selectors, comma-separated; default all")] = None,
-    fractions: Annotated[str | None, typer.Option("--fractions", help="Shares to keep, comma-separated")] = None,
+    methods: Annotated[
+        str | None, typer.Option("--methods", help="Selectors, comma-separated; default all")
+    ] = None,
+    fractions: Annotated[
+        str | None, typer.Option("--fractions", help="Shares to keep, comma-separated")
+    ] = None,
     seeds: Annotated[str | None, typer.Option("--seeds", help="Seeds, comma-separated")] = None,
     parameter: Annotated[
-        list[str] | None, typer.Option("-p", "--param", help="key=value of the flow compare, the value as JSON or plain text")
+        list[str] | None,
+        typer.Option("-p", "--param", help="key=value of the flow compare, the value as JSON or plain text"),
     ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="No bars, no colours: one line an event")] = False,
 ) -> None:
@@ -186,40 +200,48 @@ def compare(
             except ValueError as error:
                 raise BadInput(f"--{name} {text}: {error}.", remedy="separate values by commas") from error
 
-    from flows.terminal import run_flow
+    from winnow.flows.terminal import run_flow
 
-    sys.exit(run_flow("flows.compare", "compare", parameters, name=f"compare {dataset}", plain=plain))
+    sys.exit(run_flow("winnow.flows.compare", "compare", parameters, name=f"compare {dataset}", plain=plain))
 
 
 def _parameter(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise BadInput(f"-p {text}: expected key=value.", remedy='for example -p dataset=digits -p "fractions=[0.1, 0.3]"')
+        raise BadInput(
+            f"-p {text}: expected key=value.",
+            remedy='for example -p dataset=digits -p "fractions=[0.1, 0.3]"',
+        )
     try:
         return key, json.loads(value)
     except ValueError:
         return key, value
 
 
-# -- show, export -----------------------------------------------------------------------------------------------------------
+# -- show, export --------------------------------------------------------------------------------------------
 
 
 def _artifact(reference: str) -> Any:
     """The artifact of a digest's beginning, as its provenance or record describes it."""
-    from tasks.artifacts import Artifact, find
-    from tasks.cache import known_artifacts
+    from winnow.tasks.artifacts import Artifact, find
+    from winnow.tasks.cache import known_artifacts
 
     digests = find(reference.lower())
     if len(digests) > 1:
-        raise BadInput(f"{reference} begins {len(digests)} digests: {', '.join(d[:16] for d in digests[:5])} …", remedy="give more digits")
+        raise BadInput(
+            f"{reference} begins {len(digests)} digests: {', '.join(d[:16] for d in digests[:5])} …",
+            remedy="give more digits",
+        )
     if not digests:
-        raise UnknownName(f"no artifact begins with {reference}.", remedy="`winnow cache ls` lists what there is")
+        raise UnknownName(
+            f"no artifact begins with {reference}.", remedy="`winnow cache ls` lists what there is"
+        )
     known = known_artifacts()
     if digests[0] in known:
         return known[digests[0]]
     import pyarrow.parquet as pq
 
-    from tasks.artifacts import store
+    from winnow.tasks.artifacts import store
 
     name = f"objects/{digests[0][:2]}/{digests[0]}.parquet"
     with store().fs.open(store().path(name), "rb") as file:
@@ -233,7 +255,7 @@ def show(
     rows: Annotated[int, typer.Option("--rows", help="Rows to print")] = 5,
 ) -> None:
     """Show an artifact: columns, first rows, which task made it, of what, with which parameters."""
-    from tasks.cache import lineage
+    from winnow.tasks.cache import lineage
 
     found = _artifact(artifact)
     typer.secho(str(found), bold=True)
@@ -242,7 +264,9 @@ def show(
         if name != "verdicts":
             typer.echo(f"  {name:<8} {value}")
     for column in found.arrow_schema():
-        notes = {k.decode(): v.decode() for k, v in (column.metadata or {}).items() if not k.startswith(b"PARQUET")}
+        notes = {
+            k.decode(): v.decode() for k, v in (column.metadata or {}).items() if not k.startswith(b"PARQUET")
+        }
         typer.echo(f"  column   {column.name}: {column.type}{f'  {notes}' if notes else ''}")
     if rows:
         for batch in found.batches(rows=rows):
@@ -259,11 +283,14 @@ def show(
         for key, value in step["inputs"].items():
             typer.echo(f"{indent}  {key}: {_short(value)}")
         if depth == 0:
-            typer.echo(f"{indent}  python {step['python']}, " + ", ".join(f"{k} {v}" for k, v in step["versions"].items()))
+            typer.echo(
+                f"{indent}  python {step['python']}, "
+                + ", ".join(f"{k} {v}" for k, v in step["versions"].items())
+            )
 
 
 def _version(step: dict[str, Any]) -> str:
-    from tasks.cache import UNCACHED
+    from winnow.tasks.cache import UNCACHED
 
     return "runs every time" if step["version"] == UNCACHED else f"version {step['version']}"
 
@@ -278,7 +305,11 @@ def _short(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{k}={_short(v)}" for k, v in value.items() if v is not None) + "}"
     if isinstance(value, list):
-        return f"[{', '.join(map(_short, value))}]" if len(value) <= 6 else f"[{', '.join(map(_short, value[:4]))}, … {len(value)} values]"
+        return (
+            f"[{', '.join(map(_short, value))}]"
+            if len(value) <= 6
+            else f"[{', '.join(map(_short, value[:4]))}, … {len(value)} values]"
+        )
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, float):
@@ -289,12 +320,14 @@ def _short(value: Any) -> str:
 @app.command()
 def export(
     artifact: Annotated[str, typer.Argument(help="The first digits of an artifact's digest")],
-    destination: Annotated[Path, typer.Argument(help="A file: .parquet, .csv, .npz, or .npy for a coreset's ids")],
+    destination: Annotated[
+        Path, typer.Argument(help="A file: .parquet, .csv, .npz, or .npy for a coreset's ids")
+    ],
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file")] = False,
 ) -> None:
     """Copy an artifact out of the store; a Parquet file carries its provenance in the footer."""
-    from tasks.artifacts import export_table
-    from tasks.cache import lineage
+    from winnow.tasks.artifacts import export_table
+    from winnow.tasks.cache import lineage
 
     found = _artifact(artifact)
     if destination.exists() and not force:
@@ -304,14 +337,14 @@ def export(
     typer.echo(f"{found} -> {destination} ({destination.stat().st_size:,} bytes)")
 
 
-# -- cache ------------------------------------------------------------------------------------------------------------------
+# -- cache ---------------------------------------------------------------------------------------------------
 
 
 @cache_app.command("ls")
 def cache_list(task: Annotated[str | None, typer.Argument(help="Only this task")] = None) -> None:
     """List what was computed, oldest first: task, what it made, how long it took."""
-    from tasks.artifacts import store
-    from tasks.cache import provenances
+    from winnow.tasks.artifacts import store
+    from winnow.tasks.cache import provenances
 
     total, shown = 0, ("method", "fraction", "embedder", "last_accuracy")
     for step in provenances():
@@ -319,8 +352,10 @@ def cache_list(task: Annotated[str | None, typer.Argument(help="Only this task")
             for output in step["outputs"]:
                 total += output["nbytes"]
                 typer.echo(
-                    f"{step['finished'][:19].replace('T', ' ')}  {step['task']:<16} {output['kind']:<14} {output['digest'][:12]}"
-                    f"  {output['rows']:>10,} rows {output['nbytes'] / 1e6:>9,.2f} MB {step['seconds']:>8,.1f} s"
+                    f"{step['finished'][:19].replace('T', ' ')}  {step['task']:<16} {output['kind']:<14} "
+                    f"{output['digest'][:12]}"
+                    f"  {output['rows']:>10,} rows {output['nbytes'] / 1e6:>9,.2f} MB "
+                    f"{step['seconds']:>8,.1f} s"
                     f"  {' '.join(_fact(output['meta'][k]) for k in shown if k in output['meta'])}"
                 )
     typer.echo(f"{total / 1e6:,.1f} MB in {store().uri}")
@@ -328,10 +363,12 @@ def cache_list(task: Annotated[str | None, typer.Argument(help="Only this task")
 
 @cache_app.command("verify")
 def cache_verify(
-    delete: Annotated[bool, typer.Option("--delete", help="Delete damaged files, so that the next run makes them anew")] = False,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete damaged files, so that the next run makes them anew")
+    ] = False,
 ) -> None:
     """Read every artifact and record and check it against its digest."""
-    from tasks.cache import verify
+    from winnow.tasks.cache import verify
 
     good, bad = verify(delete=delete)
     for name, reason in bad.items():
@@ -339,17 +376,22 @@ def cache_verify(
     typer.echo(f"{good} files sound, {len(bad)} damaged")
     if bad:
         if not delete:
-            typer.echo("next: run the same flow again (only what is damaged is recomputed), or `winnow cache verify --delete`")
+            typer.echo(
+                "next: run the same flow again (only what is damaged is recomputed), or `winnow cache verify "
+                "--delete`"
+            )
         raise typer.Exit(1)
 
 
 @cache_app.command("gc")
 def cache_gc(
-    older_than: Annotated[int | None, typer.Option("--older-than", help="Also forget computations older than so many days")] = None,
+    older_than: Annotated[
+        int | None, typer.Option("--older-than", help="Also forget computations older than so many days")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go")] = False,
 ) -> None:
     """Delete what no record refers to, scratch of finished tasks and leftovers of killed runs."""
-    from tasks.cache import collect_garbage
+    from winnow.tasks.cache import collect_garbage
 
     gone, nbytes = collect_garbage(older_than_days=older_than, dry_run=dry_run)
     for name in gone:
@@ -360,12 +402,14 @@ def cache_gc(
 @cache_app.command("why")
 def cache_why(task: Annotated[str, typer.Argument(help="A task, for example embed")]) -> None:
     """Say why a task's newest computation was not taken from the cache: which input changed."""
-    from tasks.cache import provenances, why
+    from winnow.tasks.cache import provenances, why
 
     found = why(task)
     if found is None:
         ran = sorted({step["task"] for step in provenances()})
-        raise UnknownName(f"task {task!r} was never computed in this store. Computed: {', '.join(ran) or 'none'}")
+        raise UnknownName(
+            f"task {task!r} was never computed in this store. Computed: {', '.join(ran) or 'none'}"
+        )
     newest = found["run"]
     typer.secho(f"{newest['key']}, computed {newest['finished']}", bold=True)
     if found["because"]:
@@ -380,13 +424,13 @@ def cache_why(task: Annotated[str, typer.Argument(help="A task, for example embe
             typer.echo(f"  {name}: {_short(before)} -> {_short(now)}")
 
 
-# -- doctor -----------------------------------------------------------------------------------------------------------------
+# -- doctor --------------------------------------------------------------------------------------------------
 
 
 @app.command()
 def doctor() -> None:
     """Check versions, GPU, store, data, server; say what is wrong and the command that mends it."""
-    from flows.doctor import examine
+    from winnow.flows.doctor import examine
 
     wrong = 0
     for mark, subject, text, remedy in examine():

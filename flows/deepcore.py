@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 from prefect import flow
 from pydantic import Field
 
-from flows import checks, presets
-from flows.steps import TRIALS, Fraction, Positive, Rate, Seed, Share, run_comparison
-from tasks.artifacts import Artifact
-from tasks.data.task import load
-from tasks.report.task import draw_comparison, publish
+from winnow.flows import checks, presets
+from winnow.flows.steps import TRIALS, Fraction, Positive, Rate, Seed, Share, run_comparison
+from winnow.tasks.artifacts import Artifact
+from winnow.tasks.data.task import load
+from winnow.tasks.report.task import draw_comparison, publish
 
 __all__ = ["deepcore"]
 
@@ -59,8 +59,9 @@ def deepcore(
 ) -> Artifact:
     """Any coreset method by name, with the options of DeepCore's command line (Guo, Zhao and Bai, DEXA 2022).
 
-    For each seed a proxy is trained on the whole set; the method selects from what it tells; a network is trained on the coreset and
-    compared with the baselines. The seed decides the proxy, the selection and the training.
+    For each seed a proxy is trained on the whole set; the method selects from what it tells; a network is
+    trained on the coreset and compared with the baselines. The seed decides the proxy, the selection and the
+    training.
 
     What is None comes from the dataset's preset, the published recipe.
 
@@ -86,8 +87,8 @@ def deepcore(
         scheduler: Of the learning rate.
         gamma: Factor of the schedulers step and multistep.
         step_size: Epochs (or steps, with iterations) between the steps of the scheduler step.
-        test_interval: Epochs (or steps, with iterations) from one test of that training to the next. None: 800 steps, as others in this
-            library; with upstream 1 epoch.
+        test_interval: Epochs (or steps, with iterations) from one test of that training to the next. None:
+            800 steps, as others in this library; with upstream 1 epoch.
         selection_network: Network that the method selects with; None: the one that is trained on the coreset.
         selection_epochs: Its epochs on the whole set.
         selection_batch_size: Of that training.
@@ -96,36 +97,65 @@ def deepcore(
         selection_momentum: Of its SGD.
         selection_weight_decay: Of that training.
         selection_nesterov: Of its SGD.
-        repeats: Trainings of that network, per seed, that GraNd is averaged over. Other methods read the first.
+        repeats: Trainings of that network, per seed, that GraNd is averaged over. Other methods read the
+            first.
         dataset_options: Options of the dataset, for example {"verify": false}.
         device: auto, cpu, cuda or cuda:<index>.
-        upstream: Replay the published code: its selections, a cosine that is an epoch late, a test every epoch, Tiny ImageNet at 32
-            pixels.
+        upstream: Replay the published code: its selections, a cosine that is an epoch late, a test every
+            epoch, Tiny ImageNet at 32 pixels.
 
     References:
-        Guo, Zhao and Bai, DeepCore: A Comprehensive Library for Coreset Selection in Deep Learning, DEXA 2022.
+        Guo, Zhao and Bai, DeepCore: A Comprehensive Library for Coreset Selection in Deep Learning, DEXA
+        2022.
         Upstream: DeepCore@74ec709.
 
     Differences from upstream:
-        Methods do what their papers say (each page lists its differences); experiments differ in their seed; the proxy is trained once a
-        seed for all methods; last and best test accuracy are both reported (upstream: best); a run resumes where it was cut off.
+        Methods do what their papers say (each page lists its differences); experiments differ in their seed;
+        the proxy is trained once a seed for all methods; last and best test accuracy are both reported
+        (upstream: best); a run resumes where it was cut off.
     """
     checks.common(dataset, fractions, seeds, device)
     preset = presets.deepcore(dataset, upstream=upstream)
-    training = checks.recipe(preset.training, {
-        "network": network, "pretrained": pretrained or None, "epochs": epochs, "iterations": iterations, "batch_size": batch_size,
-        "optimizer": optimizer, "lr": lr, "min_lr": min_lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov,
-        "scheduler": scheduler, "gamma": gamma, "step_size": step_size, "test_interval": test_interval,
-        "upstream": upstream or None,
-    })  # fmt: skip
-    proxy = checks.recipe(preset.proxy, {
-        "network": selection_network or network, "pretrained": pretrained or None, "epochs": selection_epochs,
-        "batch_size": selection_batch_size, "optimizer": selection_optimizer, "lr": selection_lr, "momentum": selection_momentum,
-        "weight_decay": selection_weight_decay, "nesterov": selection_nesterov,
-    })  # fmt: skip
+    training = checks.recipe(
+        preset.training,
+        {
+            "network": network,
+            "pretrained": pretrained or None,
+            "epochs": epochs,
+            "iterations": iterations,
+            "batch_size": batch_size,
+            "optimizer": optimizer,
+            "lr": lr,
+            "min_lr": min_lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "scheduler": scheduler,
+            "gamma": gamma,
+            "step_size": step_size,
+            "test_interval": test_interval,
+            "upstream": upstream or None,
+        },
+    )
+    proxy = checks.recipe(
+        preset.proxy,
+        {
+            "network": selection_network or network,
+            "pretrained": pretrained or None,
+            "epochs": selection_epochs,
+            "batch_size": selection_batch_size,
+            "optimizer": selection_optimizer,
+            "lr": selection_lr,
+            "momentum": selection_momentum,
+            "weight_decay": selection_weight_decay,
+            "nesterov": selection_nesterov,
+        },
+    )
     own = {method.partition(":")[0]: params} if params else {}
     batch = proxy.batch_size if upstream else None
-    entrants = checks.entrants([method, *baselines], dataset, fractions, balanced=balanced, params=own, upstream_batch=batch)
+    entrants = checks.entrants(
+        [method, *baselines], dataset, fractions, balanced=balanced, params=own, upstream_batch=batch
+    )
 
     train = load(dataset, "train", options=dataset_options)
     test = load(dataset, "test", labels=True, options=dataset_options)
@@ -133,10 +163,33 @@ def deepcore(
     checks.sizes(train, entrants, fractions)
 
     found = run_comparison(
-        train, test, entrants, classes=classes, fractions=fractions, seeds=seeds, proxy=proxy, training=training, repeats=repeats,
-        dataset_options=dataset_options, grand_batch=batch, device=device,
-    )  # fmt: skip
-    settings = checks.flat(proxy=proxy.model_dump(), training=training.model_dump(), balanced=balanced, repeats=repeats, upstream=upstream)
+        train,
+        test,
+        entrants,
+        classes=classes,
+        fractions=fractions,
+        seeds=seeds,
+        proxy=proxy,
+        training=training,
+        repeats=repeats,
+        dataset_options=dataset_options,
+        grand_batch=batch,
+        device=device,
+    )
+    settings = checks.flat(
+        proxy=proxy.model_dump(),
+        training=training.model_dump(),
+        balanced=balanced,
+        repeats=repeats,
+        upstream=upstream,
+    )
     title = f"{method} on {dataset}" + (" (upstream=True)" if upstream else "")
-    drawn = draw_comparison(title, dataset, train, **found, params={one.name: dict(one.params) for one in entrants}, settings=settings)
+    drawn = draw_comparison(
+        title,
+        dataset,
+        train,
+        **found,
+        params={one.name: dict(one.params) for one in entrants},
+        settings=settings,
+    )
     return publish(f"deepcore-{dataset}-{method}", drawn, settings)

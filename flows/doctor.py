@@ -40,7 +40,16 @@ def _packages() -> Iterator[Finding]:
     from packaging.version import Version
 
     found = {}
-    for name in ("prefect", "fastapi", "torch", "torchvision", "timm", "open_clip_torch", "pyarrow", "webdataset"):
+    for name in (
+        "prefect",
+        "fastapi",
+        "torch",
+        "torchvision",
+        "timm",
+        "open_clip_torch",
+        "pyarrow",
+        "webdataset",
+    ):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -68,7 +77,7 @@ def _installed(name: str) -> bool:
 def _torch() -> Iterator[Finding]:
     import torch
 
-    from tasks.hardware import cpu_count
+    from winnow.tasks.hardware import cpu_count
 
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -87,17 +96,25 @@ def _torch() -> Iterator[Finding]:
 
 
 def _store() -> Iterator[Finding]:
-    from tasks.artifacts import store, store_uri
-    from tasks.cache import provenances
+    from winnow.tasks.artifacts import store, store_uri
+    from winnow.tasks.cache import provenances
 
     try:
         place = store()
         place.write("doctor", b"")
         place.delete("doctor")
     except Exception as error:
-        yield ("wrong", "store", f"{store_uri()} cannot be written: {error}", "set WINNOW_STORE to a folder or fsspec address that can")
+        yield (
+            "wrong",
+            "store",
+            f"{store_uri()} cannot be written: {error}",
+            "set WINNOW_STORE to a folder or fsspec address that can",
+        )
         return
-    free = shutil.disk_usage(place.local_root if place.local_root.exists() else tempfile.gettempdir()).free / 2**30
+    free = (
+        shutil.disk_usage(place.local_root if place.local_root.exists() else tempfile.gettempdir()).free
+        / 2**30
+    )
     yield (
         "ok" if free > 5 else "note",
         "store",
@@ -109,16 +126,21 @@ def _store() -> Iterator[Finding]:
         yield (
             "note",
             "unfinished",
-            f"{len(waiting)} tasks have checkpoints: {', '.join(sorted(f.name.rpartition('-')[0] for f in waiting)[:5])}",
+            f"{len(waiting)} tasks have checkpoints: "
+            f"{', '.join(sorted(f.name.rpartition('-')[0] for f in waiting)[:5])}",
             "run the same flow again to go on from there",
         )
 
 
 def _data() -> Iterator[Finding]:
-    from tasks.hardware import data_root
+    from winnow.tasks.hardware import data_root
 
     root = data_root()
-    found = sorted(entry.name for entry in root.iterdir() if not entry.name.startswith(".")) if root.is_dir() else []
+    found = (
+        sorted(entry.name for entry in root.iterdir() if not entry.name.startswith("."))
+        if root.is_dir()
+        else []
+    )
     yield (
         "ok",
         "data",
@@ -146,13 +168,23 @@ def _server() -> Iterator[Finding]:
     try:
         httpx.get(f"{url}/health", timeout=5).raise_for_status()
     except httpx.HTTPError as error:
-        yield ("wrong", "server", f"{url} does not answer: {error}", "prefect server start --background, or unset PREFECT_API_URL")
+        yield (
+            "wrong",
+            "server",
+            f"{url} does not answer: {error}",
+            "prefect server start --background, or unset PREFECT_API_URL",
+        )
         return
     pools = {pool["name"]: pool for pool in httpx.post(f"{url}/work_pools/filter", json={}, timeout=5).json()}
     yield ("ok", "server", url, "")
     for name in ("cpu", "gpu"):
         if name not in pools:
-            yield ("note", "work pool", f"{name} is missing", f"prefect work-pool create {name} --type process --overwrite")
+            yield (
+                "note",
+                "work pool",
+                f"{name} is missing",
+                f"prefect work-pool create {name} --type process --overwrite",
+            )
         else:
             ready = pools[name].get("status") == "READY"
             yield (
@@ -161,8 +193,15 @@ def _server() -> Iterator[Finding]:
                 f"{name}: {pools[name].get('status', 'unknown').lower()}",
                 "" if ready else f"prefect worker start --pool {name}",
             )
-    known = {f"{found['name']}" for found in httpx.post(f"{url}/deployments/filter", json={}, timeout=5).json()}
+    known = {
+        f"{found['name']}" for found in httpx.post(f"{url}/deployments/filter", json={}, timeout=5).json()
+    }
     if not known:
-        yield ("note", "deployments", "none", "prefect --no-prompt deploy --all --prefect-file deployments/prefect.yaml")
+        yield (
+            "note",
+            "deployments",
+            "none",
+            "prefect --no-prompt deploy --all --prefect-file deployments/prefect.yaml",
+        )
     else:
         yield ("ok", "deployments", f"{len(known)}: {', '.join(sorted(known))}", "")

@@ -6,10 +6,20 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.registry import datasets
-from tasks.train.recipe import Recipe
+from winnow.tasks.registry import datasets
+from winnow.tasks.train.recipe import Recipe
 
-__all__ = ["DeepcorePreset", "ElfsPreset", "SelectionPreset", "ccs", "d2", "deepcore", "elfs", "mis_ratio_grid", "sparse"]
+__all__ = [
+    "DeepcorePreset",
+    "ElfsPreset",
+    "SelectionPreset",
+    "ccs",
+    "d2",
+    "deepcore",
+    "elfs",
+    "mis_ratio_grid",
+    "sparse",
+]
 
 
 class ElfsPreset(BaseModel):
@@ -45,16 +55,38 @@ class ElfsPreset(BaseModel):
 
 
 # elfs_temi.md 2.5: the CIFAR-10 command of the ELFS repository
-_TEMI = {"heads": 50, "epochs": 200, "batch_size": 1024, "lr": 1e-4, "min_lr": 1e-4, "warmup_epochs": 20, "beta": 0.6}
+_TEMI = {
+    "heads": 50,
+    "epochs": 200,
+    "batch_size": 1024,
+    "lr": 1e-4,
+    "min_lr": 1e-4,
+    "warmup_epochs": 20,
+    "beta": 0.6,
+}
 _CIFAR_PROXY = Recipe(network="resnet18", epochs=200)
 _CIFAR_TRAINING = Recipe(network="resnet18", iterations=40_000)
-_IMAGENET = {"network": "resnet34", "weight_decay": 1e-4, "nesterov": False, "augment": "imagenet", "size": 224}
+_IMAGENET = {
+    "network": "resnet34",
+    "weight_decay": 1e-4,
+    "nesterov": False,
+    "augment": "imagenet",
+    "size": 224,
+}
 
 # a few hundred steps instead of ten thousand: a faster teacher, a higher rate, smaller heads
 _SMALL_HEADS = {
-    "heads": 16, "epochs": 100, "batch_size": 256, "hidden": 128, "bottleneck": 64, "lr": 3e-3, "min_lr": 3e-3, "warmup_epochs": 10,
-    "momentum": 0.95, "momentum_end": 0.95,
-}  # fmt: skip
+    "heads": 16,
+    "epochs": 100,
+    "batch_size": 256,
+    "hidden": 128,
+    "bottleneck": 64,
+    "lr": 3e-3,
+    "min_lr": 3e-3,
+    "warmup_epochs": 10,
+    "momentum": 0.95,
+    "momentum_end": 0.95,
+}
 _DIGITS_RECIPE = Recipe(network="convnet", iterations=300, batch_size=64, lr=0.1, augment="none")
 
 _ELFS: dict[str, ElfsPreset] = {
@@ -63,13 +95,22 @@ _ELFS: dict[str, ElfsPreset] = {
         neighbours=15,
         heads=_SMALL_HEADS,
         # crops keep the proxy from learning every sample at once
-        proxy=_DIGITS_RECIPE.model_copy(update={"iterations": None, "epochs": 20, "augment": "crop", "pad": "scaled"}),
+        proxy=_DIGITS_RECIPE.model_copy(
+            update={"iterations": None, "epochs": 20, "augment": "crop", "pad": "scaled"}
+        ),
         training=_DIGITS_RECIPE,
-        # chosen with labels, on a fifth of the training set, never on the test set; `-p mis_ratio=auto` searches without labels
+        # chosen with labels, on a fifth of the training set, never on the test set; `-p mis_ratio=auto`
+        # searches without labels
         mis_ratio={0.1: 0.25, 0.2: 0.05, 0.3: 0.05, 0.5: 0.0},
         mis_ratios=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5),
     ),
-    "cifar10": ElfsPreset(embedder="dino_vitb16", heads=_TEMI, proxy=_CIFAR_PROXY, training=_CIFAR_TRAINING, mis_ratio={0.1: 0.4}),
+    "cifar10": ElfsPreset(
+        embedder="dino_vitb16",
+        heads=_TEMI,
+        proxy=_CIFAR_PROXY,
+        training=_CIFAR_TRAINING,
+        mis_ratio={0.1: 0.4},
+    ),
     "cifar100": ElfsPreset(embedder="dino_vitb16", heads=_TEMI, proxy=_CIFAR_PROXY, training=_CIFAR_TRAINING),
     "stl10": ElfsPreset(embedder="dino_vitb16", heads=_TEMI, proxy=_CIFAR_PROXY, training=_CIFAR_TRAINING),
     "cinic10": ElfsPreset(embedder="dino_vitb16", heads=_TEMI, proxy=_CIFAR_PROXY, training=_CIFAR_TRAINING),
@@ -122,8 +163,8 @@ def elfs(dataset: str) -> ElfsPreset:
 def mis_ratio_grid(fraction: float) -> tuple[float, ...]:
     """Values of mis_ratio worth trying when this fraction is kept: more is dropped where less is kept.
 
-    The grids that an independent re-implementation of ELFS searches (reference notes, 3.4), taken at the nearest fraction and cut to
-    what fits.
+    The grids that an independent re-implementation of ELFS searches (reference notes, 3.4), taken at the
+    nearest fraction and cut to what fits.
 
     >>> mis_ratio_grid(0.1)
     (0.4, 0.5, 0.6, 0.7, 0.8)
@@ -161,9 +202,9 @@ class SelectionPreset(BaseModel):
     grid: dict[str, tuple[Any, ...]]
 
 
-# beta of CCS by fraction kept (d2_ccs.md 1.5). Its README has CIFAR-10 and ImageNet at 10 %, ImageNet at 20 %; the rest of the table is
-# quoted from memory of the paper's appendix and agrees with these.
-# digits: what the search finds with five trainings a value.
+# beta of CCS by fraction kept (d2_ccs.md 1.5). Its README has CIFAR-10 and ImageNet at 10 %, ImageNet at 20
+# %; the rest of the table is quoted from memory of the paper's appendix and agrees with these. digits: what
+# the search finds with five trainings a value.
 _CCS_BETA = {
     "digits": {0.1: 0.1, 0.2: 0.0, 0.3: 0.0, 0.5: 0.0},
     "cifar10": {0.7: 0.0, 0.5: 0.0, 0.3: 0.1, 0.2: 0.1, 0.1: 0.3},
@@ -177,7 +218,10 @@ _CCS_GRID = {"mis_ratio": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)}
 _D2_PARAMS: dict[str, dict[float, dict[str, Any]]] = {
     "digits": {
         0.1: {"neighbours": 5, "gamma_reverse": 0.0, "mis_ratio": 0.2},
-        **{fraction: {"neighbours": 10, "gamma_reverse": 1.0, "mis_ratio": 0.0} for fraction in (0.2, 0.3, 0.5)},
+        **{
+            fraction: {"neighbours": 10, "gamma_reverse": 1.0, "mis_ratio": 0.0}
+            for fraction in (0.2, 0.3, 0.5)
+        },
     },
     "cifar10": {0.1: {"neighbours": 5, "gamma_reverse": 0.1, "mis_ratio": 0.4}},
     "imagenet": {0.1: {"neighbours": 5, "gamma_reverse": 0.1, "mis_ratio": 0.4}},
@@ -193,7 +237,9 @@ def ccs(dataset: str) -> SelectionPreset:
     """
     base = elfs(dataset)
     params = {fraction: {"mis_ratio": beta} for fraction, beta in _CCS_BETA.get(dataset, {}).items()}
-    return SelectionPreset(proxy=base.proxy, training=base.training, score="aum", params=params, grid=_CCS_GRID)
+    return SelectionPreset(
+        proxy=base.proxy, training=base.training, score="aum", params=params, grid=_CCS_GRID
+    )
 
 
 def d2(dataset: str) -> SelectionPreset:
@@ -205,8 +251,12 @@ def d2(dataset: str) -> SelectionPreset:
     base = elfs(dataset)
     score = "aum" if dataset == "imagenet" else "forgetting"
     return SelectionPreset(
-        proxy=base.proxy, training=base.training, score=score, params=_D2_PARAMS.get(dataset, {}), grid=_D2_GRID
-    )  # fmt: skip
+        proxy=base.proxy,
+        training=base.training,
+        score=score,
+        params=_D2_PARAMS.get(dataset, {}),
+        grid=_D2_GRID,
+    )
 
 
 # selectors that can do without the dense kernel, and the neighbours that they then look at
@@ -222,7 +272,7 @@ def sparse(dataset: str, *, balanced: bool, upstream: bool) -> dict[str, dict[st
     >>> sparse("cifar10", balanced=False, upstream=False)["craig"], sparse("digits", balanced=False, upstream=False)
     ({'neighbours': 100}, {})
     """
-    samples = datasets.get(dataset).facts.get("samples", {}).get("train", 0)
+    samples = datasets.get(dataset).samples.get("train", 0)
     if balanced or upstream or samples <= _DENSE_SAMPLES:
         return {}
     return {name: {"neighbours": neighbours} for name, neighbours in _SPARSE.items()}
@@ -251,7 +301,8 @@ _DEEPCORE_AUGMENT = {"cifar10": "crop_flip", "cifar100": "crop_flip", "imagenet"
 def deepcore(dataset: str, *, upstream: bool = False) -> DeepcorePreset:
     """DeepCore's preset of a dataset: CIFAR and ImageNet are augmented in training, nothing is while selecting.
 
-    With ``upstream`` as the published driver has it: a cosine that is an epoch late, a test every epoch, Tiny ImageNet at 32 pixels.
+    With ``upstream`` as the published driver has it: a cosine that is an epoch late, a test every epoch, Tiny
+    ImageNet at 32 pixels.
 
     >>> deepcore("cifar10").training.augment, deepcore("svhn").training.augment
     ('crop_flip', 'none')
@@ -261,8 +312,19 @@ def deepcore(dataset: str, *, upstream: bool = False) -> DeepcorePreset:
     if dataset == "digits":
         proxy = _DIGITS_RECIPE.model_copy(update={"iterations": None, "epochs": 10, "scheduler": "constant"})
         return DeepcorePreset(proxy=proxy, training=_DIGITS_RECIPE)
-    sides = {"size": 224} if dataset == "imagenet" else {"size": 32} if dataset == "tiny_imagenet" and upstream else {}
-    augment = {"augment": _DEEPCORE_AUGMENT.get(dataset, "none"), "lag": int(upstream), "test_interval": 1 if upstream else None}
+    sides = (
+        {"size": 224}
+        if dataset == "imagenet"
+        else {"size": 32}
+        if dataset == "tiny_imagenet" and upstream
+        else {}
+    )
+    augment = {
+        "augment": _DEEPCORE_AUGMENT.get(dataset, "none"),
+        "lag": int(upstream),
+        "test_interval": 1 if upstream else None,
+    }
     return DeepcorePreset(
-        proxy=_DEEPCORE_PROXY.model_copy(update=sides), training=_DEEPCORE_TRAINING.model_copy(update={**sides, **augment})
-    )  # fmt: skip
+        proxy=_DEEPCORE_PROXY.model_copy(update=sides),
+        training=_DEEPCORE_TRAINING.model_copy(update={**sides, **augment}),
+    )

@@ -1,7 +1,8 @@
 """A Prefect API of a run's own, for who has set up no server.
 
-Prefect starts such a server itself, but only once it is imported, waits for it idly, and leaves it behind when the run is killed. This
-one starts while the run still loads its libraries, and ends with the run however that ends: it watches a pipe that the kernel closes.
+Prefect starts such a server itself, but only once it is imported, waits for it idly, and leaves it behind
+when the run is killed. This one starts while the run still loads its libraries, and ends with the run however
+that ends: it watches a pipe that the kernel closes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import tomllib
 import urllib.request
 from pathlib import Path
 
-from tasks.errors import WinnowError
+from winnow.tasks.errors import WinnowError
 
 __all__ = ["Server", "ServerFailed", "configured", "temporary_server"]
 
@@ -31,7 +32,8 @@ def watch():
 
 threading.Thread(target=watch, daemon=True).start()
 import uvicorn
-uvicorn.run("prefect.server.api.server:create_app", factory=True, host="127.0.0.1", port=int(sys.argv[1]), log_level="error")
+uvicorn.run("prefect.server.api.server:create_app", factory=True, host="127.0.0.1", port=int(sys.argv[1]),
+log_level="error")
 """
 
 
@@ -44,7 +46,10 @@ def configured() -> bool:
 
     Prefect would tell, but not before it is loaded, and a server must be under way by then.
     """
-    if any(os.environ.get(name) for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_SERVER_EPHEMERAL_ENABLED")):
+    if any(
+        os.environ.get(name)
+        for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_SERVER_EPHEMERAL_ENABLED")
+    ):
         return True
     if any(Path(name).exists() for name in ("prefect.toml", ".env")):
         return True
@@ -67,7 +72,10 @@ def temporary_server(timeout: float = 120) -> Server | None:
     if configured() or "prefect" in sys.modules:
         return None
     server = Server(timeout)
-    os.environ |= {"PREFECT_API_URL": f"http://127.0.0.1:{server.port}/api", "PREFECT_SERVER_EPHEMERAL_ENABLED": "false"}
+    os.environ |= {
+        "PREFECT_API_URL": f"http://127.0.0.1:{server.port}/api",
+        "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
+    }
     atexit.register(server.stop)  # last in, first out: Prefect registers its own later
     return server
 
@@ -81,12 +89,13 @@ class Server:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _SERVE, str(self.port)],
+            [sys.executable, "-P", "-c", _SERVE, str(self.port)],  # -P: no module of the current folder
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is the run's: it still has to say how it ended
             # as Prefect starts its own: no pages, no scheduler
-            env=os.environ | {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
+            env=os.environ
+            | {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
         )
 
     def wait(self) -> None:

@@ -11,16 +11,16 @@ from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows import presets
-from tasks.artifacts import Artifact
-from tasks.data.task import annotate, bring_embeddings, bring_pseudo_labels, load
-from tasks.embed.task import checkpoint_digest, embed, knn, normalise
-from tasks.hardware import trial_workers
-from tasks.progress import interruptible
-from tasks.score.task import PASSES, add_score, average_score, record_dynamics
-from tasks.select.task import inputs_of, select
-from tasks.train.recipe import Recipe
-from tasks.train.task import cluster, cluster_kmeans, hold_out, label, train_on
+from winnow.flows import presets
+from winnow.tasks.artifacts import Artifact
+from winnow.tasks.data.task import annotate, bring_embeddings, bring_pseudo_labels, load
+from winnow.tasks.embed.task import checkpoint_digest, embed, knn, normalise
+from winnow.tasks.hardware import trial_workers
+from winnow.tasks.progress import interruptible
+from winnow.tasks.score.task import PASSES, add_score, average_score, record_dynamics
+from winnow.tasks.select.task import inputs_of, select
+from winnow.tasks.train.recipe import Recipe
+from winnow.tasks.train.task import cluster, cluster_kmeans, hold_out, label, train_on
 
 __all__ = [
     "TRIALS",
@@ -50,7 +50,7 @@ REPEAT = 1_000  # between the seeds of these trainings, so that they are none of
 TRIALS: Any = ThreadPoolTaskRunner(max_workers=trial_workers())
 
 
-# -- pseudo-labels --------------------------------------------------------------------------------------------------------
+# -- pseudo-labels -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -80,18 +80,27 @@ def pseudo_label(
     if embeddings is not None:
         features = bring_embeddings(train, embeddings)
     else:
-        how: dict[str, Any] = {"options": preset.embedder_options, "checkpoint": checkpoint_digest(preset.embedder)}
+        how: dict[str, Any] = {
+            "options": preset.embedder_options,
+            "checkpoint": checkpoint_digest(preset.embedder),
+        }
         features = embed(train, preset.embedder, **how, seed=seed, device=device)
-        oracle = embed(test, preset.embedder, **how, learn_from=train, seed=seed, device=device) if test is not None else None
+        oracle = (
+            embed(test, preset.embedder, **how, learn_from=train, seed=seed, device=device)
+            if test is not None
+            else None
+        )
     if preset.normalise != "none":
         oracle = oracle and normalise(oracle, preset.normalise, reference=features)
         features = normalise(features, preset.normalise)
     graph = knn(features, preset.neighbours, upstream=test is not None, device=device)
-    found = cluster(features, graph, classes, preset.heads, seed=seed, device=device, test=test, test_embeddings=oracle)
+    found = cluster(
+        features, graph, classes, preset.heads, seed=seed, device=device, test=test, test_embeddings=oracle
+    )
     return Pseudo(found["pseudo_labels"], cluster_kmeans(features, classes, seed=seed), found["losses"])
 
 
-# -- what a proxy's training tells ------------------------------------------------------------------------------------------
+# -- what a proxy's training tells ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,11 @@ class Recorded:
     def pseudo_report(self) -> dict[str, Any]:
         """The pseudo-labels as ``draw`` takes them."""
         found = self.pseudo
-        return {} if found is None else {"pseudo_labels": found.labels, "kmeans": found.kmeans, "head_losses": found.head_losses}
+        return (
+            {}
+            if found is None
+            else {"pseudo_labels": found.labels, "kmeans": found.kmeans, "head_losses": found.head_losses}
+        )
 
 
 def record(
@@ -126,16 +139,30 @@ def record(
     dataset = train.meta["dataset"]
     pseudo = None
     if labels == "pseudo":
-        pseudo = pseudo_label(train, classes, presets.elfs(dataset), pseudo_labels=pseudo_labels, seed=seed, device=device)
+        pseudo = pseudo_label(
+            train, classes, presets.elfs(dataset), pseudo_labels=pseudo_labels, seed=seed, device=device
+        )
     known = load(dataset, "train", labels=True, options=dataset_options) if pseudo is None else pseudo.labels
     found = record_dynamics(
-        train, known, recipe, seed=seed, final_pass=True, normalised=normalised, grand_batch=grand_batch, device=device
-    )  # fmt: skip
-    signals = {"labels": known, "scores": found["scores"], "embeddings": found["features"], "logits": found["logits"]}
+        train,
+        known,
+        recipe,
+        seed=seed,
+        final_pass=True,
+        normalised=normalised,
+        grand_batch=grand_batch,
+        device=device,
+    )
+    signals = {
+        "labels": known,
+        "scores": found["scores"],
+        "embeddings": found["features"],
+        "logits": found["logits"],
+    }
     return Recorded(signals, found["history"], found["network"], pseudo)
 
 
-# -- the search for hyper-parameters ----------------------------------------------------------------------------------------
+# -- the search for hyper-parameters -------------------------------------------------------------------------
 
 
 @interruptible()
@@ -154,8 +181,8 @@ def search(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """A selector's parameters at one fraction, chosen on a random tenth of the training set, never on the test set.
 
-    For each setting: select among the other nine tenths and train on that selection, with the labels that are selected with
-    (pseudo-labels where the method is label-free); judge on the tenth.
+    For each setting: select among the other nine tenths and train on that selection, with the labels that are
+    selected with (pseudo-labels where the method is label-free); judge on the tenth.
 
     Args:
         train: the samples.
@@ -179,20 +206,31 @@ def search(
     futures: list[list[PrefectFuture[Artifact]]] = []
     for setting in settings:
         chosen = select(
-            train, method, fraction, params={**fixed, **setting}, seed=seed, among=held["rest"], **inputs_of(method, signals)
-        )  # fmt: skip
+            train,
+            method,
+            fraction,
+            params={**fixed, **setting},
+            seed=seed,
+            among=held["rest"],
+            **inputs_of(method, signals),
+        )
         kept = label(chosen, labels)
-        futures.append([train_on.submit(train, kept, held["held"], recipe, seed + each, device) for each in range(seeds)])
+        futures.append(
+            [train_on.submit(train, kept, held["held"], recipe, seed + each, device) for each in range(seeds)]
+        )
     tried = [[future.result().meta["last_accuracy"] for future in runs] for runs in futures]
     best = max(range(len(settings)), key=lambda i: sum(tried[i]))  # the first of equals
     named = next(iter(grid)) if len(grid) == 1 else ", ".join(grid)
-    names = [setting[named] if len(grid) == 1 else ", ".join(f"{value:g}" for value in setting.values()) for setting in settings]
+    names = [
+        setting[named] if len(grid) == 1 else ", ".join(f"{value:g}" for value in setting.values())
+        for setting in settings
+    ]
     pseudo = labels.kind == "pseudo_labels"
     kind = "pseudo-labels" if pseudo else "labels"
     text = (
-        f"For each setting: select and train on 90 % of the training samples with their {kind}, judge on the other 10 %. "
-        + ("No true label was used." if pseudo else "The test set was not used.")
-    )  # fmt: skip
+        f"For each setting: select and train on 90 % of the training samples with their {kind}, judge on the "
+        "other 10 %. " + ("No true label was used." if pseudo else "The test set was not used.")
+    )
     shown = {
         "name": named,
         "tried": dict(zip(names, tried, strict=True)),
@@ -221,11 +259,11 @@ def parameters(
         if grid:
             params[fraction], searches[fraction] = search(
                 train, signals, method, fraction, settled, grid, recipe, seed=seed, seeds=seeds, device=device
-            )  # fmt: skip
+            )
     return params, searches
 
 
-# -- trials ---------------------------------------------------------------------------------------------------------------
+# -- trials --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -255,8 +293,13 @@ class Trials:
     def results(self) -> dict[str, Any]:
         """Both as ``draw`` takes them; waits for the trainings."""
         with interruptible():
-            trials = [(method, fraction, seed, future.result()) for method, fraction, seed, future in self.futures]
-        return {"trials": trials, "coresets": [(method, fraction, kept) for (method, fraction), kept in self.coresets.items()]}
+            trials = [
+                (method, fraction, seed, future.result()) for method, fraction, seed, future in self.futures
+            ]
+        return {
+            "trials": trials,
+            "coresets": [(method, fraction, kept) for (method, fraction), kept in self.coresets.items()],
+        }
 
 
 @interruptible()
@@ -274,7 +317,8 @@ def run_trials(
 ) -> Trials:
     """Select with every method at every fraction, annotate, train with every seed.
 
-    The whole set is trained on once a seed; a random draw is new for each seed; other selectors select once, with ``seed``.
+    The whole set is trained on once a seed; a random draw is new for each seed; other selectors select once,
+    with ``seed``.
     """
     trials, seeds = Trials(), tuple(seeds)
     for method in methods:
@@ -285,14 +329,24 @@ def run_trials(
                 kept = trials.coresets.get((method.name, fraction))
                 if kept is None or method.selector == "random":
                     drawn = each if method.selector == "random" else seed
-                    chosen = select(train, method.selector, fraction, params=params, seed=drawn, balanced=method.balanced, **given)
+                    chosen = select(
+                        train,
+                        method.selector,
+                        fraction,
+                        params=params,
+                        seed=drawn,
+                        balanced=method.balanced,
+                        **given,
+                    )
                     kept = annotate(train, chosen, f"{method.name}-{fraction:g}")
                     trials.coresets.setdefault((method.name, fraction), kept)
-                trials.futures.append((method.name, fraction, each, train_on.submit(train, kept, test, recipe, each, device)))
+                trials.futures.append(
+                    (method.name, fraction, each, train_on.submit(train, kept, test, recipe, each, device))
+                )
     return trials
 
 
-# -- comparisons ----------------------------------------------------------------------------------------------------------
+# -- comparisons ---------------------------------------------------------------------------------------------
 
 
 def run_comparison(
@@ -314,14 +368,18 @@ def run_comparison(
 ) -> dict[str, Any]:
     """Every method at every fraction with every seed, the whole pipeline anew for each seed; what ``draw_comparison`` takes.
 
-    All methods of a seed read the same proxy's labels, features, residuals, probabilities and dynamics. Three kinds read more: ELFS a proxy
-    that is trained on pseudo-labels, ``PASSES`` the trained proxy's gradients at each image, GraNd the mean over ``repeats`` proxies.
+    All methods of a seed read the same proxy's labels, features, residuals, probabilities and dynamics. Three
+    kinds read more: ELFS a proxy that is trained on pseudo-labels, ``PASSES`` the trained proxy's gradients
+    at each image, GraNd the mean over ``repeats`` proxies.
     """
     found: dict[str, Any] = {"trials": [], "coresets": [], "histories": {}}
     everyone: list[tuple[int, Trials]] = []
     known: dict[str, Any] = {
-        "dataset_options": dataset_options, "normalised": normalised, "grand_batch": grand_batch, "device": device,
-    }  # fmt: skip
+        "dataset_options": dataset_options,
+        "normalised": normalised,
+        "grand_batch": grand_batch,
+        "device": device,
+    }
     for seed in seeds:
         recorded = record(train, proxy, "true", classes, seed=seed, **known)
         found["histories"][seed] = recorded.history
@@ -332,19 +390,39 @@ def run_comparison(
             signals = dict(recorded.signals)
             if source == "elfs":
                 preset = presets.elfs(train.meta["dataset"])
-                pseudo = pseudo_label(train, classes, preset, pseudo_labels=pseudo_labels, seed=seed, device=device)
+                pseudo = pseudo_label(
+                    train, classes, preset, pseudo_labels=pseudo_labels, seed=seed, device=device
+                )
                 dynamics = record_dynamics(train, pseudo.labels, proxy, seed=seed, device=device)
                 signals = {"labels": pseudo.labels, "scores": dynamics["scores"]}
             elif source is not None:
                 again = range(1, repeats if source in AVERAGED else 1)
-                proxies = [recorded, *(record(train, proxy, "true", classes, seed=seed + REPEAT * each, **known) for each in again)]
+                proxies = [
+                    recorded,
+                    *(
+                        record(train, proxy, "true", classes, seed=seed + REPEAT * each, **known)
+                        for each in again
+                    ),
+                ]
                 signals["scores"] = _with_score(source, train, proxies, proxy, device)
-            trials = run_trials(train, test, mine, signals, fractions=fractions, seeds=(seed,), recipe=training, seed=seed, device=device)
+            trials = run_trials(
+                train,
+                test,
+                mine,
+                signals,
+                fractions=fractions,
+                seeds=(seed,),
+                recipe=training,
+                seed=seed,
+                device=device,
+            )
             everyone.append((seed, trials))
     for seed, trials in everyone:
         results = trials.results()
         found["trials"] += results["trials"]
-        found["coresets"] += [(method, fraction, seed, kept) for method, fraction, kept in results["coresets"]]
+        found["coresets"] += [
+            (method, fraction, seed, kept) for method, fraction, kept in results["coresets"]
+        ]
     place = {method.name: i for i, method in enumerate(methods)}
     found["trials"].sort(key=lambda trial: place[trial[0]])
     return found
@@ -358,10 +436,16 @@ def _own_source(method: Method, repeats: int) -> str | None:
     return score if score in PASSES or (score in AVERAGED and repeats > 1) else None
 
 
-def _with_score(name: str, train: Artifact, proxies: Sequence[Recorded], recipe: Recipe, device: str) -> Artifact:
+def _with_score(
+    name: str, train: Artifact, proxies: Sequence[Recorded], recipe: Recipe, device: str
+) -> Artifact:
     """The first proxy's scores with this one, averaged over all of them."""
     found = []
     for one in proxies:
         labels, scores = one.signals["labels"], one.signals["scores"]
-        found.append(add_score(train, labels, scores, one.network, recipe, name, device=device) if name in PASSES else scores)
+        found.append(
+            add_score(train, labels, scores, one.network, recipe, name, device=device)
+            if name in PASSES
+            else scores
+        )
     return found[0] if len(found) == 1 else average_score(found, name)

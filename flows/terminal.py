@@ -16,9 +16,16 @@ from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-from tasks.errors import WinnowError
+from winnow.tasks.errors import WinnowError
 
 __all__ = ["run_flow"]
 
@@ -30,20 +37,25 @@ _FINISHED = re.compile(r"^Finished in state (\w+)")
 
 def run_flow(module: str, function: str, parameters: dict[str, Any], *, name: str, plain: bool) -> int:
     """Run a flow in this process and show it; returns the exit status."""
-    # Prefect reads these when it is imported. Its own console log is replaced by ours; the full log goes to the server as ever.
+    # Prefect reads these when it is imported. Its own console log is replaced by ours; the full log goes to
+    # the server as ever.
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    console = Console(stderr=True, no_color=plain or None, force_terminal=False if plain else None, highlight=False)
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")  # a busy machine needs longer than 20 s
-    from flows.server import temporary_server
+    console = Console(
+        stderr=True, no_color=plain or None, force_terminal=False if plain else None, highlight=False
+    )
+    os.environ.setdefault(
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120"
+    )  # a busy machine needs longer than 20 s
+    from winnow.flows.server import temporary_server
 
     started = time.monotonic()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         server = temporary_server()
         with _watched(console) as counts:
-            from tasks.artifacts import store
-            from tasks.progress import unwatched
+            from winnow.tasks.artifacts import store
+            from winnow.tasks.progress import unwatched
 
             console.print(f"[bold]{name}[/]  store {store().uri}")
             flow = getattr(importlib.import_module(module), function)
@@ -57,10 +69,18 @@ def run_flow(module: str, function: str, parameters: dict[str, Any], *, name: st
         return 1
     except Exception:
         console.print_exception(max_frames=8)
-        console.print("[red bold]failed.[/] Finished steps and checkpoints are kept; the same command goes on from there.", soft_wrap=True)
+        console.print(
+            "[red bold]failed.[/] Finished steps and checkpoints are kept; the same command goes on from "
+            "there.",
+            soft_wrap=True,
+        )
         return 1
     except (KeyboardInterrupt, _Terminated) as stop:
-        console.print("\n[yellow]stopped.[/] Finished steps and checkpoints are kept; the same command goes on from there.", soft_wrap=True)
+        console.print(
+            "\n[yellow]stopped.[/] Finished steps and checkpoints are kept; the same command goes on from "
+            "there.",
+            soft_wrap=True,
+        )
         return 128 + (signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM)
     _show_result(console, result, counts, time.monotonic() - started)
     return 0
@@ -76,18 +96,16 @@ def _terminate(*_: Any) -> None:
 
 def _validated(flow: Any, parameters: dict[str, Any]) -> dict[str, Any]:
     """Parameters as the flow's types want them; what is wrong is said by name."""
-    import difflib
-
     from prefect.exceptions import ParameterTypeError
 
-    from tasks.errors import BadInput
+    from winnow.tasks.errors import BadInput, did_you_mean
 
     known = list(flow.parameters.properties)
     for name in parameters:
         if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
             raise BadInput(
-                f"{flow.name} has no parameter {name!r}.{f' Did you mean {close[0]!r}?' if close else ''} Parameters: {', '.join(known)}"
+                f"{flow.name} has no parameter {name!r}.{did_you_mean(name, known)} "
+                f"Parameters: {', '.join(known)}"
             )
     for name in flow.parameters.required or []:
         if name not in parameters:
@@ -96,7 +114,11 @@ def _validated(flow: Any, parameters: dict[str, Any]) -> dict[str, Any]:
         return flow.validate_parameters(parameters)
     except ParameterTypeError as error:
         # pydantic's listing, one parameter and one reason a line, without its links
-        lines = [line.strip() for line in str(error).splitlines() if line.strip() and "errors.pydantic.dev" not in line]
+        lines = [
+            line.strip()
+            for line in str(error).splitlines()
+            if line.strip() and "errors.pydantic.dev" not in line
+        ]
         raise BadInput(f"{flow.name}: " + "\n  ".join(lines[1:] or lines)) from error
 
 
@@ -117,7 +139,7 @@ def _watched(console: Console) -> Iterator[Counter[str]]:
     )
     from prefect.logging.configuration import setup_logging
 
-    from tasks.progress import terminal
+    from winnow.tasks.progress import terminal
 
     setup_logging()  # now rather than at the first run, where it would replace our handlers
 
@@ -129,7 +151,7 @@ def _watched(console: Console) -> Iterator[Counter[str]]:
     else:
         ours = logging.StreamHandler()
         ours.setFormatter(logging.Formatter("    %(message)s"))
-        ours.addFilter(lambda record: record.name != "tasks.report")  # shown at the end
+        ours.addFilter(lambda record: record.name != "winnow.tasks.report")  # shown at the end
     listeners: list[tuple[logging.Logger, logging.Handler]] = [
         (logging.getLogger("prefect.task_runs"), steps),
         (logging.getLogger("tasks"), ours),
@@ -169,17 +191,25 @@ class _Steps(logging.Handler):
 
 
 def _show_result(console: Console, result: Any, counts: Counter[str], seconds: float) -> None:
-    from tasks.artifacts import Artifact, store
-    from tasks.report.tables import accuracy_table, comparison_table, summarise, to_rich
+    from winnow.tasks.artifacts import Artifact, store
+    from winnow.tasks.report.tables import accuracy_table, comparison_table, summarise, to_rich
 
     if isinstance(result, Artifact) and "report" in result.meta:
         trials = result.table().to_pylist()
         out = Console(no_color=console.no_color or None)
-        out.print(to_rich(comparison_table(trials) if result.meta.get("compared") else accuracy_table(summarise(trials))))
+        out.print(
+            to_rich(
+                comparison_table(trials) if result.meta.get("compared") else accuracy_table(summarise(trials))
+            )
+        )
         for verdict in result.meta.get("verdicts", []):
             out.print(verdict, highlight=False, soft_wrap=True)
         out.print(f"report: {store().path(result.meta['report'])}", highlight=False, soft_wrap=True)
-        out.print(f"trials: {result.digest[:12]} (`winnow show {result.digest[:12]}`)", highlight=False, soft_wrap=True)
+        out.print(
+            f"trials: {result.digest[:12]} (`winnow show {result.digest[:12]}`)",
+            highlight=False,
+            soft_wrap=True,
+        )
     total = counts["cached"] + counts["computed"]
     console.print(f"[dim]{total} steps, {counts['cached']} from the cache, {seconds:.1f} s[/]")
     sys.stdout.flush()

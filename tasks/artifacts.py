@@ -5,8 +5,8 @@ Layout of a store (``$WINNOW_STORE``, any fsspec address; default ``.winnow/`` b
     objects/<aa>/<sha256>.parquet   immutable content, named after its own digest
     records/<task>-<key>            which artifact a task made of which inputs (Prefect's result record, JSON)
     provenance/<task>-<key>.json    how: inputs, parameters, versions, device, duration
-    partial/<task>-<key>/           scratch of a task under way: epoch checkpoints, finished shards (always on local disk)
-    reports/                        what flows show at the end
+    partial/<task>-<key>/           scratch of a task under way: epoch checkpoints, finished shards (always on
+    local disk) reports/                        what flows show at the end
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
-from tasks.errors import ArtifactCorrupt, BadInput, StoreUnusable
+from winnow.tasks.errors import ArtifactCorrupt, BadInput, StoreUnusable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,17 +40,23 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "Artifact", "ArtifactWriter", "Scratch", "Store", "find", "store", "store_uri", "write"]
 
 
-# -- what each kind of artifact holds -----------------------------------------------------------------------------------
+# -- what each kind of artifact holds ------------------------------------------------------------------------
 
 _FLOAT = (pa.float16(), pa.float32())
 _ID = (pa.int64(), pa.string())
 
-# column -> allowed Arrow types; a tuple inside a list is the element type of fixed-size lists; "?" marks an optional column
+# column -> allowed Arrow types; a tuple inside a list is the element type of fixed-size lists; "?" marks an
+# optional column
 KINDS: dict[str, dict[str, Any]] = {
     "samples": {"id": _ID, "label?": (pa.int32(),), "source?": (pa.string(),), "checksum": (pa.binary(16),)},
     "embeddings": {"id": _ID, "vector": [_FLOAT]},
     "graph": {"id": _ID, "neighbours": [(pa.int32(), pa.int64())], "similarity": [(pa.float32(),)]},
-    "pseudo_labels": {"id": _ID, "cluster": (pa.int32(),), "confidence": (pa.float32(),), "head": (pa.int32(),)},
+    "pseudo_labels": {
+        "id": _ID,
+        "cluster": (pa.int32(),),
+        "confidence": (pa.float32(),),
+        "head": (pa.int32(),),
+    },
     "dynamics": {
         "epoch": (pa.int16(),),
         "id": _ID,
@@ -73,7 +79,12 @@ KINDS: dict[str, dict[str, Any]] = {
         "lr": (pa.float32(),),
         "samples_seen": (pa.int64(),),
     },
-    "network": {"name": (pa.string(),), "dtype": (pa.string(),), "shape": (pa.list_(pa.int64()),), "data": (pa.binary(),)},
+    "network": {
+        "name": (pa.string(),),
+        "dtype": (pa.string(),),
+        "shape": (pa.list_(pa.int64()),),
+        "data": (pa.binary(),),
+    },
     "table": {},
     "report": {"name": (pa.string(),), "content": (pa.binary(),)},
 }
@@ -93,14 +104,17 @@ def _check_schema(kind: str, schema: pa.Schema) -> None:
         found = schema.field(index).type
         if isinstance(allowed, list):
             if not pa.types.is_fixed_size_list(found) or found.value_type not in allowed[0]:
-                raise BadInput(f"{kind}: column {name!r} is {found}, not a fixed-size list of {' or '.join(map(str, allowed[0]))}.")
+                raise BadInput(
+                    f"{kind}: column {name!r} is {found}, not a fixed-size list of "
+                    f"{' or '.join(map(str, allowed[0]))}."
+                )
         elif found not in allowed:
             raise BadInput(f"{kind}: column {name!r} is {found}, not {' or '.join(map(str, allowed))}.")
     if kind == "scores" and len(schema.names) < 2:
         raise BadInput("scores: there is no score column beside 'id'.")
 
 
-# -- the store ----------------------------------------------------------------------------------------------------------
+# -- the store -----------------------------------------------------------------------------------------------
 
 
 def store_uri() -> str:
@@ -132,7 +146,8 @@ class Store:
             self.fs, root = fsspec.core.url_to_fs(os.path.expanduser(uri))
         except (ImportError, ValueError) as error:
             raise StoreUnusable(
-                f"WINNOW_STORE={uri}: {error}", remedy="install the fsspec package of that protocol, or use a folder"
+                f"WINNOW_STORE={uri}: {error}",
+                remedy="install the fsspec package of that protocol, or use a folder",
             ) from error
         self.uri = uri
         self.local = isinstance(self.fs, fsspec.implementations.local.LocalFileSystem)
@@ -228,7 +243,8 @@ def _explained(uri: str) -> Iterator[None]:
         raise StoreUnusable(
             f"Cannot write to the store {uri}: {reason[error.errno]}.",
             kept="every finished artifact and the last checkpoint of the running task",
-            remedy="free some room (`winnow cache gc`) or set WINNOW_STORE elsewhere, then run the same command again",
+            remedy="free some room (`winnow cache gc`) or set WINNOW_STORE elsewhere, then run the same "
+            "command again",
         ) from error
 
 
@@ -272,7 +288,7 @@ def _sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-# -- artifacts ----------------------------------------------------------------------------------------------------------
+# -- artifacts -----------------------------------------------------------------------------------------------
 
 
 class Artifact(BaseModel):
@@ -333,7 +349,8 @@ class Artifact(BaseModel):
         return ArtifactCorrupt(
             f"Artifact {self.kind} {self.digest[:12]} cannot be used: {why} ({store().path(self.uri)}).",
             kept="every other artifact",
-            remedy="run the same command again: only this artifact is recomputed (`winnow cache verify` checks all of them)",
+            remedy="run the same command again: only this artifact is recomputed (`winnow cache verify` "
+            "checks all of them)",
         )
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
@@ -380,7 +397,9 @@ def to_arrow(values: NDArray[Any] | Sequence[Any] | pa.Array) -> pa.Array:
         return values
     array = np.asarray(values)
     if array.ndim == 2:
-        return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(array).reshape(-1)), array.shape[1])
+        return pa.FixedSizeListArray.from_arrays(
+            pa.array(np.ascontiguousarray(array).reshape(-1)), array.shape[1]
+        )
     if array.dtype.kind in "UO":
         return pa.array(list(values), type=pa.string())
     return pa.array(array)
@@ -399,7 +418,11 @@ class ArtifactWriter:
         self._file = self._store.temporary()
         dense = kind == "embeddings"  # floating-point vectors do not compress
         self._parquet = pq.ParquetWriter(
-            str(self._file), schema, compression="none" if dense else "zstd", use_dictionary=not dense, store_schema=True
+            str(self._file),
+            schema,
+            compression="none" if dense else "zstd",
+            use_dictionary=not dense,
+            store_schema=True,
         )
 
     def __enter__(self) -> ArtifactWriter:
@@ -410,7 +433,11 @@ class ArtifactWriter:
         self._file.unlink(missing_ok=True)
 
     def write(self, columns: Mapping[str, Any] | pa.Table, *, row_group: int | None = None) -> None:
-        table = columns if isinstance(columns, pa.Table) else pa.table({name: to_arrow(values) for name, values in columns.items()})
+        table = (
+            columns
+            if isinstance(columns, pa.Table)
+            else pa.table({name: to_arrow(values) for name, values in columns.items()})
+        )
         with _explained(self._store.uri):
             self._parquet.write_table(table.cast(self._parquet.schema), row_group_size=row_group)
         self.rows += table.num_rows
@@ -440,7 +467,8 @@ def write(
         kind: one of ``KINDS``.
         columns: name to array (N,) or (N, D), all of one length.
         meta: small facts kept in the handle.
-        field_metadata: column name to notes kept in the file, for example ``{"aum": {"higher_is": "easier"}}``.
+        field_metadata: column name to notes kept in the file, for example ``{"aum": {"higher_is":
+            "easier"}}``.
 
     Raises:
         BadInput: wrong columns or types, or columns of different length.
@@ -452,7 +480,10 @@ def write(
         raise BadInput(f"{kind}: columns of different length: {lengths}")
     notes = field_metadata or {}
     schema = pa.schema(
-        [pa.field(name, array.type, metadata=dict(notes[name]) if name in notes else None) for name, array in arrays.items()]
+        [
+            pa.field(name, array.type, metadata=dict(notes[name]) if name in notes else None)
+            for name, array in arrays.items()
+        ]
     )
     with ArtifactWriter(kind, schema, meta=meta) as writer:
         writer.write(pa.table(list(arrays.values()), schema=schema))
@@ -467,11 +498,21 @@ def export_table(artifact: Artifact, destination: Path, provenance: Sequence[Map
     """
     table = artifact.table()
     if destination.suffix not in (".parquet", ".csv", ".npz", ".npy"):
-        raise BadInput(f"{destination}: {destination.suffix or 'no'} suffix; .parquet, .csv, .npz and .npy can be written.")
+        raise BadInput(
+            f"{destination}: {destination.suffix or 'no'} suffix; .parquet, .csv, .npz and .npy can be "
+            "written."
+        )
     with _atomic(destination.absolute(), str(destination)) as temporary:
         if destination.suffix == ".parquet":
-            notes = {b"winnow.artifact": artifact.model_dump_json().encode(), b"winnow.provenance": json.dumps(list(provenance)).encode()}
-            pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **notes}), temporary, compression="zstd")
+            notes = {
+                b"winnow.artifact": artifact.model_dump_json().encode(),
+                b"winnow.provenance": json.dumps(list(provenance)).encode(),
+            }
+            pq.write_table(
+                table.replace_schema_metadata({**(table.schema.metadata or {}), **notes}),
+                temporary,
+                compression="zstd",
+            )
         elif destination.suffix == ".csv":
             flat = {
                 n: table.column(n)
@@ -504,7 +545,7 @@ def find(prefix: str) -> list[str]:
     return [digest for digest in digests if digest.startswith(prefix)]
 
 
-# -- scratch ------------------------------------------------------------------------------------------------------------
+# -- scratch -------------------------------------------------------------------------------------------------
 
 
 class Scratch:
@@ -526,7 +567,11 @@ class Scratch:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         content = buffer.getbuffer()
-        with self._lock, _atomic(self._file(name), str(self.directory)) as temporary, open(temporary, "wb") as file:
+        with (
+            self._lock,
+            _atomic(self._file(name), str(self.directory)) as temporary,
+            open(temporary, "wb") as file,
+        ):
             file.write(hashlib.sha256(content).digest())
             file.write(content)
 

@@ -1,8 +1,8 @@
 """What is the same work? Cache keys, the Prefect cache policy, records that are checked on a hit, single flight, provenance.
 
-A task's key = its name + explicit version + canonical JSON of its parameters + digests of its input artifacts. Never paths, times,
-devices, batch sizes of pure inference or worker counts. So a flow that failed and is run again reuses every finished artifact, and
-two flows that want the same artifact compute it once.
+A task's key = its name + explicit version + canonical JSON of its parameters + digests of its input
+artifacts. Never paths, times, devices, batch sizes of pure inference or worker counts. So a flow that failed
+and is run again reuses every finished artifact, and two flows that want the same artifact compute it once.
 """
 
 from __future__ import annotations
@@ -34,27 +34,28 @@ from prefect.serializers import Serializer
 from prefect.transactions import IsolationLevel
 from pydantic import BaseModel, Field
 
-from tasks.artifacts import Artifact, Scratch, read_json, store
-from tasks.errors import ArtifactCorrupt
+from winnow.tasks.artifacts import Artifact, Scratch, read_json, store
+from winnow.tasks.errors import ArtifactCorrupt
 
 __all__ = ["UNCACHED", "CachedTask", "Context", "cached_task", "canonical", "context", "uncached_task", "why"]
 
 UNCACHED = "uncached"  # in place of a version, in the provenance of steps that always run
 
-log = logging.getLogger("tasks.cache")
+log = logging.getLogger("winnow.tasks.cache")
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-# -- keys ---------------------------------------------------------------------------------------------------------------
+# -- keys ----------------------------------------------------------------------------------------------------
 
 
 def canonical(value: Any) -> Any:
     """An input as JSON that depends on its content only.
 
     Raises:
-        TypeError: the input is an array, a path, a live object: anything whose content cannot be named for ever.
+        TypeError: the input is an array, a path, a live object: anything whose content cannot be named for
+            ever.
 
     >>> canonical({"b": (1, 2.5), "a": None})
     {'a': None, 'b': [1, '0x1.4000000000000p+1']}
@@ -62,7 +63,10 @@ def canonical(value: Any) -> Any:
     if isinstance(value, Artifact):
         return {"artifact": value.digest}
     if isinstance(value, BaseModel):
-        return {"model": type(value).__name__, "fields": {k: canonical(v) for k, v in sorted(value.__dict__.items())}}
+        return {
+            "model": type(value).__name__,
+            "fields": {k: canonical(v) for k, v in sorted(value.__dict__.items())},
+        }
     if isinstance(value, dict):
         return {str(k): canonical(v) for k, v in sorted(value.items())}
     if isinstance(value, list | tuple):
@@ -71,7 +75,9 @@ def canonical(value: Any) -> Any:
         return value
     if isinstance(value, float):
         return float.hex(value)
-    raise TypeError(f"{type(value).__name__} may not be an input of a cached task: pass an Artifact or plain values")
+    raise TypeError(
+        f"{type(value).__name__} may not be an input of a cached task: pass an Artifact or plain values"
+    )
 
 
 @dataclass
@@ -83,11 +89,16 @@ class ArtifactPolicy(CachePolicy):
     seen_as: dict[str, Callable[[Any], Any]] = field(default_factory=dict)
 
     def payload(self, task: str, inputs: dict[str, Any]) -> dict[str, Any]:
-        seen = {name: self.seen_as[name](value) if name in self.seen_as else value for name, value in inputs.items()}
+        seen = {
+            name: self.seen_as[name](value) if name in self.seen_as else value
+            for name, value in inputs.items()
+        }
         kept = {name: canonical(value) for name, value in sorted(seen.items()) if name not in self.ignore}
         return {"task": task, "version": self.version, "inputs": kept}
 
-    def compute_key(self, task_ctx: Any, inputs: dict[str, Any], flow_parameters: dict[str, Any], **_: Any) -> str:
+    def compute_key(
+        self, task_ctx: Any, inputs: dict[str, Any], flow_parameters: dict[str, Any], **_: Any
+    ) -> str:
         return key_of(self.payload(task_ctx.task.name, inputs))
 
 
@@ -97,7 +108,7 @@ def key_of(payload: dict[str, Any]) -> str:
     return f"{payload['task']}-{digest[:32]}"
 
 
-# -- records: JSON, written atomically, artifacts checked on a hit ---------------------------------------------------------
+# -- records: JSON, written atomically, artifacts checked on a hit -------------------------------------------
 
 
 class ArtifactSerializer(Serializer):
@@ -111,7 +122,8 @@ class ArtifactSerializer(Serializer):
     def loads(self, blob: bytes) -> Any:
         value = _from_json(json.loads(blob))
         for artifact in artifacts_in(value):
-            artifact.path()  # Prefect loads a record to ask whether it exists, and takes any exception as "no"
+            # Prefect loads a record to ask whether it exists, and takes any exception as "no"
+            artifact.path()
         return value
 
 
@@ -149,7 +161,10 @@ def artifacts_in(value: Any) -> Iterator[Artifact]:
             yield from artifacts_in(inner)
 
 
-_damaged: dict[str, str] = {}  # key -> why its record or artifact was not usable, for the log and the provenance of the recomputation
+_damaged: dict[
+    str, str
+    # key -> why its record or artifact was not usable, for the log and the provenance of the recomputation
+] = {}
 
 
 class RecordStorage(WritableFileSystem):
@@ -186,14 +201,14 @@ class RecordStorage(WritableFileSystem):
         await asyncio.to_thread(self.write_path, path, content)
 
 
-# -- single flight --------------------------------------------------------------------------------------------------------
+# -- single flight -------------------------------------------------------------------------------------------
 
 
 class FlockManager(LockManager):
     """One computation per key among all threads and processes of this host.
 
-    Built on ``flock``: the kernel drops the lock when its holder dies by any cause. (Prefect's own file lock stays behind after
-    ``kill -9`` and every later run waits for ever.)
+    Built on ``flock``: the kernel drops the lock when its holder dies by any cause. (Prefect's own file lock
+    stays behind after ``kill -9`` and every later run waits for ever.)
     """
 
     def __init__(self) -> None:
@@ -234,11 +249,15 @@ class FlockManager(LockManager):
                 told = True
                 holder = self._file(key).read_text().strip() if self._file(key).exists() else ""
                 log.info(
-                    "%s: another run computes the same artifact (%s); waiting for it.", key.rpartition("-")[0], holder or "this process"
+                    "%s: another run computes the same artifact (%s); waiting for it.",
+                    key.rpartition("-")[0],
+                    holder or "this process",
                 )
             yield 0.1
 
-    def acquire_lock(self, key: str, holder: str, acquire_timeout: float | None = None, hold_timeout: float | None = None) -> bool:
+    def acquire_lock(
+        self, key: str, holder: str, acquire_timeout: float | None = None, hold_timeout: float | None = None
+    ) -> bool:
         if self._try(key, holder):
             return True
         for pause in self._attempts(key, acquire_timeout):
@@ -247,7 +266,9 @@ class FlockManager(LockManager):
                 return True
         return False
 
-    async def aacquire_lock(self, key: str, holder: str, acquire_timeout: float | None = None, hold_timeout: float | None = None) -> bool:
+    async def aacquire_lock(
+        self, key: str, holder: str, acquire_timeout: float | None = None, hold_timeout: float | None = None
+    ) -> bool:
         return await asyncio.to_thread(self.acquire_lock, key, holder, acquire_timeout, hold_timeout)
 
     def release_lock(self, key: str, holder: str) -> None:
@@ -284,7 +305,7 @@ class FlockManager(LockManager):
 _locks = FlockManager()
 
 
-# -- tasks ----------------------------------------------------------------------------------------------------------------
+# -- tasks ---------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -314,7 +335,8 @@ class CachedTask(Task[P, R]):
 
     modules: tuple[str, ...] = ()
 
-    # The store is looked up when the task runs: a worker, a test or a user may set it after this module is imported.
+    # The store is looked up when the task runs: a worker, a test or a user may set it after this module is
+    # imported.
     @property
     def result_storage(self) -> RecordStorage:
         return RecordStorage()
@@ -341,7 +363,8 @@ def cached_task(
         run_name: name of each run, a template over the parameters.
         ignore: parameters that cannot change the result (device, batch size of inference, …).
         seen_as: parameter to a function that leaves of its value what can change the result.
-        modules: modules whose code decides the result, beside the one of the function; what they import counts, too.
+        modules: modules whose code decides the result, beside the one of the function; what they import
+            counts, too.
     """
     policy = ArtifactPolicy(version=version, ignore=ignore, seen_as=seen_as or {}).configure(
         lock_manager=_locks, isolation_level=IsolationLevel.SERIALIZABLE
@@ -354,7 +377,9 @@ def cached_task(
         def body(*args: P.args, **kwargs: P.kwargs) -> R:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
-            payload = policy.payload(name, bound.arguments)  # a TypeError here is louder than Prefect's, which runs uncached
+            payload = policy.payload(
+                name, bound.arguments
+            )  # a TypeError here is louder than Prefect's, which runs uncached
             key = key_of(payload)
             current = Context(name, key, store().scratch(key))
             token = _context.set(current)
@@ -447,7 +472,7 @@ def library_versions() -> dict[str, str]:
     return found
 
 
-# -- looking back ---------------------------------------------------------------------------------------------------------
+# -- looking back --------------------------------------------------------------------------------------------
 
 
 def provenances() -> list[dict[str, Any]]:
@@ -460,7 +485,11 @@ def _leaves(value: Any, path: str = "") -> dict[str, Any]:
     if isinstance(value, dict) and set(value) == {"model", "fields"}:
         value = value["fields"]
     if isinstance(value, dict) and value and set(value) != {"artifact"}:
-        return {k: v for name, inner in value.items() for k, v in _leaves(inner, f"{path}.{name}" if path else name).items()}
+        return {
+            k: v
+            for name, inner in value.items()
+            for k, v in _leaves(inner, f"{path}.{name}" if path else name).items()
+        }
     return {path: value}
 
 
@@ -468,8 +497,8 @@ def why(task: str) -> dict[str, Any] | None:
     """Why the newest computation of ``task`` was not a cache hit: the inputs in which it differs from the nearest earlier one.
 
     Returns:
-        ``{"run", "nearest", "changed": {input: (before, now)}, "because"}``; None when the task never ran. ``nearest`` is None for a
-        first computation; ``because`` names a damaged record or artifact.
+        ``{"run", "nearest", "changed": {input: (before, now)}, "because"}``; None when the task never ran.
+        ``nearest`` is None for a first computation; ``because`` names a damaged record or artifact.
     """
     runs = [p for p in provenances() if p["task"] == task]
     if not runs:
@@ -479,7 +508,11 @@ def why(task: str) -> dict[str, Any] | None:
     best: tuple[int, dict[str, Any], dict[str, Any]] | None = None
     for earlier in reversed(runs[:-1]):
         before = _leaves({"version": earlier["version"], **earlier["inputs"]})
-        changed = {name: (before.get(name), now.get(name)) for name in sorted({*before, *now}) if before.get(name) != now.get(name)}
+        changed = {
+            name: (before.get(name), now.get(name))
+            for name in sorted({*before, *now})
+            if before.get(name) != now.get(name)
+        }
         if best is None or len(changed) < best[0]:
             best = (len(changed), earlier, changed)
     return {
@@ -500,7 +533,9 @@ def lineage(digest: str) -> Iterator[tuple[int, dict[str, Any] | None]]:
 
     A step is None where an artifact came from a user's file or a step that is not cached.
     """
-    made: dict[str, dict[str, Any]] = {output["digest"]: step for step in provenances() for output in step["outputs"]}
+    made: dict[str, dict[str, Any]] = {
+        output["digest"]: step for step in provenances() for output in step["outputs"]
+    }
     seen: set[str] = set()
     waiting = [(0, digest)]
     while waiting:
@@ -551,7 +586,9 @@ def verify(*, delete: bool = False) -> tuple[int, dict[str, str]]:
     for name in place.names("records"):
         try:
             record = json.loads(place.read(name))
-            missing = [a for a in artifacts_in(_from_json(json.loads(record["result"]))) if place.size(a.uri) is None]
+            missing = [
+                a for a in artifacts_in(_from_json(json.loads(record["result"]))) if place.size(a.uri) is None
+            ]
         except (ValueError, KeyError, TypeError):
             bad[name] = "it cannot be read"
             continue

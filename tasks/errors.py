@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 __all__ = [
     "ArtifactCorrupt",
     "BadInput",
@@ -13,6 +15,7 @@ __all__ = [
     "StoreUnusable",
     "UnknownName",
     "WinnowError",
+    "did_you_mean",
 ]
 
 
@@ -28,6 +31,12 @@ class WinnowError(Exception):
     k = 12 neighbours of 10 samples.
       next: pass k <= 9
     """
+
+    __module__ = "winnow"  # where users find them
+
+    def __init_subclass__(cls) -> None:
+        if cls.__module__ == __name__:
+            cls.__module__ = "winnow"
 
     def __init__(self, what: str, *, kept: str = "", remedy: str = "") -> None:
         self.what, self.kept, self.remedy = what, kept, remedy
@@ -79,3 +88,17 @@ class ArtifactCorrupt(WinnowError):
 
 class StoreUnusable(WinnowError):
     """The artifact store cannot be written: full disk, no permission, read-only."""
+
+
+def did_you_mean(name: object, choices: Iterable[str]) -> str:
+    """The choices nearest to a name, as a sentence with a space before it; empty where none is near.
+
+    >>> did_you_mean("tset", ["train", "test"])
+    " Did you mean 'test'?"
+    """
+    import difflib
+
+    close = difflib.get_close_matches(str(name), list(choices), n=3, cutoff=0.5)
+    nearness = [difflib.SequenceMatcher(None, other, str(name)).ratio() for other in close]
+    close = [other for other, ratio in zip(close, nearness, strict=True) if ratio > nearness[0] - 0.05]
+    return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""

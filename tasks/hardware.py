@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.errors import BadInput, DeviceUnavailable
+from winnow.tasks.errors import BadInput, DeviceUnavailable
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,11 @@ __all__ = [
 
 def data_root() -> Path:
     """Folder of datasets and weights: ``$WINNOW_DATA``, else ``~/.cache/winnow/data``."""
-    return Path(os.environ.get("WINNOW_DATA") or Path.home() / ".cache" / "winnow" / "data").expanduser().absolute()
+    return (
+        Path(os.environ.get("WINNOW_DATA") or Path.home() / ".cache" / "winnow" / "data")
+        .expanduser()
+        .absolute()
+    )
 
 
 def cpu_count() -> int:
@@ -44,7 +48,8 @@ def cpu_count() -> int:
     if asked:
         if not asked.isdigit() or int(asked) < 1:
             raise BadInput(
-                f"WINNOW_THREADS is {asked!r}, not a positive whole number.", remedy="unset WINNOW_THREADS or set it to a core count"
+                f"WINNOW_THREADS is {asked!r}, not a positive whole number.",
+                remedy="unset WINNOW_THREADS or set it to a core count",
             )
         return int(asked)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -58,7 +63,8 @@ def trial_workers() -> int:
     if asked := os.environ.get("WINNOW_WORKERS"):
         if not asked.isdigit() or int(asked) < 1:
             raise BadInput(
-                f"WINNOW_WORKERS is {asked!r}, not a positive whole number.", remedy="unset it or set it to a number of trainings"
+                f"WINNOW_WORKERS is {asked!r}, not a positive whole number.",
+                remedy="unset it or set it to a number of trainings",
             )
         return int(asked)
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
@@ -102,10 +108,13 @@ def device(name: str = "auto") -> torch.device:
         found = torch.device(name)
     except RuntimeError as error:
         raise BadInput(f"{name!r} is not a device.", remedy="use auto, cpu, cuda or cuda:<index>") from error
-    if found.type == "cuda" and (not torch.cuda.is_available() or (found.index or 0) >= torch.cuda.device_count()):
+    if found.type == "cuda" and (
+        not torch.cuda.is_available() or (found.index or 0) >= torch.cuda.device_count()
+    ):
         seen = f"{torch.cuda.device_count()} visible" if torch.cuda.is_available() else "none visible"
         raise DeviceUnavailable(
-            f"device={name}: no such GPU ({seen}).", remedy="`winnow doctor` shows what torch sees; device=cpu always works"
+            f"device={name}: no such GPU ({seen}).",
+            remedy="`winnow doctor` shows what torch sees; device=cpu always works",
         )
     return found
 
@@ -153,12 +162,15 @@ def _lock_folder() -> Path:
 
 
 @contextmanager
-def lease(count: int = 1, *, pool: list[str] | None = None, poll: float = 0.2, timeout: float | None = None) -> Iterator[list[str]]:
+def lease(
+    count: int = 1, *, pool: list[str] | None = None, poll: float = 0.2, timeout: float | None = None
+) -> Iterator[list[str]]:
     """Hold ``count`` GPUs, alone among all threads and processes of this host.
 
-    The kernel decides, by ``flock`` on one file per physical device: it drops the lock when the holder dies by any cause, so a
-    killed run never blocks the next one, and no server is needed. Taken inside a task's body, after the cache look-up and the key
-    lock, so that cached tasks never queue; several devices are taken all or none, so two-GPU tasks cannot deadlock.
+    The kernel decides, by ``flock`` on one file per physical device: it drops the lock when the holder dies
+    by any cause, so a killed run never blocks the next one, and no server is needed. Taken inside a task's
+    body, after the cache look-up and the key lock, so that cached tasks never queue; several devices are
+    taken all or none, so two-GPU tasks cannot deadlock.
 
     Args:
         count: devices to hold; 0 holds none.
@@ -179,7 +191,8 @@ def lease(count: int = 1, *, pool: list[str] | None = None, poll: float = 0.2, t
     pool = (gpu_ids() if count else []) if pool is None else pool
     if count > len(pool):
         raise DeviceUnavailable(
-            f"{count} GPUs asked for, {len(pool)} visible.", remedy="`winnow doctor` shows what torch sees; device=cpu always works"
+            f"{count} GPUs asked for, {len(pool)} visible.",
+            remedy="`winnow doctor` shows what torch sees; device=cpu always works",
         )
     folder = _lock_folder()
     folder.mkdir(parents=True, exist_ok=True)
@@ -204,7 +217,10 @@ def lease(count: int = 1, *, pool: list[str] | None = None, poll: float = 0.2, t
                 yield taken
                 return
         if deadline is not None and time.monotonic() > deadline:
-            raise DeviceUnavailable(f"no {count} free GPUs within {timeout} s.", remedy=f"the holders are named in {folder}/*.lock")
+            raise DeviceUnavailable(
+                f"no {count} free GPUs within {timeout} s.",
+                remedy=f"the holders are named in {folder}/*.lock",
+            )
         time.sleep(poll)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tasks.errors import WinnowError
+from winnow.tasks.errors import WinnowError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -19,7 +19,7 @@ __all__ = ["Callback", "Stopped", "interruptible", "progress", "terminal", "unwa
 
 Callback = Callable[[int, int, str], None]  # (done, total, note)
 
-log = logging.getLogger("tasks.progress")
+log = logging.getLogger("winnow.tasks.progress")
 
 LOG_SECONDS = 10.0  # between log lines
 UI_SECONDS = 2.0  # between updates of the UI's progress artifact: each is a request to the server
@@ -80,14 +80,25 @@ def progress(description: str) -> Iterator[Callback]:
     def tell(done: int, total: int, note: str = "") -> None:
         nonlocal logged
         if _stopping.is_set() and threading.current_thread() is not threading.main_thread():
-            raise Stopped(f"{description} was stopped.", kept="finished steps and checkpoints", remedy="run the same command again")
+            raise Stopped(
+                f"{description} was stopped.",
+                kept="finished steps and checkpoints",
+                remedy="run the same command again",
+            )
         now = time.monotonic()
         if _bars is not None and bar is not None:
             _bars.update(bar, completed=done, total=total, note=note)
         elif now - logged > LOG_SECONDS:
             logged = now
             left = (now - started) / max(done, 1) * (total - done)
-            log.info("%s: %d of %d%s, about %s left", description, done, total, f" ({note})" if note else "", _duration(left))
+            log.info(
+                "%s: %d of %d%s, about %s left",
+                description,
+                done,
+                total,
+                f" ({note})" if note else "",
+                _duration(left),
+            )
         ui.tell(now, done / max(total, 1))
 
     try:
@@ -132,7 +143,9 @@ class _UIProgress:
         try:
             if self.artifact is None:
                 key = re.sub("[^a-z0-9]+", "-", self.description.lower()).strip("-")
-                self.artifact = create_progress_artifact(percent, key=f"progress-{key}", description=self.description)
+                self.artifact = create_progress_artifact(
+                    percent, key=f"progress-{key}", description=self.description
+                )
             else:
                 update_progress_artifact(self.artifact, percent)
         except Exception as error:  # a picture of progress must never stop the work

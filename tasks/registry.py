@@ -1,27 +1,41 @@
 """Names to implementations: one line a method, loaded when first used, so that listing costs nothing.
 
-Each stage's ``__init__`` adds its entries here; ``winnow ls`` reads them without importing torch, NumPy or Prefect. ``$WINNOW_PLUGINS``
-names files or modules, separated by commas, that add entries of one's own.
+Each stage's ``__init__`` adds its entries here; ``winnow ls`` reads them without importing torch, NumPy or
+Prefect. ``$WINNOW_PLUGINS`` names files or modules, separated by commas, that add entries of one's own.
 """
 
 from __future__ import annotations
 
 import ast
-import difflib
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Literal, TypeVar
 
-from tasks.errors import BadInput, UnknownName
+from winnow.tasks.errors import BadInput, UnknownName, did_you_mean
 
-__all__ = ["Entry", "Registry", "datasets", "embedders", "networks", "policies", "scores", "selectors"]
+__all__ = [
+    "DatasetEntry",
+    "EmbedderEntry",
+    "Entry",
+    "NetworkEntry",
+    "Registry",
+    "ScoreEntry",
+    "SelectorEntry",
+    "datasets",
+    "embedders",
+    "networks",
+    "policies",
+    "scores",
+    "selectors",
+]
 
 
 @dataclass(frozen=True)
@@ -31,47 +45,99 @@ class Entry:
     Attributes:
         name: as the user wrote it; for a family such as ``timm:*`` the full name, for example ``timm:resnet18``.
         target: ``"package.module:function"``.
-        needs: names of the signals that it reads (selectors).
-        facts: anything worth listing, for example ``classes`` or ``dim``.
+        version: raised by hand when the code changes its results.
+        upstream: target of the function that replays the published code, None where there is none.
+        fixed: keyword arguments that make a name of its own of another's function.
         variant: what stood in place of a family's ``*``, else None; handed to the function as keyword ``variant``.
+        about: stands for the docstring where the function has another's.
+        through: target of a function that calls the entry: ``through(entry, …)``; None calls it directly.
     """
 
     name: str
     target: str
-    needs: tuple[str, ...] = ()
-    facts: dict[str, Any] = field(default_factory=dict)
+    version: int = 1
+    upstream: str | None = None
+    fixed: Mapping[str, Any] = field(default_factory=dict)
     variant: str | None = None
+    about: str = ""
+    through: str | None = None
 
     @cached_property
     def function(self) -> Callable[..., Any]:
-        module, _, attribute = self.target.partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        return loaded(self.target)
+
+    @cached_property
+    def published(self) -> Callable[..., Any]:
+        """The replay of the published code.
+
+        Raises:
+            BadInput: there is none.
+        """
+        if self.upstream is None:
+            raise BadInput(
+                f"{self.name} has no upstream mode.", remedy="leave upstream out: the method is as published"
+            )
+        return loaded(self.upstream)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self.variant is not None:
-            kwargs["variant"] = self.variant
-        return self.function(*args, **kwargs)
+        if self.through is not None:
+            return loaded(self.through)(self, *args, **kwargs)
+        return self.direct(*args, **kwargs)
+
+    def direct(self, *args: Any, upstream: bool = False, **kwargs: Any) -> Any:
+        """Call the function, or with ``upstream`` its published replay, with what is fixed."""
+        given = (
+            {**self.fixed, **kwargs}
+            if self.variant is None
+            else {"variant": self.variant, **self.fixed, **kwargs}
+        )
+        if upstream and self.upstream is None and "upstream" in inspect.signature(self.function).parameters:
+            return self.function(*args, upstream=True, **given)
+        return (self.published if upstream else self.function)(*args, **given)
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Modules whose code is the entry's."""
+        return tuple(
+            target.partition(":")[0] for target in (self.target, self.upstream) if target is not None
+        )
+
+    @property
+    def replays(self) -> bool:
+        """Whether the published code can be replayed."""
+        return self.upstream is not None or "upstream" in inspect.signature(self.function).parameters
+
+    def parameters(self, *, upstream: bool = False) -> Mapping[str, inspect.Parameter]:
+        """Keyword parameters that a caller may choose: not what is fixed, nor the generator."""
+        found = inspect.signature(
+            self.published if upstream and self.upstream is not None else self.function
+        ).parameters
+        chosen = {
+            n: p for n, p in found.items() if p.kind is p.KEYWORD_ONLY and n not in ("generator", "upstream")
+        }
+        return {name: p for name, p in chosen.items() if name not in self.fixed}
 
     @cached_property
     def doc(self) -> str:
-        """The function's docstring, read from the source without importing it."""
-        module, _, attribute = self.target.partition(":")
-        docs = _docstrings(module)
-        if attribute not in docs:
-            raise AttributeError(f"{self.name}: {module} has no function {attribute}")
-        return docs[attribute]
+        """The function's docstring, read from the source without importing it; ``about`` where there is one."""
+        return self.about or docstring(self.target)
 
     @property
     def identity(self) -> str:
-        """The name; of a plugin's entry, with a digest of its file, so that results are not taken for those of other code.
-
-        The code of Winnow's own entries is tied to the versions of the tasks that call them.
-        """
+        """Name and version, as cache keys see an entry; of a plugin's also a digest of its file."""
+        named = f"{self.name}/{self.version}"
         module = self.target.partition(":")[0]
-        if module.startswith("tasks."):
-            return self.name
-        origin = sys.modules[module].__spec__.origin if module in sys.modules else importlib.util.find_spec(module).origin  # type: ignore[union-attr]
-        return f"{self.name}@{hashlib.sha256(Path(str(origin)).read_bytes()).hexdigest()[:12]}"
+        if module.startswith("winnow."):
+            return named
+        spec = sys.modules[module].__spec__ if module in sys.modules else importlib.util.find_spec(module)
+        assert spec is not None
+        return f"{named}@{hashlib.sha256(Path(str(spec.origin)).read_bytes()).hexdigest()[:12]}"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What entries of this kind say of themselves, for listings."""
+        own = [f.name for f in fields(self) if f.name not in Entry.__dataclass_fields__]
+        return {name: value for name in own if (value := getattr(self, name)) not in (None, (), {}, "")}
 
     @property
     def summary(self) -> str:
@@ -86,6 +152,69 @@ class Entry:
         return " ".join(line.strip() for line in lines)
 
 
+@dataclass(frozen=True)
+class DatasetEntry(Entry):
+    """A dataset: classes, samples by split, side and channels of its images, whether it can be downloaded."""
+
+    classes: int | None = None
+    samples: Mapping[str, int] = field(default_factory=dict)
+    size: int | None = None
+    channels: int | None = None
+    splits: tuple[str, ...] = ()
+    download: bool = False
+
+
+@dataclass(frozen=True)
+class EmbedderEntry(Entry):
+    """An embedder: length of its vectors, None where it depends; where its weights come from."""
+
+    dim: int | None = None
+    weights: str = ""
+
+
+@dataclass(frozen=True)
+class NetworkEntry(Entry):
+    """A network: image sides that it takes, and the hardware that it is made for."""
+
+    sizes: str = ""
+    hardware: str = ""
+
+
+@dataclass(frozen=True)
+class ScoreEntry(Entry):
+    """A score: what it is computed from, and which end of it is hard."""
+
+    needs: tuple[str, ...] = ()
+    higher_is: Literal["easier", "harder"] = "harder"
+
+
+@dataclass(frozen=True)
+class SelectorEntry(Entry):
+    """A selector: signals that it needs and those that it uses where they are; ``limit`` refuses what would not fit."""
+
+    needs: tuple[str, ...] = ()
+    uses: tuple[str, ...] = ()
+    limit: str | None = None
+
+
+E = TypeVar("E", bound=Entry)
+
+
+def loaded(target: str) -> Any:
+    """The object behind ``"package.module:name"``."""
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def docstring(target: str) -> str:
+    """The docstring behind ``"package.module:name"``, read from the source without importing it."""
+    module, _, attribute = target.partition(":")
+    docs = _docstrings(module)
+    if attribute not in docs:
+        raise AttributeError(f"{module} has no function {attribute}")
+    return docs[attribute]
+
+
 @lru_cache(maxsize=64)
 def _docstrings(module: str) -> dict[str, str]:
     """Docstrings of a module's functions and classes, without importing it."""
@@ -93,50 +222,68 @@ def _docstrings(module: str) -> dict[str, str]:
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"no module {module}")
     body = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
-    return {node.name: ast.get_docstring(node) or "" for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    return {
+        node.name: ast.get_docstring(node) or ""
+        for node in body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    }
 
 
-@dataclass(frozen=True)
-class SelectorEntry(Entry):
-    """A selector: called with signals and a budget, which are checked; ``balanced=True`` works for every selector with labels."""
-
-    def __call__(self, signals: Any, budget: int | float, **kwargs: Any) -> Any:
-        from tasks.select.budget import run
-
-        return run(self, signals, budget, **kwargs)
-
-
-class Registry:
+class Registry(Generic[E]):
     """Named implementations of one kind.
 
-    >>> shapes = Registry("shape")
+    Args:
+        kind: in messages.
+        entry: class of the entries, whose fields :meth:`add` takes.
+        stage: the package whose import registers them, and to which targets such as ``".d2:d2"`` are relative.
+        through: of every entry; see :class:`Entry`.
+
+    >>> shapes = Registry("shape", Entry)
     >>> shapes.add("circle", "math:cos")
     >>> shapes.get("circle")(0.0)
     1.0
     >>> shapes.get("circel")
     Traceback (most recent call last):
-    tasks.errors.UnknownName: 'circel' is not a shape. Did you mean 'circle'? Available: circle
+    winnow.UnknownName: 'circel' is not a shape. Did you mean 'circle'? Available: circle
     """
 
-    def __init__(self, kind: str, *, stage: str | None = None, entry: type[Entry] = Entry) -> None:
+    def __init__(
+        self, kind: str, entry: type[E], *, stage: str | None = None, through: str | None = None
+    ) -> None:
         self.kind = kind
-        self._stage = stage  # the package whose import registers the entries
-        self._entry = entry
-        self._entries: dict[str, Entry] = {}
+        self._entry, self._stage, self._through = entry, stage, self._absolute(through, stage)
+        self._entries: dict[str, E] = {}
 
-    def add(self, name: str, target: str | Callable[..., Any], *, needs: tuple[str, ...] = (), **facts: Any) -> None:
-        """Register ``target``, a function or ``"package.module:function"``, under ``name``; a name ending in ``*`` is a family.
+    @staticmethod
+    def _absolute(target: str | None, stage: str | None) -> str | None:
+        return f"{stage}{target}" if target is not None and target.startswith(".") else target
+
+    def add(self, name: str, target: str | Callable[..., Any], **facts: Any) -> None:
+        """Register ``target``, a function or ``"package.module:function"``, under ``name``.
+
+        Args:
+            name: one that ends in ``*`` is a family.
+            target: where it is; ``".module:function"`` is relative to the stage.
+            facts: fields of the registry's entries.
 
         Raises:
             BadInput: the name is taken.
         """
         if not isinstance(target, str):
             target = f"{target.__module__}:{target.__qualname__}"
+        targets: dict[str, Any] = {
+            key: self._absolute(facts[key], self._stage) for key in ("upstream", "limit") if key in facts
+        }
+        entry = self._entry(
+            name, str(self._absolute(target, self._stage)), through=self._through, **facts | targets
+        )
         if name in self._entries:
-            raise BadInput(f"{self.kind} {name!r} is registered twice: {self._entries[name].target} and {target}")
-        self._entries[name] = self._entry(name, target, needs, facts)
+            raise BadInput(
+                f"{self.kind} {name!r} is registered twice: {self._entries[name].target} and {entry.target}"
+            )
+        self._entries[name] = entry
 
-    def _load(self) -> dict[str, Entry]:
+    def _load(self) -> dict[str, E]:
         if self._stage is not None:
             importlib.import_module(self._stage)
             _load_plugins()
@@ -146,12 +293,11 @@ class Registry:
         """All names, sorted."""
         return sorted(self._load())
 
-    def modules(self) -> tuple[str, ...]:
-        """The modules of all entries, sorted: whose code a task that calls any of them depends on."""
-        return tuple(sorted({entry.target.partition(":")[0] for entry in self}))
-
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[E]:
         return (self._entries[name] for name in self.names())
+
+    def __len__(self) -> int:
+        return len(self._load())
 
     def __contains__(self, name: str) -> bool:
         try:
@@ -160,7 +306,7 @@ class Registry:
             return False
         return True
 
-    def get(self, name: str) -> Entry:
+    def get(self, name: str) -> E:
         """The entry of that name, or of the family that it belongs to.
 
         Raises:
@@ -172,11 +318,10 @@ class Registry:
         for family in sorted((n for n in entries if n.endswith("*")), key=len, reverse=True):
             stem = family[:-1]
             if name.startswith(stem) and len(name) > len(stem):
-                entry = entries[family]
-                return self._entry(name, entry.target, entry.needs, entry.facts, variant=name[len(stem) :])
-        close = difflib.get_close_matches(str(name), entries, n=3, cutoff=0.5)
-        hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-        raise UnknownName(f"{name!r} is not a {self.kind}.{hint} Available: {', '.join(sorted(entries))}")
+                return replace(entries[family], name=name, variant=name[len(stem) :])
+        raise UnknownName(
+            f"{name!r} is not a {self.kind}.{did_you_mean(name, entries)} Available: {', '.join(sorted(entries))}"
+        )
 
 
 _plugins: set[str] = set()  # that have been imported, or are being so
@@ -197,7 +342,8 @@ def _load_plugins() -> None:
         except Exception as error:
             _plugins.discard(name)
             raise BadInput(
-                f"plugin {name}: {type(error).__name__}: {error}", remedy="mend it, or take it out of the variable WINNOW_PLUGINS"
+                f"plugin {name}: {type(error).__name__}: {error}",
+                remedy="mend it, or take it out of the variable WINNOW_PLUGINS",
             ) from error
 
 
@@ -219,9 +365,9 @@ def _import_plugin(name: str) -> None:
         raise
 
 
-datasets = Registry("dataset", stage="tasks.data")
-embedders = Registry("embedder", stage="tasks.embed")
-networks = Registry("network", stage="tasks.train")
-policies = Registry("hiding policy", stage="tasks.train")
-scores = Registry("score", stage="tasks.score")
-selectors = Registry("selector", stage="tasks.select", entry=SelectorEntry)
+datasets = Registry("dataset", DatasetEntry, stage="winnow.tasks.data")
+embedders = Registry("embedder", EmbedderEntry, stage="winnow.tasks.embed")
+networks = Registry("network", NetworkEntry, stage="winnow.tasks.train")
+policies = Registry("hiding policy", Entry, stage="winnow.tasks.train")
+scores = Registry("score", ScoreEntry, stage="winnow.tasks.score")
+selectors = Registry("selector", SelectorEntry, stage="winnow.tasks.select", through=".budget:run")

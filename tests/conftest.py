@@ -60,7 +60,9 @@ def prefect_server(tmp_path_factory) -> Iterator[dict[str, str]]:
     }
     command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(port), "--no-services"]
     with open(home / "server.log", "w") as log:
-        server = subprocess.Popen(command, env={**os.environ, **environment}, stdout=log, stderr=log, start_new_session=True)
+        server = subprocess.Popen(
+            command, env={**os.environ, **environment}, stdout=log, stderr=log, start_new_session=True
+        )
     try:
         _wait_until_healthy(server, f"{environment['PREFECT_API_URL']}/health", home / "server.log")
         yield environment
@@ -89,7 +91,9 @@ def flow_runs(prefect_server, empty_store) -> Iterator[None]:
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
     # a flow run without a heartbeat ends at once; with one it waits a second for its thread
-    with temporary_settings({PREFECT_API_URL: prefect_server["PREFECT_API_URL"], PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+    with temporary_settings(
+        {PREFECT_API_URL: prefect_server["PREFECT_API_URL"], PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+    ):
         yield
 
 

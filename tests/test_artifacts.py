@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 import torch
 
-from tasks import artifacts
-from tasks.artifacts import Artifact, ArtifactWriter, Scratch, export_table, find, store, write
-from tasks.errors import ArtifactCorrupt, BadInput, StoreUnusable
+from winnow.tasks import artifacts
+from winnow.tasks.artifacts import Artifact, ArtifactWriter, Scratch, export_table, find, store, write
+from winnow.tasks.errors import ArtifactCorrupt, BadInput, StoreUnusable
 
 pytestmark = pytest.mark.usefixtures("empty_store")
 
@@ -86,7 +86,15 @@ def test_damage_is_noticed_and_named(damage):
         ("nonsense", {"id": np.arange(2)}, "not a kind"),
         ("embeddings", {"id": np.arange(2)}, "column 'vector' is missing"),
         ("embeddings", {"id": np.arange(2), "vector": np.zeros((2, 3))}, "fixed_size_list<.*double"),
-        ("graph", {"id": np.arange(2), "neighbours": np.zeros(2, np.int32), "similarity": np.zeros((2, 1), np.float32)}, "fixed-size list"),
+        (
+            "graph",
+            {
+                "id": np.arange(2),
+                "neighbours": np.zeros(2, np.int32),
+                "similarity": np.zeros((2, 1), np.float32),
+            },
+            "fixed-size list",
+        ),
         ("scores", {"id": np.arange(2)}, "no score column"),
         ("scores", {"id": np.arange(2), "aum": np.zeros(3)}, "different length"),
     ],

@@ -8,12 +8,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tasks.errors import BadInput, MissingSignal
-from tasks.registry import scores, selectors
-from tasks.score.gradients import grand
-from tasks.score.prototypicality import prototypicality
-from tasks.select import badge as badge_module
-from tasks.select.signals import Signals
+from winnow.tasks.errors import BadInput, MissingSignal
+from winnow.tasks.registry import scores, selectors
+from winnow.tasks.score.gradients import grand
+from winnow.tasks.score.prototypicality import prototypicality
+from winnow.tasks.select import badge as badge_module
+from winnow.tasks.select.signals import Signals
 
 
 def rng(seed=0):
@@ -27,7 +27,9 @@ def problem(n=150, d=5, classes=4, seed=0):
     features = generator.normal(size=(n, d)) + 2 * np.eye(classes, d)[labels]
     logits = features[:, :classes] + generator.normal(size=(n, classes))
     residuals = np.exp(logits) / np.exp(logits).sum(1, keepdims=True) - np.eye(classes)[labels]
-    return Signals(n=n, labels=labels, features=features.astype(np.float32), residuals=residuals.astype(np.float32))
+    return Signals(
+        n=n, labels=labels, features=features.astype(np.float32), residuals=residuals.astype(np.float32)
+    )
 
 
 def gradients_of(signals):
@@ -36,7 +38,7 @@ def gradients_of(signals):
     return np.einsum("nc,nd->ncd", signals.residuals.astype(np.float64), u).reshape(signals.n, -1)
 
 
-# -- Moderate ---------------------------------------------------------------------------------------------------------------
+# -- Moderate ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("budget", [1, 2, 37, 74, 149, 150])
@@ -44,8 +46,13 @@ def gradients_of(signals):
 def test_moderate_keeps_the_middle_of_the_distances(budget, centre):
     signals = problem()
     chosen = selectors.get("moderate")(signals, budget, generator=rng(), centre=centre)
-    middle = {y: getattr(np, centre)(signals.features[signals.labels == y].astype(np.float64), axis=0) for y in range(4)}
-    distances = np.array([np.linalg.norm(x - middle[y]) for x, y in zip(signals.features, signals.labels, strict=True)])
+    middle = {
+        y: getattr(np, centre)(signals.features[signals.labels == y].astype(np.float64), axis=0)
+        for y in range(4)
+    }
+    distances = np.array(
+        [np.linalg.norm(x - middle[y]) for x, y in zip(signals.features, signals.labels, strict=True)]
+    )
     start = (150 - budget) // 2
     assert sorted(chosen.indices) == sorted(np.argsort(distances)[start : start + budget])
     np.testing.assert_allclose(chosen.gains, distances[chosen.indices], rtol=1e-6)
@@ -54,7 +61,9 @@ def test_moderate_keeps_the_middle_of_the_distances(budget, centre):
 
 
 def test_moderate_by_hand():
-    features = np.array([[0.0, 0.0], [4.0, 0.0], [2.0, 3.0], [2.0, -3.0], [9.0, 9.0], [9.0, 11.0], [9.0, 13.0]])
+    features = np.array(
+        [[0.0, 0.0], [4.0, 0.0], [2.0, 3.0], [2.0, -3.0], [9.0, 9.0], [9.0, 11.0], [9.0, 13.0]]
+    )
     signals = Signals(n=7, features=features, labels=np.array([1, 1, 1, 1, 5, 5, 5]))
     chosen = selectors.get("moderate")(signals, 7)  # distances to (2, 0) and (9, 11): 2 2 3 3 2 0 2
     assert chosen.gains.tolist() == [2, 2, 2, 2, 3, 0, 3]
@@ -73,9 +82,35 @@ def test_moderate_in_each_class():
         assert sorted(kept) == sorted(rows[alone.indices])
 
 
-# what CoresetSelection.moderate_selection of d2pruning@bf1ea46 returned for the inputs of the golden file d2, ratios 0.1 and 25/160
+# what CoresetSelection.moderate_selection of d2pruning@bf1ea46 returned for the inputs of the golden file d2,
+# ratios 0.1 and 25/160
 D2_16 = [18, 0, 102, 27, 116, 89, 144, 149, 25, 67, 82, 132, 68, 79, 124, 35]
-D2_25 = [18, 0, 102, 27, 116, 89, 144, 149, 33, 103, 41, 107, 119, 126, 55, 42, 25, 67, 82, 132, 68, 79, 124, 35]
+D2_25 = [
+    18,
+    0,
+    102,
+    27,
+    116,
+    89,
+    144,
+    149,
+    33,
+    103,
+    41,
+    107,
+    119,
+    126,
+    55,
+    42,
+    25,
+    67,
+    82,
+    132,
+    68,
+    79,
+    124,
+    35,
+]
 # what get_prune_idx of 2023_ICLR_Moderate-DS@7f64d31 left of them at rate 0.1
 MODERATE_DS_16 = [14, 16, 70, 81, 100, 109, 111, 121, 135, 138, 141, 142, 145, 151, 152, 155]
 
@@ -87,7 +122,9 @@ def test_moderate_against_the_published_code(golden):
     assert sorted(moderate(signals, 16, centre="median").indices) == MODERATE_DS_16
     assert moderate(signals, 16, upstream=True).indices.tolist() == D2_16
     assert moderate(signals, 25, upstream=True).indices.tolist() == D2_25, "24: two roundings"
-    assert not set(moderate(signals, 16).indices.tolist()) & set(D2_16), "the tails are what the method leaves out"
+    assert not set(moderate(signals, 16).indices.tolist()) & set(D2_16), (
+        "the tails are what the method leaves out"
+    )
 
 
 def test_moderate_on_degenerate_data():
@@ -103,7 +140,7 @@ def test_moderate_on_degenerate_data():
         moderate(Signals(n=3, features=np.eye(3)), 1)
 
 
-# -- Prototypicality --------------------------------------------------------------------------------------------------------
+# -- Prototypicality -----------------------------------------------------------------------------------------
 
 
 def blobs(n=300, seed=0):
@@ -117,7 +154,8 @@ def blobs(n=300, seed=0):
 def test_prototypicality_is_the_distance_to_the_nearest_centre():
     features, group = blobs()
     x = features / np.linalg.norm(features.astype(np.float64), axis=1, keepdims=True)
-    # the clusters are known: iterate spherical k-means from their centres, and it must not move away from faiss's answer
+    # the clusters are known: iterate spherical k-means from their centres, and it must not move away from
+    # faiss's answer
     centres = np.stack([x[group == g].mean(0) for g in range(3)])
     for _ in range(50):
         centres /= np.linalg.norm(centres, axis=1, keepdims=True)
@@ -159,12 +197,17 @@ def test_prototypicality_selects_by_its_score(metric):
     assert hard.indices.tolist() == everything.indices[:50].tolist()
     assert (np.diff(everything.gains) <= 0).all()
     assert set(easy.indices.tolist()) == set(everything.indices[-50:].tolist())
-    assert method(given, 50, generator=rng(), metric=metric, clusters=3).indices.tolist() == hard.indices.tolist(), "3 classes"
+    assert (
+        method(given, 50, generator=rng(), metric=metric, clusters=3).indices.tolist()
+        == hard.indices.tolist()
+    ), "3 classes"
     # its score is registered: `top` on it is the same selection
     seed = rng()
     seed.random(300)
     score = scores.get("prototypicality")(features, 3, metric=metric, seed=int(seed.integers(2**31)))
-    by_score = selectors.get("top")(Signals(n=300, scores={"prototypicality": score}), 50, score="prototypicality", generator=rng())
+    by_score = selectors.get("top")(
+        Signals(n=300, scores={"prototypicality": score}), 50, score="prototypicality", generator=rng()
+    )
     assert by_score.indices.tolist() == hard.indices.tolist()
 
 
@@ -174,7 +217,9 @@ def test_prototypicality_without_labels():
     unlabelled = method(Signals(n=300, features=features), 50, generator=rng())
     assert (
         unlabelled.indices.tolist()
-        == method(Signals(n=300, features=features, labels=group), 50, generator=rng(), clusters=17).indices.tolist()
+        == method(
+            Signals(n=300, features=features, labels=group), 50, generator=rng(), clusters=17
+        ).indices.tolist()
     )
     within = method(Signals(n=300, features=features, labels=group), 0.1, balanced=True)
     x = features / np.linalg.norm(features, axis=1, keepdims=True)
@@ -202,7 +247,9 @@ def test_prototypicality_on_degenerate_data(metric, clusters):
 def test_prototypicality_ties_go_to_the_generator():
     flat = Signals(n=60, features=np.full((60, 3), 0.3))
     method = selectors.get("prototypicality")
-    first, second = (set(method(flat, 20, generator=rng(seed), clusters=2).indices.tolist()) for seed in (1, 2))
+    first, second = (
+        set(method(flat, 20, generator=rng(seed), clusters=2).indices.tolist()) for seed in (1, 2)
+    )
     assert first != second
 
 
@@ -219,7 +266,7 @@ def test_prototypicality_refuses():
         prototypicality(np.zeros(3), 1)
 
 
-# -- BADGE ------------------------------------------------------------------------------------------------------------------
+# -- BADGE ---------------------------------------------------------------------------------------------------
 
 
 def naive_badge(signals, budget, generator):
@@ -235,10 +282,12 @@ def naive_badge(signals, budget, generator):
             rest = [row for row in np.argsort(keys) if row not in picks]
             return picks + rest[: budget - len(picks)]
         waiting, refused = [], 0
-        while len(waiting) < min(128, max(1, (len(picks) - len(waiting)) // 8), budget - len(picks) + len(waiting)) and refused <= len(
-            waiting
-        ):
-            row = int(np.searchsorted(np.cumsum(stale), generator.random() * np.cumsum(stale)[-1], side="right"))
+        while len(waiting) < min(
+            128, max(1, (len(picks) - len(waiting)) // 8), budget - len(picks) + len(waiting)
+        ) and refused <= len(waiting):
+            row = int(
+                np.searchsorted(np.cumsum(stale), generator.random() * np.cumsum(stale)[-1], side="right")
+            )
             new = min([stale[row], *(((g[row] - g[pick]) ** 2).sum() for pick in waiting)])
             if waiting and generator.random() * stale[row] >= new:
                 refused += 1
@@ -255,12 +304,18 @@ def test_badge_picks_as_on_written_out_gradients(seed, budget):
     chosen = selectors.get("badge")(signals, budget, generator=rng(seed))
     assert chosen.indices.tolist() == naive_badge(signals, budget, rng(seed))
     g = gradients_of(signals)
-    squared = [min([((g[row] - g[before]) ** 2).sum() for before in chosen.indices[:i]]) for i, row in enumerate(chosen.indices) if i]
+    squared = [
+        min([((g[row] - g[before]) ** 2).sum() for before in chosen.indices[:i]])
+        for i, row in enumerate(chosen.indices)
+        if i
+    ]
     np.testing.assert_allclose(chosen.gains, [(g[chosen.indices[0]] ** 2).sum(), *squared], rtol=2e-3)
 
 
 def test_badge_draws_from_the_distribution_of_kmeans_plus_plus(monkeypatch):
-    monkeypatch.setattr(badge_module, "STALE", 1)  # picks 3 and 4 are one block, so that the fourth may be refused
+    monkeypatch.setattr(
+        badge_module, "STALE", 1
+    )  # picks 3 and 4 are one block, so that the fourth may be refused
     generator = rng(3)
     signals = Signals(n=5, residuals=generator.normal(size=(5, 3)), features=generator.normal(size=(5, 2)))
     g = gradients_of(signals)
@@ -272,7 +327,9 @@ def test_badge_draws_from_the_distribution_of_kmeans_plus_plus(monkeypatch):
             nearest = squared[:, list(picks[:i])].min(1)
             expected[picks] *= nearest[picks[i]] / nearest.sum()
     drawn = rng(0)
-    counts = Counter(tuple(selectors.get("badge")(signals, 4, generator=drawn).indices.tolist()) for _ in range(draws))
+    counts = Counter(
+        tuple(selectors.get("badge")(signals, 4, generator=drawn).indices.tolist()) for _ in range(draws)
+    )
     chi = sum((counts[picks] - e) ** 2 / e for picks, e in expected.items() if e > 5)
     cells = sum(e > 5 for e in expected.values())
     assert cells > 60
@@ -305,7 +362,9 @@ def test_badge_covers_every_gradient_before_a_copy():
         assert (chosen.gains[1:12] > 0).all()
         assert (chosen.gains[12:] == 0).all()
         assert len(np.unique(chosen.indices)) == 50
-    first, second = (set(selectors.get("badge")(copies, 50, generator=rng(seed)).indices[12:].tolist()) for seed in (1, 2))
+    first, second = (
+        set(selectors.get("badge")(copies, 50, generator=rng(seed)).indices[12:].tolist()) for seed in (1, 2)
+    )
     assert first != second
 
 
@@ -328,7 +387,7 @@ def test_badge_needs_both_factors():
         selectors.get("badge")(Signals(n=2, features=np.eye(2)), 1)
 
 
-# -- GraNd ------------------------------------------------------------------------------------------------------------------
+# -- GraNd ---------------------------------------------------------------------------------------------------
 
 
 def test_grand_is_the_length_of_the_written_out_gradient():
@@ -379,7 +438,9 @@ def test_grand_of_the_published_code_is_divided_by_the_batch(golden, file):
     assert set(selectors.get("grand")(divided, len(kept)).indices.tolist()) == set(kept.tolist())
     ours = selectors.get("grand")(Signals(n=n, scores={"grand": found}), len(kept))
     last = n // batch * batch
-    assert (kept >= last).sum() > (ours.indices >= last).sum(), "samples of the last, smaller batch looked harder"
+    assert (kept >= last).sum() > (ours.indices >= last).sum(), (
+        "samples of the last, smaller batch looked harder"
+    )
 
 
 def test_grand_refuses():
@@ -391,10 +452,12 @@ def test_grand_refuses():
         grand(b, np.array([[1.0], [np.inf], [1.0]]))
 
 
-# -- scores with a name of their own ------------------------------------------------------------------------------------------
+# -- scores with a name of their own -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "low_is_hard"), [("aum", True), ("el2n", False), ("forgetting", False), ("grand", False)])
+@pytest.mark.parametrize(
+    ("name", "low_is_hard"), [("aum", True), ("el2n", False), ("forgetting", False), ("grand", False)]
+)
 def test_named_scores_are_top(name, low_is_hard):
     values = rng().permutation(100).astype(np.float32)
     signals = Signals(n=100, scores={name: values})

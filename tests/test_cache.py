@@ -11,10 +11,20 @@ import time
 import numpy as np
 import pytest
 
-from tasks import cache
-from tasks.artifacts import Artifact, store, write
-from tasks.cache import ArtifactSerializer, FlockManager, cached_task, canonical, collect_garbage, context, lineage, verify, why
-from tasks.train.recipe import Recipe
+from winnow.tasks import cache
+from winnow.tasks.artifacts import Artifact, store, write
+from winnow.tasks.cache import (
+    ArtifactSerializer,
+    FlockManager,
+    cached_task,
+    canonical,
+    collect_garbage,
+    context,
+    lineage,
+    verify,
+    why,
+)
+from winnow.tasks.train.recipe import Recipe
 
 pytestmark = pytest.mark.usefixtures("empty_store")
 
@@ -27,7 +37,12 @@ def toy(n: int, *, scale: float = 1.0, device: str = "cpu") -> Artifact:
 
 @cached_task(version="1", name="half", run_name="half")
 def half(whole: Artifact) -> dict[str, Artifact]:
-    return {"part": write("embeddings", {"id": np.arange(whole.rows // 2), "vector": whole.numpy("vector")[: whole.rows // 2]})}
+    return {
+        "part": write(
+            "embeddings",
+            {"id": np.arange(whole.rows // 2), "vector": whole.numpy("vector")[: whole.rows // 2]},
+        )
+    }
 
 
 def key(task, **inputs):

@@ -13,31 +13,42 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from flows import cli
-from tasks.artifacts import write
-from tasks.registry import datasets, embedders, networks, scores, selectors
+from winnow.flows import cli
+from winnow.tasks.artifacts import write
+from winnow.tasks.registry import datasets, embedders, networks, scores, selectors
 
 runner = CliRunner()
 
 
 def winnow(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from flows.cli import main; main()", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **environment}, check=False)
+    command = [sys.executable, "-c", "from winnow.flows.cli import main; main()", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env={**os.environ, **environment}, check=False
+    )
 
 
 def test_ls_lists_everything_and_imports_nothing_heavy():
     script = (
-        "import sys; sys.argv = ['winnow', 'ls']; from flows.cli import main\n"
+        "import sys; sys.argv = ['winnow', 'ls']; from winnow.flows.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "print([m for m in ('torch', 'prefect', 'numpy', 'pyarrow', 'faiss') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
     assert done.stdout.splitlines()[-1] == "[]"
     for registry in (datasets, embedders, networks, scores, selectors):
         for name in registry.names():
             assert f"  {name} " in done.stdout
-    for name in ("elfs/digits", "elfs/fashion_mnist", "elfs/cifar10", "elfs/cifar100", "elfs/stl10", "elfs/imagenet"):
+    for name in (
+        "elfs/digits",
+        "elfs/fashion_mnist",
+        "elfs/cifar10",
+        "elfs/cifar100",
+        "elfs/stl10",
+        "elfs/imagenet",
+    ):
         assert name in done.stdout
 
 
@@ -100,14 +111,18 @@ def test_doctor(empty_store):
     [
         ({}, {}, False),
         ({"profiles.toml": 'active = "local"\n[profiles.local]\n'}, {}, False),
-        ({"profiles.toml": 'active = "lab"\n[profiles.lab]\nPREFECT_API_URL = "http://lab:4200/api"\n'}, {}, True),
+        (
+            {"profiles.toml": 'active = "lab"\n[profiles.lab]\nPREFECT_API_URL = "http://lab:4200/api"\n'},
+            {},
+            True,
+        ),
         ({"profiles.toml": "not toml ["}, {}, True),
         ({}, {"PREFECT_API_URL": "http://lab:4200/api"}, True),
         ({}, {"PREFECT_PROFILE": "lab"}, True),
     ],
 )
 def test_a_server_of_the_user_s_is_never_bypassed(tmp_path, monkeypatch, files, environment, expected):
-    from flows.server import configured
+    from winnow.flows.server import configured
 
     for name in list(os.environ):
         if name.startswith("PREFECT_"):
@@ -125,8 +140,16 @@ def test_a_server_of_the_user_s_is_never_bypassed(tmp_path, monkeypatch, files, 
 def test_a_killed_run_leaves_no_server_behind(tmp_path):
     """Without a server of the user's, a run starts its own; that ends with the run, even when nothing can be cleaned up."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    environment |= {"HOME": str(tmp_path), "WINNOW_STORE": str(tmp_path / "store"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    run = subprocess.Popen([sys.executable, "-m", "flows.cli", "run", "elfs/digits"], env=environment, stderr=subprocess.DEVNULL)
+    environment |= {
+        "HOME": str(tmp_path),
+        "WINNOW_STORE": str(tmp_path / "store"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    }
+    run = subprocess.Popen(
+        [sys.executable, "-m", "winnow.flows.cli", "run", "elfs/digits"],
+        env=environment,
+        stderr=subprocess.DEVNULL,
+    )
     children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
     deadline = time.monotonic() + 60
     while not children.read_text().split() and time.monotonic() < deadline:
@@ -135,6 +158,12 @@ def test_a_killed_run_leaves_no_server_behind(tmp_path):
     assert b"prefect.server" in Path(f"/proc/{server}/cmdline").read_bytes()
     run.kill()
     run.wait()
-    while Path(f"/proc/{server}/cmdline").exists() and Path(f"/proc/{server}/cmdline").read_bytes() and time.monotonic() < deadline:
+    while (
+        Path(f"/proc/{server}/cmdline").exists()
+        and Path(f"/proc/{server}/cmdline").read_bytes()
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
-    assert not Path(f"/proc/{server}/cmdline").exists() or not Path(f"/proc/{server}/cmdline").read_bytes(), "the server is still there"
+    assert not Path(f"/proc/{server}/cmdline").exists() or not Path(f"/proc/{server}/cmdline").read_bytes(), (
+        "the server is still there"
+    )

@@ -9,11 +9,11 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from tasks.artifacts import Scratch
-from tasks.embed.knn import Graph, knn
-from tasks.errors import BadInput, WinnowError
-from tasks.train import cluster_heads as module
-from tasks.train.cluster_heads import (
+from winnow.tasks.artifacts import Scratch
+from winnow.tasks.embed.knn import Graph, knn
+from winnow.tasks.errors import BadInput, WinnowError
+from winnow.tasks.train import cluster_heads as module
+from winnow.tasks.train.cluster_heads import (
     ClusterHeads,
     HeadsConfig,
     class_prior,
@@ -24,7 +24,7 @@ from tasks.train.cluster_heads import (
     temi_loss,
     train_cluster_heads,
 )
-from tasks.train.metrics import clustering_metrics
+from winnow.tasks.train.metrics import clustering_metrics
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "temi_loss.npz", allow_pickle=False)
 CPU = torch.device("cpu")
@@ -36,7 +36,11 @@ def golden(name: str) -> torch.Tensor:
 
 
 def logits(case):
-    return golden(f"{case}_student_logits").clone(), golden(f"{case}_teacher_logits").clone(), float(GOLDEN[f"{case}_beta"])
+    return (
+        golden(f"{case}_student_logits").clone(),
+        golden(f"{case}_teacher_logits").clone(),
+        float(GOLDEN[f"{case}_beta"]),
+    )
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -45,7 +49,9 @@ def test_loss_prior_and_gradient(case):
     student.requires_grad_()
     heads, _, classes = student.shape
     prior = torch.full((heads, classes), 1.0 / classes)
-    for call, (losses, shares) in enumerate(zip(golden(f"{case}_head_losses"), golden(f"{case}_pk"), strict=True)):
+    for call, (losses, shares) in enumerate(
+        zip(golden(f"{case}_head_losses"), golden(f"{case}_pk"), strict=True)
+    ):
         prior = class_prior(prior, teacher)
         found = temi_loss(student, teacher, prior, beta, positive_pmi=case == "pospmi")
         torch.testing.assert_close(prior, shares, atol=1e-6, rtol=0)
@@ -70,15 +76,21 @@ def test_extreme_logits_stay_finite():
     prior = class_prior(torch.full((2, 5), 0.2), teacher)
     torch.testing.assert_close(prior, golden("extreme_pk")[0], atol=1e-6, rtol=0)
     found = temi_loss(student, teacher, prior, beta)
-    torch.testing.assert_close(found.detach().double(), golden("corrected_extreme_head_losses"), rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        found.detach().double(), golden("corrected_extreme_head_losses"), rtol=1e-4, atol=0
+    )
     found.mean().backward()
-    torch.testing.assert_close(student.grad.double(), golden("corrected_extreme_grad_student"), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        student.grad.double(), golden("corrected_extreme_grad_student"), atol=1e-4, rtol=0
+    )
     assert not np.isfinite(GOLDEN["extreme_head_losses"]).any()  # the published form
 
 
 def test_a_dead_cluster_does_not_break_the_loss():
     student = torch.zeros(1, 2, 3, requires_grad=True)
-    found = temi_loss(student, torch.tensor([[[9.0, 0.0, -300.0], [9.0, 0.0, -300.0]]]), torch.tensor([[1.0, 0.0, 0.0]]))
+    found = temi_loss(
+        student, torch.tensor([[[9.0, 0.0, -300.0], [9.0, 0.0, -300.0]]]), torch.tensor([[1.0, 0.0, 0.0]])
+    )
     found.sum().backward()
     assert torch.isfinite(found).all()
     assert torch.isfinite(student.grad).all()
@@ -98,15 +110,21 @@ def test_the_teachers_loss_does_not_reward_collapse():
 @pytest.mark.parametrize("row", range(3))
 def test_schedules(row):
     start, end, epochs, steps, warm = GOLDEN["sched_args"][row]
-    np.testing.assert_allclose(cosine_schedule(start, end, int(epochs), int(steps), int(warm)), GOLDEN[f"sched_{row}"], rtol=1e-12)
+    np.testing.assert_allclose(
+        cosine_schedule(start, end, int(epochs), int(steps), int(warm)), GOLDEN[f"sched_{row}"], rtol=1e-12
+    )
 
 
 def test_short_schedules():
     assert cosine_schedule(1.0, 0.5, 2, 3, 20).round(9).tolist() == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     assert cosine_schedule(1.0, 0.5, 1, 1, 0).tolist() == [1.0]
-    config = HeadsConfig(epochs=3, teacher_temperature_start=0.04, teacher_temperature=0.07, teacher_temperature_epochs=4)
+    config = HeadsConfig(
+        epochs=3, teacher_temperature_start=0.04, teacher_temperature=0.07, teacher_temperature_epochs=4
+    )
     assert teacher_temperatures(config).round(6).tolist() == [0.04, 0.05, 0.06]
-    config = HeadsConfig(epochs=4, teacher_temperature_start=0.04, teacher_temperature=0.07, teacher_temperature_epochs=2)
+    config = HeadsConfig(
+        epochs=4, teacher_temperature_start=0.04, teacher_temperature=0.07, teacher_temperature_epochs=2
+    )
     assert teacher_temperatures(config).tolist() == [0.04, 0.07, 0.07, 0.07]
 
 
@@ -127,7 +145,9 @@ TRAININGS = {
 @pytest.mark.parametrize("groups", [1, 2, 3])
 @pytest.mark.parametrize("case", TRAININGS)
 def test_training_follows_the_published_one(case, groups, monkeypatch):
-    heads, dim, classes, _, batch, epochs, neighbours, beta, hidden, bottleneck, warm = GOLDEN[f"{case}_hyper"].tolist()
+    heads, dim, classes, _, batch, epochs, neighbours, beta, hidden, bottleneck, warm = GOLDEN[
+        f"{case}_hyper"
+    ].tolist()
     config = HeadsConfig(
         heads=int(heads),
         epochs=int(epochs),
@@ -151,22 +171,30 @@ def test_training_follows_the_published_one(case, groups, monkeypatch):
     for column, name in enumerate(("lr", None, "momentum")):
         if name:
             expected = golden(f"{case}_{name}").float()
-            torch.testing.assert_close(trainer.schedule[:, column], expected if name == "lr" else 1 - expected, rtol=1e-5, atol=1e-7)
+            torch.testing.assert_close(
+                trainer.schedule[:, column], expected if name == "lr" else 1 - expected, rtol=1e-5, atol=1e-7
+            )
     torch.testing.assert_close(trainer.schedule[::steps, 3], golden(f"{case}_teacher_temp").float())
     trainer.schedule[:, 1] = (1 - golden(f"{case}_lr") * golden(f"{case}_wd")).float()
 
     x = golden(f"{case}_x")
-    for number, (i, j, epoch) in enumerate(zip(golden(f"{case}_i"), golden(f"{case}_j"), GOLDEN[f"{case}_epoch"].tolist(), strict=True)):
+    for number, (i, j, epoch) in enumerate(
+        zip(golden(f"{case}_i"), golden(f"{case}_j"), GOLDEN[f"{case}_epoch"].tolist(), strict=True)
+    ):
         before = trainer.losses[0].clone()
         trainer.step(x[torch.cat([i, j])], number, frozen=epoch < 1)
-        torch.testing.assert_close(trainer.losses[0] - before, golden(f"{case}_head_losses")[number], atol=5e-5, rtol=0)
+        torch.testing.assert_close(
+            trainer.losses[0] - before, golden(f"{case}_head_losses")[number], atol=5e-5, rtol=0
+        )
         torch.testing.assert_close(trainer.prior, golden(f"{case}_pk")[number], atol=1e-5, rtol=0)
         if (number + 1) % steps == 0:
             assert int(trainer.losses[0].argmin()) == GOLDEN[f"{case}_best_head"][epoch]
             trainer.losses.zero_()
         if number + 1 == steps:
             for name, parameter in trainer.student.items():
-                torch.testing.assert_close(parameter, golden(f"{case}_epoch0_student_{name}"), atol=2e-4, rtol=0)
+                torch.testing.assert_close(
+                    parameter, golden(f"{case}_epoch0_student_{name}"), atol=2e-4, rtol=0
+                )
             assert torch.equal(trainer.student["v"], golden(f"{case}_init_v"))
             assert torch.equal(trainer.student["g"], golden(f"{case}_init_g"))
     for who in ("student", "teacher"):
@@ -177,7 +205,9 @@ def test_training_follows_the_published_one(case, groups, monkeypatch):
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_heads_are_independent(layers):
     """All heads at once = each head by plain layers of its own."""
-    heads = ClusterHeads(3, 7, 4, hidden=6, bottleneck=5, layers=layers, generator=torch.Generator().manual_seed(1))
+    heads = ClusterHeads(
+        3, 7, 4, hidden=6, bottleneck=5, layers=layers, generator=torch.Generator().manual_seed(1)
+    )
     with torch.no_grad():
         for parameter in heads.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
@@ -188,7 +218,9 @@ def test_heads_are_independent(layers):
         z = x
         for depth in range(1, layers + 1):
             z = torch.nn.functional.linear(
-                z if depth == 1 else torch.nn.functional.gelu(z), weights[f"w{depth}"][h], weights[f"b{depth}"][h]
+                z if depth == 1 else torch.nn.functional.gelu(z),
+                weights[f"w{depth}"][h],
+                weights[f"b{depth}"][h],
             )
         z = z / z.norm(dim=1, keepdim=True)
         v = weights["v"][h] / weights["v"][h].norm(dim=1, keepdim=True)
@@ -203,7 +235,7 @@ def test_weight_counts_and_start():
     assert not torch.equal(heads.w1[0], heads.w1[1])
 
 
-# -- whole trainings ---------------------------------------------------------------------------------------------------------------------
+# -- whole trainings -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +290,9 @@ def test_result(blobs):
     assert (confidence == found.confidence).all()
     same(found, train_cluster_heads(features, graph, QUICK, classes=4, device=CPU))
     generators = [torch.Generator().manual_seed(5) for _ in range(2)]
-    one, other = (train_cluster_heads(features, graph, QUICK, classes=4, seed=g, device=CPU) for g in generators)
+    one, other = (
+        train_cluster_heads(features, graph, QUICK, classes=4, seed=g, device=CPU) for g in generators
+    )
     same(one, other)
     assert (one.losses != found.losses).any()
 
@@ -279,8 +313,15 @@ def test_resumed_training_is_bit_identical(blobs, tmp_path, stop, noise, monkeyp
 
     scratch = Scratch(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        train_cluster_heads(features, graph, config, classes=4, device=CPU, scratch=scratch, progress=interrupt)
-    same(whole, train_cluster_heads(features, graph, config, classes=4, device=CPU, scratch=scratch, progress=interrupt))
+        train_cluster_heads(
+            features, graph, config, classes=4, device=CPU, scratch=scratch, progress=interrupt
+        )
+    same(
+        whole,
+        train_cluster_heads(
+            features, graph, config, classes=4, device=CPU, scratch=scratch, progress=interrupt
+        ),
+    )
     assert epochs == list(range(1, 9))  # none twice
 
     # another seed must not pick the checkpoint up
@@ -316,7 +357,10 @@ def test_float16_features(blobs):
 
 def test_bfloat16_is_repeatable(blobs):
     features, graph, truth = blobs
-    one, other = (train_cluster_heads(features, graph, QUICK, classes=4, device=CPU, dtype=torch.bfloat16) for _ in range(2))
+    one, other = (
+        train_cluster_heads(features, graph, QUICK, classes=4, device=CPU, dtype=torch.bfloat16)
+        for _ in range(2)
+    )
     same(one, other)
     assert one.losses.dtype == np.float32
     assert clustering_metrics(one.labels, truth)["accuracy"] > 90
@@ -345,15 +389,25 @@ def test_oracle(blobs, monkeypatch):
     """The published choice: best test accuracy among every 20th epoch, which need not be the lowest loss."""
     monkeypatch.setattr(module, "_SAVED_EVERY", 3)
     features, graph, truth = blobs
-    found = train_cluster_heads(features, graph, QUICK, classes=4, device=CPU, upstream=True, oracle=(features[::2], truth[::2]))
+    found = train_cluster_heads(
+        features, graph, QUICK, classes=4, device=CPU, upstream=True, oracle=(features[::2], truth[::2])
+    )
     assert found.oracle
     assert found.epoch in (0, 3, 6)
     assert found.head == found.losses[found.epoch].argmin()
     accuracies = {}
-    for epochs in (1, 4, 7):  # what each saved epoch would have scored: constant schedules, so a shorter run has the same epochs
+    for epochs in (
+        1,
+        4,
+        7,
+    ):  # what each saved epoch would have scored: constant schedules, so a shorter run has the same epochs
         config = QUICK.model_copy(update={"epochs": epochs, "warmup_epochs": 0})
-        shorter = train_cluster_heads(features, graph, config, classes=4, device=CPU, upstream=True, oracle=(features[::2], truth[::2]))
-        accuracies[epochs - 1] = clustering_metrics(predict(shorter.state, features[::2], device=CPU)[0], truth[::2])["accuracy"]
+        shorter = train_cluster_heads(
+            features, graph, config, classes=4, device=CPU, upstream=True, oracle=(features[::2], truth[::2])
+        )
+        accuracies[epochs - 1] = clustering_metrics(
+            predict(shorter.state, features[::2], device=CPU)[0], truth[::2]
+        )["accuracy"]
     assert accuracies[0] <= accuracies[3] <= accuracies[6]
     with pytest.raises(BadInput, match="oracle"):
         train_cluster_heads(features, graph, QUICK, classes=4, device=CPU, upstream=True)
@@ -379,7 +433,10 @@ def test_digits_beat_kmeans():
         momentum_end=0.95,
     )
     found = train_cluster_heads(features, knn(features, 15, device=CPU), config, classes=10, device=CPU)
-    heads, kmeans = (clustering_metrics(labels, truth) for labels in (found.labels, kmeans_labels(features, 10, restarts=10)))
+    heads, kmeans = (
+        clustering_metrics(labels, truth)
+        for labels in (found.labels, kmeans_labels(features, 10, restarts=10))
+    )
     assert heads["accuracy"] > kmeans["accuracy"] + 3
     assert heads["nmi"] > kmeans["nmi"] + 3
 
@@ -412,7 +469,9 @@ def test_bad_input(blobs):
     outside[7, 3] = 160
     refused("graph row 7", graph=Graph(outside, graph.similarity))
     refused("classes=1", classes=1)
-    found = train_cluster_heads(features, graph, QUICK.model_copy(update={"epochs": 1}), classes=4, device=CPU)
+    found = train_cluster_heads(
+        features, graph, QUICK.model_copy(update={"epochs": 1}), classes=4, device=CPU
+    )
     with pytest.raises(BadInput, match="5 dimensions"):
         predict(found.state, features[:, :5], device=CPU)
     for wrong in ({"heads": 0}, {"epochs": 0}, {"beta": 0}, {"lr": -1.0}, {"head": 3}):

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from flows import checks, cli
-from tasks.artifacts import Artifact, store
-from tasks.cache import UNCACHED, known_artifacts, provenances
-from tasks.errors import BadInput, UnknownName
-from tasks.registry import selectors
-from tasks.report.tables import comparison_table, mean_ranks
+from winnow.flows import checks, cli
+from winnow.tasks.artifacts import Artifact, store
+from winnow.tasks.cache import UNCACHED, known_artifacts, provenances
+from winnow.tasks.errors import BadInput, UnknownName
+from winnow.tasks.registry import selectors
+from winnow.tasks.report.tables import comparison_table, mean_ranks
 
 SMALL = {"dataset": "digits", "fractions": (0.1, 0.2), "seeds": (0, 1), "proxy_epochs": 2, "iterations": 20}
 
 
 def run(**parameters) -> Artifact:
-    from flows.compare import compare
+    from winnow.flows.compare import compare
 
     return compare(**{**SMALL, **parameters})
 
@@ -32,12 +32,20 @@ def test_end_to_end():
     trials = result.table().to_pylist()
     assert len(trials) == 2 * (3 * 2 + 1)
     assert {(t["method"], t["fraction"], t["samples"]) for t in trials} == {
-        *((name, fraction, int(1442 * fraction)) for name in ("random", "d2", "top:el2n") for fraction in (0.1, 0.2)),
+        *(
+            (name, fraction, int(1442 * fraction))
+            for name in ("random", "d2", "top:el2n")
+            for fraction in (0.1, 0.2)
+        ),
         ("full", 1.0, 1442),
     }
     steps = provenances()
-    assert len([step for step in steps if step["task"] == "dynamics"]) == 2, "one proxy a seed, which all methods read"
-    chosen = [step["inputs"] for step in steps if step["task"] == "select" and step["inputs"]["method"] == "d2"]
+    assert len([step for step in steps if step["task"] == "dynamics"]) == 2, (
+        "one proxy a seed, which all methods read"
+    )
+    chosen = [
+        step["inputs"] for step in steps if step["task"] == "select" and step["inputs"]["method"] == "d2/1"
+    ]
     assert {step["params"]["neighbours"] for step in chosen} == {3}
     assert {step["seed"] for step in chosen} == {0, 1}, "the seed decides the selection, too"
     stem = result.meta["report"].removesuffix(".html")
@@ -45,11 +53,17 @@ def test_end_to_end():
     for heading in ("Accuracy", "Best epoch", "Proxy training", "Cost", "Provenance"):
         assert f">{heading}</h2>" in report, heading
     rows = list(csv.DictReader(io.StringIO(store().read(f"{stem}.csv").decode())))
-    assert [(row["method"], float(row["fraction"])) for row in rows if row["method"] == "d2"] == [("d2", 0.1), ("d2", 0.2)]
+    assert [(row["method"], float(row["fraction"])) for row in rows if row["method"] == "d2"] == [
+        ("d2", 0.1),
+        ("d2", 0.2),
+    ]
     assert all(float(row["selection_seconds"]) > 0 for row in rows)
     assert "| d2 |" in store().read(f"{stem}.md").decode()
     before = {step["key"] for step in provenances()}
-    assert run(methods=("random", "d2", "top:el2n", "full"), params={"d2": {"neighbours": 3}}).digest == result.digest
+    assert (
+        run(methods=("random", "d2", "top:el2n", "full"), params={"d2": {"neighbours": 3}}).digest
+        == result.digest
+    )
     assert {step["key"] for step in provenances()} == before
 
 
@@ -62,7 +76,11 @@ def test_end_to_end():
         ({"methods": ("random", "random")}, BadInput, "names 'random' twice"),
         ({"methods": ("randm",)}, UnknownName, "Did you mean 'random'"),
         ({"methods": ("random",), "params": {"d2": {"neighbours": 3}}}, BadInput, "not among the methods"),
-        ({"methods": ("d2",), "params": {"d2": {"neighbors": 3}}}, BadInput, "d2 has no parameter 'neighbors'"),
+        (
+            {"methods": ("d2",), "params": {"d2": {"neighbors": 3}}},
+            BadInput,
+            "d2 has no parameter 'neighbors'",
+        ),
         ({"methods": ("random:aum",)}, BadInput, "does not select by a score"),
     ],
 )
@@ -96,7 +114,11 @@ def test_elfs_on_pseudo_labels_of_ones_own(tmp_path):
     np.save(path, np.random.default_rng(0).integers(0, 10, 1442))
     run(methods=("random", "elfs"), fractions=(0.1,), seeds=(0,), pseudo_labels=str(path))
     assert {"embed", "cluster"}.isdisjoint(step["task"] for step in provenances())
-    (chosen,) = (step["inputs"] for step in provenances() if step["task"] == "select" and step["inputs"]["method"] == "elfs")
+    (chosen,) = (
+        step["inputs"]
+        for step in provenances()
+        if step["task"] == "select" and step["inputs"]["method"] == "elfs/1"
+    )
     assert known_artifacts()[chosen["scores"]["artifact"]].rows == 1442
     with pytest.raises(BadInput, match="no such file"):
         run(pseudo_labels=str(tmp_path / "none.npy"))
@@ -117,20 +139,35 @@ def test_parts_on_several_workers_add_up_to_the_whole():
 @pytest.mark.server
 @pytest.mark.usefixtures("flow_runs")
 def test_grand_is_averaged_over_proxies_of_its_own_seeds():
-    run(fractions=(0.1,), seeds=(0,), methods=("grand", "top:grand_full", "el2n"), proxy_network="mlp", repeats=3)
+    run(
+        fractions=(0.1,),
+        seeds=(0,),
+        methods=("grand", "top:grand_full", "el2n"),
+        proxy_network="mlp",
+        repeats=3,
+    )
     steps = {
-        task: [step for step in provenances() if step["task"] == task] for task in ("dynamics", "add-score", "average-score", "select")
+        task: [step for step in provenances() if step["task"] == task]
+        for task in ("dynamics", "add-score", "average-score", "select")
     }
     assert sorted(step["inputs"]["seed"] for step in steps["dynamics"]) == [0, 1000, 2000]
     assert len(steps["add-score"]) == 3, "the gradients of all parameters, of each proxy"
     read = {
-        step["inputs"]["params"].get("score", step["inputs"]["method"]): step["inputs"]["scores"]["artifact"] for step in steps["select"]
+        step["inputs"]["params"].get("score", step["inputs"]["method"].partition("/")[0]): step["inputs"][
+            "scores"
+        ]["artifact"]
+        for step in steps["select"]
     }
     for step in steps["average-score"]:
-        name, parts = step["inputs"]["name"], [known_artifacts()[one["artifact"]] for one in step["inputs"]["scores"]]
+        name, parts = (
+            step["inputs"]["name"],
+            [known_artifacts()[one["artifact"]] for one in step["inputs"]["scores"]],
+        )
         mean = Artifact(**step["outputs"][0])
         assert len(parts) == 3
-        np.testing.assert_allclose(mean.numpy(name), np.mean([one.numpy(name) for one in parts], axis=0), rtol=1e-6)
+        np.testing.assert_allclose(
+            mean.numpy(name), np.mean([one.numpy(name) for one in parts], axis=0), rtol=1e-6
+        )
         np.testing.assert_array_equal(mean.numpy("aum"), parts[0].numpy("aum"))
         assert mean.digest == read[name]
     last_layer, everything = (known_artifacts()[read[name]].numpy(name) for name in ("grand", "grand_full"))
@@ -142,11 +179,15 @@ def test_grand_is_averaged_over_proxies_of_its_own_seeds():
 @pytest.mark.server
 @pytest.mark.usefixtures("flow_runs")
 def test_what_is_too_large_is_refused_before_anything_is_trained(monkeypatch):
-    monkeypatch.setattr("tasks.select.similarity.DENSE_BYTES", 2**20)
-    with pytest.raises(BadInput, match=r"craig at 0.1 kept: the dense kernel of 1,442 samples takes(.|\n)*neighbours=100"):
+    monkeypatch.setattr("winnow.tasks.select.similarity.DENSE_BYTES", 2**20)
+    with pytest.raises(
+        BadInput, match=r"craig at 0.1 kept: the dense kernel of 1,442 samples takes(.|\n)*neighbours=100"
+    ):
         run(methods=("random", "craig"))
     assert [step for step in provenances() if step["version"] != UNCACHED] == []
-    sparse = checks.entrants(["craig", "facility_location", "graph_cut"], "cifar10", (0.1,), balanced=False, params={})
+    sparse = checks.entrants(
+        ["craig", "facility_location", "graph_cut"], "cifar10", (0.1,), balanced=False, params={}
+    )
     assert {method.params[0.1]["neighbours"] for method in sparse} == {100}
     own = checks.entrants(["craig"], "cifar10", (0.1,), balanced=False, params={"craig": {"neighbours": 7}})
     assert own[0].params[0.1]["neighbours"] == 7
@@ -154,7 +195,12 @@ def test_what_is_too_large_is_refused_before_anything_is_trained(monkeypatch):
 
 def test_presets_and_own_parameters_meet():
     mine = checks.entrants(
-        ["ccs", "d2", "random"], "cifar10", (0.1, 0.4), balanced=True, params={"ccs": {"strata": 20}}, upstream_batch=128
+        ["ccs", "d2", "random"],
+        "cifar10",
+        (0.1, 0.4),
+        balanced=True,
+        params={"ccs": {"strata": 20}},
+        upstream_batch=128,
     )
     ccs, d2, random = mine
     assert ccs.params[0.1] == {"upstream": True, "mis_ratio": 0.3, "strata": 20}
@@ -180,7 +226,15 @@ def test_ranks_are_means_over_fractions_and_seeds():
     assert mean_ranks(trials) == {"a": 1.5, "b": 1.5}
     costly = [{**each, "selection_seconds": 0.5, "seconds": 120.0} for each in trials]
     table = comparison_table(costly)
-    assert table.columns == ("method", "10 % kept", "30 % kept", "100 % kept", "rank", "selection", "training")
+    assert table.columns == (
+        "method",
+        "10 % kept",
+        "30 % kept",
+        "100 % kept",
+        "rank",
+        "selection",
+        "training",
+    )
     assert table.rows[0] == ("a", "90.0", "70.0", "–", "1.5", "0.5 s", "2.0 min")
     assert table.rows[2] == ("full", "–", "–", "100.0", "–", "0.5 s", "2.0 min")
     assert table.bold == {(0, 1), (1, 2)}
@@ -195,16 +249,39 @@ def test_what_differs_from_random_is_marked():
     trials += [trial("alike", 0.1, seed, 0.8 + more + 0.05 * (seed - 1)) for seed, more in enumerate(spread)]
     cells = {row[0]: row[1] for row in comparison_table(trials).rows}
     assert {name: text[-1] if text[-1] in "↑↓" else "" for name, text in cells.items()} == {
-        "good": "↑", "alike": "", "random": "", "bad": "↓",
-    }  # fmt: skip
+        "good": "↑",
+        "alike": "",
+        "random": "",
+        "bad": "↓",
+    }
 
 
 def test_command_line_reads_lists(monkeypatch):
     seen = {}
-    monkeypatch.setattr("flows.terminal.run_flow", lambda module, function, parameters, **_: seen.update(parameters) or 0)
-    arguments = ["compare", "digits", "--methods", "random, d2", "--fractions", "0.1,0.3", "--seeds", "0,1", "-p", "iterations=30"]
+    monkeypatch.setattr(
+        "winnow.flows.terminal.run_flow",
+        lambda module, function, parameters, **_: seen.update(parameters) or 0,
+    )
+    arguments = [
+        "compare",
+        "digits",
+        "--methods",
+        "random, d2",
+        "--fractions",
+        "0.1,0.3",
+        "--seeds",
+        "0,1",
+        "-p",
+        "iterations=30",
+    ]
     assert CliRunner().invoke(cli.app, arguments).exit_code == 0
-    assert seen == {"dataset": "digits", "methods": ["random", "d2"], "fractions": [0.1, 0.3], "seeds": [0, 1], "iterations": 30}
+    assert seen == {
+        "dataset": "digits",
+        "methods": ["random", "d2"],
+        "fractions": [0.1, 0.3],
+        "seeds": [0, 1],
+        "iterations": 30,
+    }
     wrong = CliRunner().invoke(cli.app, ["compare", "digits", "--seeds", "0,x"])
     assert isinstance(wrong.exception, BadInput)
 
@@ -212,16 +289,31 @@ def test_command_line_reads_lists(monkeypatch):
 @pytest.mark.server
 @pytest.mark.usefixtures("flow_runs")
 def test_deepcore_runs_one_method_with_the_published_options():
-    from flows.deepcore import deepcore
+    from winnow.flows.deepcore import deepcore
 
     result = deepcore(
-        "digits", method="deepfool", fractions=(0.1,), seeds=(0,), baselines=("random",), selection_epochs=1, selection_network="mlp",
-        iterations=20, optimizer="adam", lr=0.01, nesterov=False, scheduler="step", step_size=10, test_interval=10,
-    )  # fmt: skip
-    assert {(t["method"], t["samples"]) for t in result.table().to_pylist()} == {("deepfool", 144), ("random", 144)}
+        "digits",
+        method="deepfool",
+        fractions=(0.1,),
+        seeds=(0,),
+        baselines=("random",),
+        selection_epochs=1,
+        selection_network="mlp",
+        iterations=20,
+        optimizer="adam",
+        lr=0.01,
+        nesterov=False,
+        scheduler="step",
+        step_size=10,
+        test_interval=10,
+    )
+    assert {(t["method"], t["samples"]) for t in result.table().to_pylist()} == {
+        ("deepfool", 144),
+        ("random", 144),
+    }
     steps = {step["task"]: step for step in provenances()}
-    assert steps["dynamics"]["inputs"]["recipe"]["fields"]["network"] == "mlp"
-    assert steps["train"]["inputs"]["recipe"]["fields"]["optimizer"] == "adam"
+    assert steps["dynamics"]["inputs"]["recipe"]["recipe"]["fields"]["network"] == "mlp"
+    assert steps["train"]["inputs"]["recipe"]["recipe"]["fields"]["optimizer"] == "adam"
     history = Artifact(**steps["train"]["outputs"][0]).table().to_pylist()
     assert [row["step"] for row in history if row["split"] == "test"] == [9, 18, 20]  # 3 steps an epoch
     scores = Artifact(**steps["add-score"]["outputs"][0])

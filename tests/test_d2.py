@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tasks.embed.graph import Graph
-from tasks.errors import BadInput, MissingSignal
-from tasks.registry import selectors
-from tasks.select import d2 as module
-from tasks.select.ccs import water_fill
-from tasks.select.d2 import greedy, iterative_selection, messages, published_greedy, symmetric
-from tasks.select.signals import Signals
+from winnow.tasks.embed.graph import Graph
+from winnow.tasks.errors import BadInput, MissingSignal
+from winnow.tasks.registry import selectors
+from winnow.tasks.select import d2 as module
+from winnow.tasks.select.ccs import water_fill
+from winnow.tasks.select.d2 import greedy, iterative_selection, messages, published_greedy, symmetric
+from winnow.tasks.select.signals import Signals
 
 d2 = selectors.get("d2")
 NAMES = {"forgetting": "forgetting", "accumulated_margin": "aum"}
@@ -35,16 +35,18 @@ def case_of(data, case: str):
 
 def agrees(found, expected, gap: float, least: float = 1e-4) -> bool:
     """The fixtures' rule: the same order where no pick was close, else the same set."""
-    return found.tolist() == expected.tolist() if gap > least else set(found.tolist()) == set(expected.tolist())
+    return (
+        found.tolist() == expected.tolist() if gap > least else set(found.tolist()) == set(expected.tolist())
+    )
 
 
-# -- the published code ---------------------------------------------------------------------------------------------------
+# -- the published code --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("k", [3, 5])
 def test_golden_graphs_and_forward_scores(golden, k):
     data = golden("d2")
-    from tasks.embed.knn import knn
+    from winnow.tasks.embed.knn import knn
 
     near = knn(data["features"], k, metric="euclidean")
     ids, distances, indptr = symmetric(near.neighbours, -near.similarity)
@@ -56,9 +58,15 @@ def test_golden_graphs_and_forward_scores(golden, k):
         near, apart, indptr = recorded(data, kind, k)
         for key in NAMES:
             own = data[key].astype(np.float64)
-            received = messages(np.maximum(own, 1e-7) if kind == "dense" else own, near, np.exp(-apart), indptr)
-            np.testing.assert_allclose(own + received, data[f"{kind}_k{k}_{key}_sum_forward"], rtol=1e-5, atol=1e-3)
-            np.testing.assert_allclose(own * received, data[f"{kind}_k{k}_{key}_product_forward"], rtol=1e-5, atol=1e-3)
+            received = messages(
+                np.maximum(own, 1e-7) if kind == "dense" else own, near, np.exp(-apart), indptr
+            )
+            np.testing.assert_allclose(
+                own + received, data[f"{kind}_k{k}_{key}_sum_forward"], rtol=1e-5, atol=1e-3
+            )
+            np.testing.assert_allclose(
+                own * received, data[f"{kind}_k{k}_{key}_product_forward"], rtol=1e-5, atol=1e-3
+            )
 
 
 @pytest.mark.parametrize("case", SELECTIONS)
@@ -101,7 +109,12 @@ def test_golden_modes_from_features_and_from_a_graph(golden, case):
 def test_golden_pipelines(golden, case):
     data = golden("d2")
     k, gamma, ratio, beta = data[f"{case}_args"]
-    signals = Signals(n=160, labels=data["labels"], features=data["features"], scores={name: data[key] for key, name in NAMES.items()})
+    signals = Signals(
+        n=160,
+        labels=data["labels"],
+        features=data["features"],
+        scores={name: data[key] for key, name in NAMES.items()},
+    )
     chosen = d2(
         signals,
         float(ratio),
@@ -113,7 +126,10 @@ def test_golden_pipelines(golden, case):
         upstream=True,
     )
     assert not data[f"{case}_overfull"].any()
-    assert np.bincount(data["labels"][chosen.indices], minlength=4).tolist() == data[f"{case}_class_counts"].tolist()
+    assert (
+        np.bincount(data["labels"][chosen.indices], minlength=4).tolist()
+        == data[f"{case}_class_counts"].tolist()
+    )
     assert sorted(chosen.indices.tolist()) == data[f"{case}_set"].tolist()
 
 
@@ -130,7 +146,15 @@ def test_golden_datacomp(golden, case):
     ours, _ = greedy(g, near, weights, budget, ties=np.arange(200))
     assert agrees(ours, data[f"corrected_{case}_order"], data[f"corrected_{case}_min_gap"], 1e-5)
     signals = Signals(n=200, features=data["dc_features"], scores={"clip": data["dc_clip"]})
-    chosen = d2(signals, budget, score="clip", neighbours=k, gamma_reverse=float(gamma), graph_mode="datacomp", upstream=True)
+    chosen = d2(
+        signals,
+        budget,
+        score="clip",
+        neighbours=k,
+        gamma_reverse=float(gamma),
+        graph_mode="datacomp",
+        upstream=True,
+    )
     assert set(chosen.indices.tolist()) == set(data[f"{case}_order"].tolist())
 
 
@@ -145,14 +169,19 @@ def test_golden_datacomp_of_everything(golden):
 def test_published_class_mode_keeps_small_classes_whole_then_cuts_or_fills_at_random():
     generator = np.random.default_rng(0)
     labels = np.repeat([0, 1, 2], [4, 4, 40])
-    signals = Signals(n=48, labels=labels, features=generator.normal(size=(48, 3)), scores={"forgetting": generator.integers(0, 9, 48)})
+    signals = Signals(
+        n=48,
+        labels=labels,
+        features=generator.normal(size=(48, 3)),
+        scores={"forgetting": generator.integers(0, 9, 48)},
+    )
     kept = d2(signals, 12, graph_mode="per_class", upstream=True).indices
     assert np.bincount(labels[kept]).tolist() == [4, 4, 4]
     cut = d2(signals, 6, graph_mode="per_class", upstream=True).indices  # 4 + 4 + 2 are collected
     assert len(set(cut.tolist())) == 6
 
 
-# -- the exact greedy -----------------------------------------------------------------------------------------------------
+# -- the exact greedy ----------------------------------------------------------------------------------------
 
 
 def naive(g, near, weights, budget, ties, indptr):
@@ -189,7 +218,9 @@ def random_graph(generator: np.random.Generator, kind: str, n: int):
         x = generator.normal(size=(n, 2))
         near = [[int(j) for j in np.argsort(((x - x[i]) ** 2).sum(1))[1 : 1 + min(5, n - 1)]] for i in rows]
     else:
-        near = [sorted({int(j) for j in generator.integers(0, n, generator.integers(0, 7))} - {i}) for i in rows]
+        near = [
+            sorted({int(j) for j in generator.integers(0, n, generator.integers(0, 7))} - {i}) for i in rows
+        ]
     indptr = np.concatenate([[0], np.cumsum([len(row) for row in near])])
     return np.array([j for row in near for j in row], np.int64), indptr
 
@@ -204,7 +235,12 @@ def test_greedy_equals_masked_argmax(kind, scores, rounds, monkeypatch):
         n = int(generator.integers(1, 90))
         near, indptr = random_graph(generator, kind, n)
         edges = len(near)
-        weights = [generator.random(edges), np.ones(edges), generator.integers(0, 3, edges) / 2, 3 * generator.random(edges)][seed % 4]
+        weights = [
+            generator.random(edges),
+            np.ones(edges),
+            generator.integers(0, 3, edges) / 2,
+            3 * generator.random(edges),
+        ][seed % 4]
         g = {
             "random": generator.random(n),
             "tied": generator.integers(0, 4, n).astype(float),
@@ -214,7 +250,9 @@ def test_greedy_equals_masked_argmax(kind, scores, rounds, monkeypatch):
         }[scores]
         ties, budget = generator.permutation(n), int(generator.integers(0, n + 1))
         picks, keys = greedy(g, near, weights.astype(np.float32), budget, ties=ties, indptr=indptr)
-        assert (picks.tolist(), keys.tolist()) == naive(g, near, weights.astype(np.float32), budget, ties, indptr)
+        assert (picks.tolist(), keys.tolist()) == naive(
+            g, near, weights.astype(np.float32), budget, ties, indptr
+        )
 
 
 def test_greedy_on_a_larger_graph_equals_plain_floats():
@@ -234,7 +272,7 @@ def test_greedy_on_a_larger_graph_equals_plain_floats():
 
 
 def test_greedy_takes_few_rounds_on_graphs_with_hubs(monkeypatch):
-    from tasks.embed.knn import knn
+    from winnow.tasks.embed.knn import knn
 
     generator = np.random.default_rng(0)
     graph = knn(generator.normal(size=(4000, 100)).astype(np.float32), 5, metric="euclidean")
@@ -243,7 +281,9 @@ def test_greedy_takes_few_rounds_on_graphs_with_hubs(monkeypatch):
     for scores in (generator.random(4000), generator.poisson(1.0, 4000), generator.integers(0, 2, 4000)):
         for ids, weights, indptr in (
             (graph.neighbours, np.full((4000, 5), 0.9), None),
-            (lambda near, _, indptr: (near, np.full(len(near), 0.9), indptr))(*symmetric(graph.neighbours, graph.similarity)),
+            (lambda near, _, indptr: (near, np.full(len(near), 0.9), indptr))(
+                *symmetric(graph.neighbours, graph.similarity)
+            ),
         ):
             g = scores + messages(scores, ids, weights, indptr)
             assert len(greedy(g, ids, weights, 2000, ties=generator.random(4000), indptr=indptr)[0]) == 2000
@@ -254,14 +294,21 @@ def test_greedy_does_not_depend_on_the_order_of_storage():
     n = 200
     near, indptr = random_graph(generator, "random", n)
     rows = np.repeat(np.arange(n), np.diff(indptr))
-    weights, g, ties = generator.random(len(near)), generator.integers(0, 3, n).astype(float), generator.random(n)
+    weights, g, ties = (
+        generator.random(len(near)),
+        generator.integers(0, 3, n).astype(float),
+        generator.random(n),
+    )
     move = generator.permutation(n)  # sample i is stored as move[i]
     by_row = np.lexsort((generator.random(len(near)), move[rows]))
     moved_indptr = np.concatenate([[0], np.bincount(move[rows], minlength=n).cumsum()])
     moved_g, moved_ties = np.empty(n), np.empty(n)
     moved_g[move], moved_ties[move] = g, ties
     arguments = move[near][by_row], weights[by_row]
-    assert messages(moved_g, *arguments, moved_indptr)[move].tolist() == messages(g, near, weights, indptr).tolist()
+    assert (
+        messages(moved_g, *arguments, moved_indptr)[move].tolist()
+        == messages(g, near, weights, indptr).tolist()
+    )
     picks, keys = greedy(g, near, weights, 120, ties=ties, indptr=indptr)
     moved_picks, moved_keys = greedy(moved_g, *arguments, 120, ties=moved_ties, indptr=moved_indptr)
     assert move[picks].tolist() == moved_picks.tolist()
@@ -301,7 +348,7 @@ def test_parts_refuse_bad_arrays():
         messages(g, near.astype(float), weights)
 
 
-# -- the selector ---------------------------------------------------------------------------------------------------------
+# -- the selector --------------------------------------------------------------------------------------------
 
 
 def made(n=240, classes=4, seed=0, **extra) -> Signals:
@@ -313,7 +360,7 @@ def made(n=240, classes=4, seed=0, **extra) -> Signals:
 
 
 def graph_of(features, k=5, metric="cosine") -> Graph:
-    from tasks.embed.knn import knn
+    from winnow.tasks.embed.knn import knn
 
     return knn(features, k, metric=metric)
 
@@ -349,7 +396,10 @@ def test_feature_scale_does_not_matter(graph_mode, factor):
     for budget in (24, 120):
         ours, theirs = d2(given, budget, graph_mode=graph_mode), d2(scaled, budget, graph_mode=graph_mode)
         assert ours.indices.tolist() == theirs.indices.tolist()
-    raw = [d2(signals, 24, graph_mode=graph_mode, distance_scale=1.0).indices.tolist() for signals in (given, scaled)]
+    raw = [
+        d2(signals, 24, graph_mode=graph_mode, distance_scale=1.0).indices.tolist()
+        for signals in (given, scaled)
+    ]
     assert raw[0] != raw[1]
 
 
@@ -374,7 +424,9 @@ def test_score_is_normalised_and_turned():
         ("correctness", 7 - forgetting, None),
         ("mine", forgetting.astype(np.float16), "harder"),
     ):
-        assert d2(made(scores={name: values}), 60, score=name, higher_is=higher_is).indices.tolist() == expected
+        assert (
+            d2(made(scores={name: values}), 60, score=name, higher_is=higher_is).indices.tolist() == expected
+        )
     with pytest.raises(BadInput, match="is a higher value harder or easier"):
         d2(made(scores={"mine": forgetting}), 60, score="mine")
     # AUM: low is hard, where upstream takes high as important
@@ -400,20 +452,30 @@ def test_per_class_is_each_class_on_its_own():
 def test_permutation_equivariance(graph_mode, with_graph):
     given = made(ids=np.arange(240))
     move = np.random.default_rng(1).permutation(240)
-    features, labels, scores = given.features[move], given.labels[move], {k: v[move] for k, v in given.scores.items()}
+    features, labels, scores = (
+        given.features[move],
+        given.labels[move],
+        {k: v[move] for k, v in given.scores.items()},
+    )
     moved = Signals(n=240, features=features, labels=labels, scores=scores, ids=move)
     if with_graph:
         given = made(ids=np.arange(240), features=None, graph=graph_of(given.features))
         moved = Signals(n=240, graph=graph_of(features), labels=labels, scores=scores, ids=move)
     for budget in (30, 150):
-        ours = d2(given, budget, graph_mode=graph_mode, mis_ratio=0.2, generator=np.random.default_rng(4)).indices
-        theirs = d2(moved, budget, graph_mode=graph_mode, mis_ratio=0.2, generator=np.random.default_rng(4)).indices
+        ours = d2(
+            given, budget, graph_mode=graph_mode, mis_ratio=0.2, generator=np.random.default_rng(4)
+        ).indices
+        theirs = d2(
+            moved, budget, graph_mode=graph_mode, mis_ratio=0.2, generator=np.random.default_rng(4)
+        ).indices
         assert ours.tolist() == move[theirs].tolist()
 
 
 def test_ties_go_by_the_generator():
     flat = made(scores={"forgetting": np.full(240, 3)})
-    picks = [frozenset(d2(flat, 40, generator=np.random.default_rng(seed)).indices.tolist()) for seed in range(3)]
+    picks = [
+        frozenset(d2(flat, 40, generator=np.random.default_rng(seed)).indices.tolist()) for seed in range(3)
+    ]
     assert len(set(picks)) == 3
 
 
@@ -458,7 +520,7 @@ def test_edges_to_dropped_samples_and_other_classes_vanish():
     s = given.scores["forgetting"][kept] / 5
     flat = np.concatenate([np.array(row, int) for row in rows])
     g = s + messages(s, flat, np.exp(-distances), indptr)
-    keys = inside.keys(np.random.default_rng(0))[kept]
+    keys = np.random.default_rng(0).random(240)[kept]
     expected, _ = greedy(g, flat, np.exp(-0.1 * distances), 60, ties=keys, indptr=indptr)
     chosen = d2(inside, 60, mis_ratio=0.3, graph_mode="directed", generator=np.random.default_rng(0)).indices
     assert chosen.tolist() == kept[expected].tolist()
@@ -467,7 +529,9 @@ def test_edges_to_dropped_samples_and_other_classes_vanish():
     easier = given.scores["forgetting"].copy()
     easier[~first] = 0
     both = d2(inside, 60, graph_mode="per_class").indices
-    other = d2(made(features=None, graph=graph, scores={"forgetting": easier}), 60, graph_mode="per_class").indices
+    other = d2(
+        made(features=None, graph=graph, scores={"forgetting": easier}), 60, graph_mode="per_class"
+    ).indices
     assert both[first[both]].tolist() == other[first[other]].tolist()
     assert both[~first[both]].tolist() != other[~first[other]].tolist()
 
@@ -481,7 +545,7 @@ def test_duplicates_and_tiny_sets():
             assert sorted(d2(few, n, graph_mode=graph_mode).indices.tolist()) == list(range(n))
 
 
-# -- what is refused ------------------------------------------------------------------------------------------------------
+# -- what is refused -----------------------------------------------------------------------------------------
 
 
 def bad_graph(change) -> Graph:
@@ -503,12 +567,24 @@ def put(row: int, column: int, value: int):
         (put(17, 2, 17), r"graph\.neighbours: row 17 lists itself"),
         (put(4, 1, 240), r"graph\.neighbours: row 4 lists 240, which is outside 0 to 239"),
         (put(9, 0, -1), r"graph\.neighbours: row 9 lists -1, which is outside"),
-        (lambda near, s: near.__setitem__((3, 1), near[3, 0]), r"graph\.neighbours: row 3 lists a sample twice"),
-        (lambda near, s: Graph(near[:, :4], s[:, :4]), r"graph: 4 neighbours a sample, d2 was asked for neighbours = 5"),
+        (
+            lambda near, s: near.__setitem__((3, 1), near[3, 0]),
+            r"graph\.neighbours: row 3 lists a sample twice",
+        ),
+        (
+            lambda near, s: Graph(near[:, :4], s[:, :4]),
+            r"graph: 4 neighbours a sample, d2 was asked for neighbours = 5",
+        ),
         (lambda near, s: Graph(near, s[:, :4]), r"graph\.similarity has shape \(240, 4\)"),
         (lambda near, s: Graph(near.astype(float), s), r"graph\.neighbours must be whole numbers"),
-        (lambda near, s: s.__setitem__((6, 2), np.nan), r"graph\.similarity: row 6 holds nan, which is no cosine"),
-        (lambda near, s: s.__setitem__((6, 4), -7.5), r"graph\.similarity: row 6 holds -7\.5, which is no cosine"),
+        (
+            lambda near, s: s.__setitem__((6, 2), np.nan),
+            r"graph\.similarity: row 6 holds nan, which is no cosine",
+        ),
+        (
+            lambda near, s: s.__setitem__((6, 4), -7.5),
+            r"graph\.similarity: row 6 holds -7\.5, which is no cosine",
+        ),
     ],
 )
 @pytest.mark.parametrize("upstream", [False, True])
@@ -518,7 +594,9 @@ def test_bad_graphs_are_refused(change, message, upstream):
 
 
 def test_similarities_that_are_no_distances_are_refused():
-    with pytest.raises(BadInput, match=r"graph\.similarity: row 0 holds 0\.\d+, which is not minus a distance"):
+    with pytest.raises(
+        BadInput, match=r"graph\.similarity: row 0 holds 0\.\d+, which is not minus a distance"
+    ):
         d2(made(features=None, graph=graph_of(made().features)), 24, similarity="euclidean")
 
 
@@ -537,7 +615,7 @@ def test_similarities_that_are_no_distances_are_refused():
         ({"distance_scale": 0.0}, r"distance_scale = 0\.0"),
         ({"score": "el2n"}, r"score 'el2n' is not among the scores given"),
         ({"higher_is": "better"}, r"is a higher value harder or easier"),
-        ({"gamma": 1.0}, r"d2: got an unexpected keyword argument 'gamma'"),
+        ({"gamma": 1.0}, r"d2 has no parameter 'gamma'. Did you mean 'gamma_reverse' or 'gamma_forward'"),
     ],
 )
 def test_bad_parameters_are_refused(params, message):
@@ -555,6 +633,6 @@ def test_missing_signals_and_bad_arrays_are_refused():
     score = made().scores["aum"].copy()
     score[5] = np.nan
     with pytest.raises(BadInput, match=r"scores\['aum'\]: row 5 is nan"):
-        made(scores={"aum": score})
+        d2(made(scores={"aum": score}), 24, score="aum")
     with pytest.raises(BadInput, match=r"scores\['forgetting'\]: shape \(239,\), expected 240 rows"):
         made(scores={"forgetting": np.arange(239)})

@@ -16,6 +16,7 @@ import sys
 import tarfile
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +25,12 @@ import scipy.io
 from PIL import Image
 from torchvision import datasets as stock
 
-from tasks.data import fetch, folders, index, split
-from tasks.data.load import load_split, options_of
-from tasks.data.shards import ShardImages
-from tasks.data.split import ArrayImages, FileImages, Split, channel_statistics, decode, resize_crop
-from tasks.errors import BadInput, MissingData, MissingLabels, UnknownName
-from tasks.registry import datasets
+from winnow.tasks.data import fetch, folders, index, split
+from winnow.tasks.data.load import load_split, options_of
+from winnow.tasks.data.shards import ShardImages
+from winnow.tasks.data.split import ArrayImages, FileImages, Split, channel_statistics, decode, resize_crop
+from winnow.tasks.errors import BadInput, MissingData, MissingLabels, UnknownName
+from winnow.tasks.registry import datasets
 
 OLD = 1_500_000_000  # seconds; old enough to be remembered by the index
 
@@ -83,34 +84,43 @@ def tar_of(path, members):
 
 def expect(monkeypatch, name, **samples):
     """Pretend that the published split has so many images."""
-    monkeypatch.setitem(datasets.get(name).facts, "samples", samples)
+    monkeypatch.setitem(datasets._entries, name, replace(datasets.get(name), samples=samples))
 
 
-# ------------------------------------------------------------------------------------------------ registry and front door
+# -- registry and front door ---------------------------------------------------------------------------------
 
 
 def test_listing_loads_nothing_heavy():
     code = (
-        "import sys; from tasks.registry import datasets\n"
+        "import sys; from winnow.tasks.registry import datasets\n"
         "for entry in datasets:\n"
         "    assert entry.summary.endswith('.') or entry.summary.endswith('``.'), entry.name\n"
-        "    assert entry.facts['splits'][:2] == ('train', 'test')\n"
-        "    assert isinstance(entry.facts['download'], bool)\n"
-        "    assert 'size' in entry.facts\n"
+        "    assert entry.splits[:2] == ('train', 'test')\n"
+        "    assert isinstance(entry.download, bool)\n"
+        "    assert hasattr(entry, 'size')\n"
         "assert not {'torch', 'torchvision', 'numpy', 'PIL', 'sklearn', 'webdataset'} & set(sys.modules)\n"
         "print(*datasets.names())"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent.parent, check=False)
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+        check=False,
+    )
     assert out.returncode == 0, out.stderr
-    names = "cifar10 cifar100 cinic10 digits fashion_mnist imagefolder:* imagenet mnist qmnist stl10 svhn tiny_imagenet webdataset:*"
+    names = (
+        "cifar10 cifar100 cinic10 digits fashion_mnist imagefolder:* imagenet mnist qmnist stl10 svhn "
+        "tiny_imagenet webdataset:*"
+    )
     assert out.stdout.strip() == names
 
 
 def test_every_stock_dataset_has_its_numbers_and_paper():
     for entry in datasets:
         if not entry.name.endswith("*"):
-            assert set(entry.facts["samples"]) == set(entry.facts["splits"])
-            assert entry.facts["classes"] >= 10
+            assert set(entry.samples) == set(entry.splits)
+            assert entry.classes >= 10
             assert entry.reference
 
 
@@ -124,7 +134,10 @@ def test_front_door_refuses_with_the_nearest_name():
     assert options_of("cinic10")["merge_valid"] is True
 
 
-@pytest.mark.parametrize("name", ["mnist", "qmnist", "fashion_mnist", "svhn", "cifar10", "cifar100", "stl10", "cinic10", "tiny_imagenet"])
+@pytest.mark.parametrize(
+    "name",
+    ["mnist", "qmnist", "fashion_mnist", "svhn", "cifar10", "cifar100", "stl10", "cinic10", "tiny_imagenet"],
+)
 def test_offline_names_file_folder_and_url(name, root, monkeypatch):
     def never(*_args, **_kwargs):
         raise AssertionError("the network was asked")
@@ -165,7 +178,7 @@ def test_digits_are_split_by_every_fifth_of_each_class():
     assert test.mean == train.mean
 
 
-# ------------------------------------------------------------------------------------------------ the MNIST family
+# -- the MNIST family ----------------------------------------------------------------------------------------
 
 
 def idx(array, kind):
@@ -218,8 +231,15 @@ def test_mnist_cut_off(root, rng):
 
 def test_qmnist(root, rng, monkeypatch):
     raw = root / "QMNIST" / "raw"
-    for stem, count, squeeze, ending in (("qmnist-train", 6, gzip, "gz"), ("qmnist-test", 5, gzip, "gz"), ("xnist", 9, lzma, "xz")):
-        write(raw / f"{stem}-images-idx3-ubyte.{ending}", squeeze.compress(idx(rng.integers(0, 256, (count, 28, 28), dtype=np.uint8), 8)))
+    for stem, count, squeeze, ending in (
+        ("qmnist-train", 6, gzip, "gz"),
+        ("qmnist-test", 5, gzip, "gz"),
+        ("xnist", 9, lzma, "xz"),
+    ):
+        write(
+            raw / f"{stem}-images-idx3-ubyte.{ending}",
+            squeeze.compress(idx(rng.integers(0, 256, (count, 28, 28), dtype=np.uint8), 8)),
+        )
         labels = rng.integers(0, 10, (count, 8)).astype(">i4")
         write(raw / f"{stem}-labels-idx2-int.{ending}", squeeze.compress(idx(labels, 12)))
     for part in ("train", "test", "nist", "test10k"):
@@ -230,7 +250,7 @@ def test_qmnist(root, rng, monkeypatch):
         load_split("qmnist", "test50k", verify=False)
 
 
-# ------------------------------------------------------------------------------------------------ SVHN, STL-10
+# -- SVHN, STL-10 --------------------------------------------------------------------------------------------
 
 
 def test_svhn(root, rng, monkeypatch):
@@ -289,11 +309,16 @@ def cifar_batch(rng, count, key="labels", classes=10):
 
 
 def cifar10_files(rng, protocol=2):
-    batches = {f"data_batch_{i}": cifar_batch(rng, 3) for i in range(1, 6)} | {"test_batch": cifar_batch(rng, 4)}
+    batches = {f"data_batch_{i}": cifar_batch(rng, 3) for i in range(1, 6)} | {
+        "test_batch": cifar_batch(rng, 4)
+    }
     batches["batches.meta"] = {"label_names": list("abcdefghij")}
     # the published pickles were written by Python 2, under NumPy's old module names
     pickles = {name: pickle.dumps(batch, protocol) for name, batch in batches.items()}
-    return {name: content.replace(b"numpy._core.", b"numpy.core.") if protocol == 2 else content for name, content in pickles.items()}
+    return {
+        name: content.replace(b"numpy._core.", b"numpy.core.") if protocol == 2 else content
+        for name, content in pickles.items()
+    }
 
 
 def put_cifar10(folder, rng, **options):
@@ -339,7 +364,9 @@ def test_cifar_pickles_run_no_code(root, rng, tmp_path):
 
     folder = put_cifar10(root, rng)
     write(folder / "data_batch_2", pickle.dumps({"data": Evil(), "labels": []}))
-    with pytest.raises(BadInput, match=r"data_batch_2 cannot be read: UnpicklingError: it names (posix|nt)\.system"):
+    with pytest.raises(
+        BadInput, match=r"data_batch_2 cannot be read: UnpicklingError: it names (posix|nt)\.system"
+    ):
         load_split("cifar10", verify=False)
     assert not (tmp_path / "owned").exists()
     write(folder / "data_batch_2", pickle.dumps({"data": np.zeros((2, 3072), np.uint8), "labels": [1]}))
@@ -355,7 +382,10 @@ def test_cifar100_fine_labels(root, rng):
     for name in ("train", "test"):
         batch = cifar_batch(rng, 6, "fine_labels", 100) | {"coarse_labels": [0] * 6}
         write(folder / name, pickle.dumps(batch, 2))
-    write(folder / "meta", pickle.dumps({"fine_label_names": [f"c{i}" for i in range(100)], "coarse_label_names": ["x"]}, 2))
+    write(
+        folder / "meta",
+        pickle.dumps({"fine_label_names": [f"c{i}" for i in range(100)], "coarse_label_names": ["x"]}, 2),
+    )
     ours = load_split("cifar100", verify=False)
     assert ours.labels().tolist() == pickle.loads((folder / "train").read_bytes())["fine_labels"]
     assert len(ours.classes) == 100
@@ -377,12 +407,15 @@ def cifar_archive(tmp_path, rng, monkeypatch):
 
 
 def test_fetching_is_announced_and_whole(root, cifar_archive, caplog):
-    with caplog.at_level(logging.INFO, "tasks.data"):
+    with caplog.at_level(logging.INFO, "winnow.tasks.data"):
         found = load_split("cifar10", "test")
     assert len(found) == 4
     said = [record.message for record in caplog.records]
     assert said[0] == f"cifar10: fetching {cifar_archive.as_uri()} (170.5 MB) into {root}"
-    assert sorted(path.name for path in root.iterdir() if path.name[0] != ".") == ["cifar-10-batches-py", "cifar-10-python.tar.gz"]
+    assert sorted(path.name for path in root.iterdir() if path.name[0] != ".") == [
+        "cifar-10-batches-py",
+        "cifar-10-python.tar.gz",
+    ]
     cifar_archive.unlink()
     caplog.clear()
     assert len(load_split("cifar10")) == 15, "the second time needs no network"
@@ -464,7 +497,11 @@ def test_cinic10_merges_train_and_valid(root, rng, monkeypatch):
     alone = load_split("cinic10", merge_valid=False, verify=False)
     assert (len(train), len(valid), len(alone), len(load_split("cinic10", "test"))) == (40, 20, 20, 20)
     assert train.ids.tolist() == list(range(40))
-    assert train.sources[:3] == ["train/airplane/cifar10-train-1.png", "train/airplane/n0123-0.png", "train/automobile/cifar10-train-1.png"]
+    assert train.sources[:3] == [
+        "train/airplane/cifar10-train-1.png",
+        "train/airplane/n0123-0.png",
+        "train/automobile/cifar10-train-1.png",
+    ]
     assert train.labels().tolist() == 2 * sorted(2 * list(range(10)))
     assert (train.images.read(range(20, 40)) == valid.images.read(slice(None))).all()
     assert (train.images.read([1])[0] == np.asarray(Image.open(io.BytesIO(members[train.sources[1]])))).all()
@@ -482,7 +519,7 @@ def test_cinic10_from_its_archive(root, rng):
         load_split("cinic10", "test", verify=False)
 
 
-# ------------------------------------------------------------------------------------------------ Tiny ImageNet
+# -- Tiny ImageNet -------------------------------------------------------------------------------------------
 
 
 def tiny_members(rng):
@@ -534,7 +571,10 @@ def test_tiny_imagenet_half_a_zip(root, rng):
 def test_tiny_imagenet_annotation_of_an_unknown_class(root, rng):
     for name, content in tiny_members(rng).items():
         write(root / "tiny-imagenet-200" / name, content)
-    write(root / "tiny-imagenet-200" / "val" / "val_annotations.txt", b"val_0.JPEG\tn02\t0\nval_1.JPEG\tn99\t0\n")
+    write(
+        root / "tiny-imagenet-200" / "val" / "val_annotations.txt",
+        b"val_0.JPEG\tn02\t0\nval_1.JPEG\tn99\t0\n",
+    )
     with pytest.raises(BadInput, match=r"line 2 of .* names class 'n99'"):
         load_split("tiny_imagenet", "test", verify=False)
 
@@ -549,14 +589,19 @@ def jpeg(rng, size):
 
 
 def devkit(answers):
-    synsets = np.empty(4, [("ILSVRC2012_ID", object), ("WNID", object), ("words", object), ("num_children", object)])
+    synsets = np.empty(
+        4, [("ILSVRC2012_ID", object), ("WNID", object), ("words", object), ("num_children", object)]
+    )
     for i, (number, wnid) in enumerate([(2, WNIDS[0]), (3, WNIDS[1]), (1, WNIDS[2]), (4, "n00001740")]):
         synsets[i] = (number, wnid, "words", int(number == 4))
     buffer = io.BytesIO()
     scipy.io.savemat(buffer, {"synsets": synsets[:, None]})
     numbers = "".join(f"{dict(zip(WNIDS, (2, 3, 1), strict=True))[wnid]}\n" for wnid in answers)
     kit = "ILSVRC2012_devkit_t12/data"
-    return {f"{kit}/meta.mat": buffer.getvalue(), f"{kit}/ILSVRC2012_validation_ground_truth.txt": numbers.encode()}
+    return {
+        f"{kit}/meta.mat": buffer.getvalue(),
+        f"{kit}/ILSVRC2012_validation_ground_truth.txt": numbers.encode(),
+    }
 
 
 @pytest.fixture
@@ -607,7 +652,9 @@ def test_imagenet_from_its_archives_and_flat_val(root, imagenet_files, tmp_path)
     tar_of(folder / "ILSVRC2012_devkit_t12.tar.gz", devkit(answers))
     flat = load_split("imagenet", "test", verify=False)
     assert flat.labels().tolist() == [0, 0, 1, 2]
-    assert [path[-8:] for path in flat.sources] == ["002.JPEG", "003.JPEG", "004.JPEG", "001.JPEG"], "ids are those of class folders"
+    assert [path[-8:] for path in flat.sources] == ["002.JPEG", "003.JPEG", "004.JPEG", "001.JPEG"], (
+        "ids are those of class folders"
+    )
     assert flat.classes == ours.classes
     (folder / "val" / "ILSVRC2012_val_00000003.JPEG").unlink()
     with pytest.raises(BadInput, match=r"3 images .* the development kit labels 4"):
@@ -626,16 +673,24 @@ def test_imagenet_half_an_archive(root, imagenet_files, tmp_path):
 def test_imagenet_absent(root):
     with pytest.raises(MissingData) as caught:
         load_split("imagenet")
-    for name in ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz", str(root / "imagenet")):
+    for name in (
+        "ILSVRC2012_img_train.tar",
+        "ILSVRC2012_img_val.tar",
+        "ILSVRC2012_devkit_t12.tar.gz",
+        str(root / "imagenet"),
+    ):
         assert name in str(caught.value)
 
 
-# ------------------------------------------------------------------------------------------------ anybody's folder
+# -- anybody's folder ----------------------------------------------------------------------------------------
 
 
 def make_folder(folder, rng, layout, size=(8, 8), channels=3):
     for name in layout:
-        write(folder / name, png(picture(rng, size, channels), Path(name).suffix[1:].lower().replace("jpg", "jpeg")))
+        write(
+            folder / name,
+            png(picture(rng, size, channels), Path(name).suffix[1:].lower().replace("jpg", "jpeg")),
+        )
     return folder
 
 
@@ -671,7 +726,9 @@ def test_imagefolder_with_split_folders(tmp_path, rng):
 
 
 def test_imagefolder_held_out_by_path(tmp_path, rng):
-    folder = make_folder(tmp_path / "pool", rng, [f"{name}/{i}.png" for name in "ab" for i in range(20)], size=(4, 4))
+    folder = make_folder(
+        tmp_path / "pool", rng, [f"{name}/{i}.png" for name in "ab" for i in range(20)], size=(4, 4)
+    )
     name = f"imagefolder:{folder}"
     with pytest.raises(BadInput, match=r"no split 'test': there is no test/ .*\n.*test_fraction=0\.1"):
         load_split(name, "test")
@@ -734,7 +791,7 @@ def test_images_of_several_sizes(tmp_path, rng):
         load_split(f"imagefolder:{folder}", channels=4)
 
 
-# ------------------------------------------------------------------------------------------------ corrupt images
+# -- corrupt images ------------------------------------------------------------------------------------------
 
 
 def spoil(folder, rng):
@@ -745,12 +802,14 @@ def spoil(folder, rng):
 
 
 def test_corrupt_images_are_named_or_left_out(tmp_path, rng, caplog):
-    folder = make_folder(tmp_path / "set", rng, [f"{name}/{i}.png" for name in "ab" for i in range(5)], size=(16, 16))
+    folder = make_folder(
+        tmp_path / "set", rng, [f"{name}/{i}.png" for name in "ab" for i in range(5)], size=(16, 16)
+    )
     whole = load_split(f"imagefolder:{folder}").images.read(slice(None))
     spoil(folder, rng)
     with pytest.raises(BadInput, match=r"image 6 \(.*b/1\.png\) cannot be decoded: .*\n.*skip_corrupt=True"):
         load_split(f"imagefolder:{folder}")
-    with caplog.at_level(logging.WARNING, "tasks.data"):
+    with caplog.at_level(logging.WARNING, "winnow.tasks.data"):
         kept = load_split(f"imagefolder:{folder}", skip_corrupt=True)
     assert "3 images cannot be decoded and are left out" in caplog.text
     assert "b/2.png" in caplog.text
@@ -853,7 +912,7 @@ def shards(tmp_path, rng):
 @pytest.mark.parametrize("pattern", ["{}", "{}/*.tar", "{}/{{9..10}}.tar", "file://{}/*.tar"])
 def test_webdataset_is_read_by_row(pattern, shards, caplog):
     folder, pictures = shards
-    with caplog.at_level(logging.WARNING, "tasks.data"):
+    with caplog.at_level(logging.WARNING, "winnow.tasks.data"):
         found = load_split("webdataset:" + pattern.format(folder))
     assert "1 samples without an image are left out" in caplog.text
     assert found.sources == [f"dir/{i:04d}" for i in range(5)], "9 comes before 10"
@@ -936,7 +995,7 @@ def test_shards_are_scanned_once(shards, monkeypatch):
     def never(*_args):
         raise AssertionError("scanned again")
 
-    monkeypatch.setattr("tasks.data.shards.scan", never)
+    monkeypatch.setattr("winnow.tasks.data.shards.scan", never)
     again = load_split(f"webdataset:{folder}")
     assert again.sources == first.sources
     assert (again.labels() == first.labels()).all()
@@ -945,7 +1004,7 @@ def test_shards_are_scanned_once(shards, monkeypatch):
         load_split(f"webdataset:{folder}")
 
 
-# ------------------------------------------------------------------------------------------------ checksums and their index
+# -- checksums and their index -------------------------------------------------------------------------------
 
 
 def count_reads(monkeypatch, kind=FileImages):
@@ -1066,7 +1125,7 @@ def test_reading_options_change_checksums(tmp_path, rng):
     assert len(sums) == 4
 
 
-# ------------------------------------------------------------------------------------------------ rows, statistics, Split
+# -- rows, statistics, Split ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [ArrayImages, FileImages, ShardImages])
@@ -1075,7 +1134,9 @@ def test_rows_are_checked(kind, tmp_path, rng):
         images = ArrayImages(np.zeros((4, 8, 8, 3), np.uint8))
     elif kind is FileImages:
         images = FileImages(
-            make_folder(tmp_path, rng, ["0.png", "1.png", "2.png", "3.png"]), [f"{i}.png" for i in range(4)], shape=(8, 8, 3)
+            make_folder(tmp_path, rng, ["0.png", "1.png", "2.png", "3.png"]),
+            [f"{i}.png" for i in range(4)],
+            shape=(8, 8, 3),
         )
     else:
         path = tar_of(tmp_path / "s.tar", {f"{i}.png": png(picture(rng)) for i in range(4)})
@@ -1083,7 +1144,12 @@ def test_rows_are_checked(kind, tmp_path, rng):
     assert len(images) == 4
     assert images.read([]).shape == (0, 8, 8, 3)
     assert images.read(np.array([3, 3, 0])).shape == (3, 8, 8, 3)
-    for rows, match in (([0, 4], r"rows\[1\] = 4"), ([-1], r"rows\[0\] = -1"), ([0.5], "whole numbers"), ([[0]], "whole numbers")):
+    for rows, match in (
+        ([0, 4], r"rows\[1\] = 4"),
+        ([-1], r"rows\[0\] = -1"),
+        ([0.5], "whole numbers"),
+        ([[0]], "whole numbers"),
+    ):
         with pytest.raises(BadInput, match=match):
             images.read(rows)
 
@@ -1095,7 +1161,9 @@ def test_many_threads_read_the_same(tmp_path, rng, monkeypatch):
     alone = images.read(slice(None))
     monkeypatch.setenv("WINNOW_THREADS", "7")
     assert (images.read(slice(None)) == alone).all()
-    assert [np.asarray(Image.open(tmp_path / name)).tobytes() for name in names] == [image.tobytes() for image in alone]
+    assert [np.asarray(Image.open(tmp_path / name)).tobytes() for name in names] == [
+        image.tobytes() for image in alone
+    ]
 
 
 def test_array_images_refuse():
@@ -1113,7 +1181,9 @@ def test_statistics_are_exact_and_of_many(rng, monkeypatch):
     assert std[2] == 1.0, "a constant channel must not divide by zero"
     monkeypatch.setattr(split, "STATISTICS_SAMPLE", 10)
     sampled = pixels[np.linspace(0, 49, 10).astype(int)]
-    assert channel_statistics(ArrayImages(pixels))[0] == pytest.approx((sampled / 255).mean((0, 1, 2)), abs=1e-6)
+    assert channel_statistics(ArrayImages(pixels))[0] == pytest.approx(
+        (sampled / 255).mean((0, 1, 2)), abs=1e-6
+    )
 
 
 def test_statistics_are_remembered(tmp_path, rng, monkeypatch):
@@ -1176,4 +1246,7 @@ def test_split_keeps_labels_apart():
 def test_path_share_is_uniform_and_fixed():
     shares = [folders._path_share(f"a/{i}.png") for i in range(2000)]
     assert abs(np.mean(np.array(shares) < 0.2) - 0.2) < 0.03
-    assert folders._path_share("a/0.png") == int.from_bytes(hashlib.blake2b(b"a/0.png", digest_size=8).digest(), "big") / 2**64
+    assert (
+        folders._path_share("a/0.png")
+        == int.from_bytes(hashlib.blake2b(b"a/0.png", digest_size=8).digest(), "big") / 2**64
+    )

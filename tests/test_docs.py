@@ -18,13 +18,20 @@ import click
 import pytest
 import typer
 
-from flows import cli
-from tasks import registry
-from tasks.registry import Entry, Registry
+from winnow.flows import cli
+from winnow.tasks import registry
+from winnow.tasks.registry import Entry, Registry
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), *(ROOT / "benchmarks").glob("*.md"), *(ROOT / "tests" / "golden").glob("*.md")])
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *DOCS.glob("*.md"),
+        *(ROOT / "benchmarks").glob("*.md"),
+        *(ROOT / "tests" / "golden").glob("*.md"),
+    ]
+)
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 
@@ -41,7 +48,7 @@ def load_generator() -> types.ModuleType:
 generate = load_generator()
 
 
-# -- generated pages ------------------------------------------------------------------------------------------------------
+# -- generated pages -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +59,9 @@ def generated() -> dict[str, str]:
 def test_generated_pages_are_up_to_date(generated):
     for name, content in generated.items():
         assert (DOCS / name).exists(), f"docs/{name} is missing: run `make docs`"
-        assert (DOCS / name).read_text(encoding="utf-8") == content, f"docs/{name} is out of date: run `make docs`"
+        assert (DOCS / name).read_text(encoding="utf-8") == content, (
+            f"docs/{name} is out of date: run `make docs`"
+        )
 
 
 def test_nothing_generated_is_left_over(generated):
@@ -72,7 +81,9 @@ def test_every_method_has_a_section_with_all_its_parameters(generated):
                 if parameter.name not in generate.KINDS[kind].hidden:
                     row = re.search(rf"^\| `{parameter.name}` \|.*\| (.*) \|$", section, re.M)
                     assert row, f"{kind}.md: {entry.name} does not show {parameter.name}"
-                    assert row[1].strip(), f"{entry.target}: the docstring says nothing about {parameter.name}"
+                    assert row[1].strip(), (
+                        f"{entry.target}: the docstring says nothing about {parameter.name}"
+                    )
 
 
 def test_flow_parameters_are_explained(generated):
@@ -86,7 +97,9 @@ def test_flow_parameters_are_explained(generated):
 
 def test_deployments_say_what_they_cost(generated):
     assert len(generate._deployment_notes()) == len(cli._deployments())
-    assert all(generate._deployment_notes()), "each entry of prefect.yaml has a comment above it: time, hardware, published result"
+    assert all(generate._deployment_notes()), (
+        "each entry of prefect.yaml has a comment above it: time, hardware, published result"
+    )
     for name in cli._deployments():
         assert f"`{name}`" in generated["deployments.md"]
 
@@ -105,7 +118,7 @@ def test_prose_is_not_read_as_markup(text):
     assert not re.search(r"(?<!\\)[*<]|(?<![\\\w])_", outside)
 
 
-# -- links ----------------------------------------------------------------------------------------------------------------
+# -- links ---------------------------------------------------------------------------------------------------
 
 
 def without_code(text: str) -> str:
@@ -116,7 +129,9 @@ def without_code(text: str) -> str:
 def links(page: Path) -> list[str]:
     """Targets of a page's links and pictures, images' own URLs included."""
     text = without_code(page.read_text(encoding="utf-8"))
-    return re.findall(r"\]\(<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\)", text) + re.findall(r"^\[[^\]]+\]: +(\S+)", text, re.M)
+    return re.findall(r"\]\(<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\)", text) + re.findall(
+        r"^\[[^\]]+\]: +(\S+)", text, re.M
+    )
 
 
 @lru_cache(maxsize=64)
@@ -145,7 +160,7 @@ def test_links_resolve(page):
             assert anchor in anchors(file), f"{page.name} links to {target}: no such heading"
 
 
-# -- commands -------------------------------------------------------------------------------------------------------------
+# -- commands ------------------------------------------------------------------------------------------------
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -156,7 +171,9 @@ def commands(page: Path) -> list[list[str]]:
     """Every command of a page's bash blocks, cut into words."""
     found = []
     for block in blocks(page, "bash"):
-        text = re.sub(r"(^|\s)#[^\n]*", r"\1", block.replace("\\\n", " "))  # shlex would take the line's end with a comment
+        text = re.sub(
+            r"(^|\s)#[^\n]*", r"\1", block.replace("\\\n", " ")
+        )  # shlex would take the line's end with a comment
         lexer = shlex.shlex(text, posix=True, punctuation_chars="&|;\n")
         lexer.whitespace, lexer.commenters = " \t", ""
         lexer.whitespace_split = True
@@ -173,7 +190,10 @@ def commands(page: Path) -> list[list[str]]:
 
 def test_commands_are_read_whole(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("```bash\nA=1 winnow ls # all\nwinnow run x -p 'a=[1, 2]' && make docs\n\nprefect y --json '{\n}'\n```\n")
+    page.write_text(
+        "```bash\nA=1 winnow ls # all\nwinnow run x -p 'a=[1, 2]' && make docs\n\nprefect y --json "
+        "'{\n}'\n```\n"
+    )
     assert commands(page) == [
         ["winnow", "ls"],
         ["winnow", "run", "x", "-p", "a=[1, 2]"],
@@ -191,7 +211,12 @@ def check_winnow(words: list[str]) -> None:
             return
         assert rest[0] in command.commands, f"winnow has no command {rest[0]!r}: {shlex.join(words)}"
         command = command.commands[rest.pop(0)]
-    options = {name: option for option in command.params for name in (*option.opts, *option.secondary_opts) if name.startswith("-")}
+    options = {
+        name: option
+        for option in command.params
+        for name in (*option.opts, *option.secondary_opts)
+        if name.startswith("-")
+    }
     plain, given = [], []
     while rest:
         word = rest.pop(0)
@@ -229,29 +254,44 @@ def test_commands_name_what_exists(page):
         elif program == "make":
             assert {word for word in words[1:] if "=" not in word} <= targets, shlex.join(words)
         elif program == "prefect" and words[1:3] == ["deployment", "run"]:
-            check_run(words[3], [value for flag, value in itertools.pairwise(words) if flag in ("-p", "--param")])
+            check_run(
+                words[3], [value for flag, value in itertools.pairwise(words) if flag in ("-p", "--param")]
+            )
 
 
 @pytest.mark.parametrize(
-    "words", ["lst", "ls selector", "run elfs/digit", "run elfs -p datset=digits", "cache list", "show abcd --row 3", "run elfs --quiet"]
+    "words",
+    [
+        "lst",
+        "ls selector",
+        "run elfs/digit",
+        "run elfs -p datset=digits",
+        "cache list",
+        "show abcd --row 3",
+        "run elfs --quiet",
+    ],
 )
 def test_wrong_commands_are_noticed(words):
     with pytest.raises(AssertionError):
         check_winnow(words.split())
 
 
-# -- facts that stand in pages written by hand ----------------------------------------------------------------------------
+# -- facts that stand in pages written by hand ---------------------------------------------------------------
 
 
 def test_environment_variables_are_documented():
-    code = "\n".join(file.read_text(encoding="utf-8") for folder in ("tasks", "flows") for file in (ROOT / folder).rglob("*.py"))
+    code = "\n".join(
+        file.read_text(encoding="utf-8")
+        for folder in ("tasks", "flows")
+        for file in (ROOT / folder).rglob("*.py")
+    )
     used = set(re.findall(r"environ(?:\.get)?[\[(]\"(WINNOW_\w+)\"", code))
     listed = set(re.findall(r"^\| `(WINNOW_\w+)`", (DOCS / "deploying.md").read_text(encoding="utf-8"), re.M))
     assert listed == used
 
 
 def test_kinds_of_artifacts_are_documented():
-    from tasks.artifacts import KINDS
+    from winnow.tasks.artifacts import KINDS
 
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", (DOCS / "store.md").read_text(encoding="utf-8"), re.M))
     for kind, columns in KINDS.items():
@@ -260,7 +300,7 @@ def test_kinds_of_artifacts_are_documented():
 
 
 def test_grids_of_the_search_are_documented():
-    from flows.presets import mis_ratio_grid
+    from winnow.flows.presets import mis_ratio_grid
 
     text = (DOCS / "elfs.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| (\d+) % \| ([\d., ]+) \|$", text, re.M))
@@ -269,10 +309,12 @@ def test_grids_of_the_search_are_documented():
         assert tuple(map(float, values.split(", "))) == mis_ratio_grid(int(percent) / 100)
 
 
-# -- examples -------------------------------------------------------------------------------------------------------------
+# -- examples ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name
+)
 def test_examples_of_pages_run(page):
     if generate.NOTICE in page.read_text(encoding="utf-8"):
         pytest.skip("the docstrings' own examples: see below")
@@ -283,7 +325,12 @@ def test_examples_of_pages_run(page):
         else:
             exec(compile(block, page.name, "exec"), names)
             run_examples(
-                {name: value.__doc__ for name, value in names.items() if getattr(value, "__doc__", None) and callable(value)}, names
+                {
+                    name: value.__doc__
+                    for name, value in names.items()
+                    if getattr(value, "__doc__", None) and callable(value)
+                },
+                names,
             )
 
 
@@ -297,7 +344,9 @@ def run_examples(texts: dict[str, str], names: dict[str, Any]) -> None:
 
 @lru_cache(maxsize=1)
 def documented_modules() -> list[str]:
-    entries: list[Entry] = [entry for found in vars(registry).values() if isinstance(found, Registry) for entry in found]
+    entries: list[Entry] = [
+        entry for found in vars(registry).values() if isinstance(found, Registry) for entry in found
+    ]
     return sorted({entry.target.partition(":")[0] for entry in entries})
 
 

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.artifacts import Scratch
-from tasks.errors import BadInput, WinnowError
-from tasks.registry import scores as registered
-from tasks.score import dynamics as module
-from tasks.score.dynamics import (
+from winnow.tasks.artifacts import Scratch
+from winnow.tasks.errors import BadInput, WinnowError
+from winnow.tasks.registry import scores as registered
+from winnow.tasks.score import dynamics as module
+from winnow.tasks.score.dynamics import (
     HIGHER_IS,
     DynamicsAccumulator,
     final_scores,
@@ -44,7 +44,7 @@ def feed(accumulator, logits, labels, *, first=0, batch=5, seed=0):
     return accumulator
 
 
-# -- against the published code -------------------------------------------------------------------------------------------
+# -- against the published code ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", ["ccs_main", "elfs_main", "short"])
@@ -85,7 +85,7 @@ def test_final_scores_match_the_published_ones(golden):
         assert np.array_equal(registered.get(f"final_{name}")(g["final_logits"], g["final_targets"]), values)
 
 
-# -- streaming is the definition ------------------------------------------------------------------------------------------
+# -- streaming is the definition -----------------------------------------------------------------------------
 
 
 @settings(max_examples=40, deadline=None)
@@ -103,7 +103,9 @@ def test_streaming_equals_each_definition(epochs, n, classes, batch, seed, scale
     log_probs = torch.log_softmax(torch.from_numpy(logits), -1)
     for entry in registered:
         if "dynamics" in entry.needs:
-            np.testing.assert_allclose(found.pop(entry.name), entry(log_probs, labels), rtol=1e-6, atol=1e-6, err_msg=entry.name)
+            np.testing.assert_allclose(
+                found.pop(entry.name), entry(log_probs, labels), rtol=1e-6, atol=1e-6, err_msg=entry.name
+            )
     assert not found, "a score that is not registered"
 
 
@@ -117,7 +119,12 @@ def test_definitions_by_hand():
     assert found["variability"] == pytest.approx(own.std())
     assert found["entropy"] == pytest.approx(-(p * np.log(p)).sum(-1).mean())
     assert found["loss"] == pytest.approx(-np.log(own).mean())
-    assert (found["correctness"], found["forgetting"], found["forgetting_toneva"], found["last_correctness"]) == (2, 1, 1, 1)
+    assert (
+        found["correctness"],
+        found["forgetting"],
+        found["forgetting_toneva"],
+        found["last_correctness"],
+    ) == (2, 1, 1, 1)
 
 
 def test_batching_order_and_dtype_change_nothing():
@@ -150,11 +157,17 @@ def test_epochs_that_leave_samples_out_count_only_visits():
     for name in ("aum", "confidence", "variability", "loss", "entropy", "correctness", "forgetting"):
         np.testing.assert_allclose(found[name][[0, 2]], full[name][[0, 2]], rtol=1e-6)
         np.testing.assert_allclose(found[name][1], partial[name][1], rtol=1e-6)
-        np.testing.assert_allclose(found[name][3], scores_from_logits(logits[:1], labels)[name][3], rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(
+            found[name][3], scores_from_logits(logits[:1], labels)[name][3], rtol=1e-6, atol=1e-7
+        )
 
 
 def test_forgetting_is_from_visit_to_visit():
-    right, wrong, labels = torch.tensor([[1.0, 0.0]] * 2), torch.tensor([[0.0, 1.0]] * 2), torch.tensor([0, 0])
+    right, wrong, labels = (
+        torch.tensor([[1.0, 0.0]] * 2),
+        torch.tensor([[0.0, 1.0]] * 2),
+        torch.tensor([0, 0]),
+    )
     accumulator = DynamicsAccumulator(2, 2)
     for epoch, (ids, logits) in enumerate([([0, 1], right), ([1], right), ([0], wrong)]):
         accumulator(torch.tensor(ids), logits[: len(ids)], labels[: len(ids)], epoch)
@@ -175,7 +188,7 @@ def test_state_does_not_grow_with_epochs():
 
 
 def test_registry_says_which_end_is_hard():
-    table = {entry.name: entry.facts["higher_is"] for entry in registered if "dynamics" in entry.needs}
+    table = {entry.name: entry.higher_is for entry in registered if "dynamics" in entry.needs}
     assert table == HIGHER_IS
     logits, labels = random_log(12, n=200, scale=1.0, seed=3)
     logits[np.arange(12)[:, None], np.arange(200), labels] += np.linspace(0, 4, 200)  # the later the easier
@@ -183,10 +196,14 @@ def test_registry_says_which_end_is_hard():
         trend = np.corrcoef(np.arange(200), values)[0, 1]
         if name not in ("variability", "forgetting"):  # hard here because undecided, not because wrong
             assert (trend > 0) == (HIGHER_IS[name] == "easier"), name
-    assert all(entry.summary and entry.reference for entry in registered if entry.target.startswith(module.__name__) and entry.facts)
+    assert all(
+        entry.summary and entry.reference
+        for entry in registered
+        if entry.target.startswith(module.__name__) and entry.facts
+    )
 
 
-# -- resuming and storing -------------------------------------------------------------------------------------------------
+# -- resuming and storing ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("spilled", [True, False])
@@ -219,7 +236,9 @@ def test_stored_epochs_give_the_same_scores_and_are_handed_out_once():
     stored = list(accumulator.epoch_rows())
     assert list(accumulator.epoch_rows()) == []
     assert [rows.epoch for rows in stored] == list(range(12))
-    assert all(np.array_equal(rows.ids, np.arange(23)) and np.array_equal(rows.labels, labels) for rows in stored)
+    assert all(
+        np.array_equal(rows.ids, np.arange(23)) and np.array_equal(rows.labels, labels) for rows in stored
+    )
     again = scores_from_epoch_rows(stored, 23)
     assert all(np.array_equal(found[name], again[name]) for name in found)
     with pytest.raises(BadInput, match="epoch 0 comes after epoch 11"):
@@ -240,7 +259,7 @@ def test_a_damaged_spill_is_said(tmp_path):
         next(rows)
 
 
-# -- what is refused ------------------------------------------------------------------------------------------------------
+# -- what is refused -----------------------------------------------------------------------------------------
 
 
 def test_refuses_what_cannot_be(tmp_path):
@@ -324,7 +343,7 @@ def test_gpu_agrees_and_refuses_at_the_epochs_end():
         accumulator.end_epoch()
 
 
-# -- real dynamics --------------------------------------------------------------------------------------------------------
+# -- real dynamics -------------------------------------------------------------------------------------------
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -349,4 +368,6 @@ def test_real_dynamics_give_the_published_scores(anli):
         assert len(np.unique(anli[name])) > 1, name
     np.testing.assert_allclose(found["aum"], anli["accumulated_margin"], atol=1e-5)
     np.testing.assert_allclose(found["el2n"], anli["el2n"], atol=1e-5)
-    np.testing.assert_allclose(found["variability"], anli["variance"], atol=1e-6)  # so named there; it is the standard deviation
+    np.testing.assert_allclose(
+        found["variability"], anli["variance"], atol=1e-6
+    )  # so named there; it is the standard deviation

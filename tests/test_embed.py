@@ -11,13 +11,13 @@ import torchvision
 from PIL import Image
 from torchvision.transforms import v2
 
-from tasks.data.digits import digits
-from tasks.data.split import ArrayImages
-from tasks.embed.encoder import NetworkEncoder, embed, normalise
-from tasks.embed.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, imagenet_view, resize
-from tasks.embed.weights import load, local_checkpoint, read
-from tasks.errors import BadInput, MissingData, UnknownName
-from tasks.registry import embedders
+from winnow.tasks.data.digits import digits
+from winnow.tasks.data.split import ArrayImages
+from winnow.tasks.embed.encoder import NetworkEncoder, embed, normalise
+from winnow.tasks.embed.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, imagenet_view, resize
+from winnow.tasks.embed.weights import load, local_checkpoint, read
+from winnow.tasks.errors import BadInput, MissingData, UnknownName
+from winnow.tasks.registry import embedders
 
 CPU = torch.device("cpu")
 RANDOM = np.random.default_rng(0)
@@ -30,7 +30,10 @@ class Photographs:
     shape = None
 
     def __init__(self, *sizes: tuple[int, int]) -> None:
-        self.images = [Image.fromarray(RANDOM.integers(0, 256, (height, width, 3)).astype(np.uint8)) for height, width in sizes]
+        self.images = [
+            Image.fromarray(RANDOM.integers(0, 256, (height, width, 3)).astype(np.uint8))
+            for height, width in sizes
+        ]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -65,11 +68,14 @@ def agreement(features: np.ndarray, labels: np.ndarray, k: int = 10) -> float:
     return float((labels[np.argsort(-similarity, axis=1)[:, :k]] == labels[:, None]).mean())
 
 
-# --- preprocessing -------------------------------------------------------------------------------------------------------------------
+# -- preprocessing -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("filter", ["bicubic", "bilinear"])
-@pytest.mark.parametrize(("before", "after"), [((32, 32), (224, 224)), ((96, 64), (48, 32)), ((40, 60), (32, 48)), ((28, 28), (28, 28))])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((32, 32), (224, 224)), ((96, 64), (48, 32)), ((40, 60), (32, 48)), ((28, 28), (28, 28))],
+)
 def test_resize_is_pillows_to_the_last_bit(filter, before, after):
     batch = RANDOM.integers(0, 256, (3, *before, 3)).astype(np.uint8)
     batch[0] = np.where(batch[0] > 127, 255, 0)  # overshoots are clipped
@@ -82,7 +88,11 @@ def test_resize_is_pillows_to_the_last_bit(filter, before, after):
 @pytest.mark.parametrize(("crop", "size"), [(False, 224), (True, 224), (True, 96), (False, 20)])
 def test_preprocessing_is_torchvisions(crop, size):
     """Resize(224, bicubic), or Resize(256 s / 224) and CenterCrop(s); ToTensor; Normalize: on arrays and on PIL images alike."""
-    chain = [v2.Resize(int(256 * size / 224)), v2.CenterCrop(size)] if crop else [v2.Resize(size, v2.InterpolationMode.BICUBIC)]
+    chain = (
+        [v2.Resize(int(256 * size / 224)), v2.CenterCrop(size)]
+        if crop
+        else [v2.Resize(size, v2.InterpolationMode.BICUBIC)]
+    )
     chain += [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
     images = [Image.fromarray(image) for image in COLOUR]
     expected = torch.stack([v2.Compose(chain)(image) for image in images])
@@ -125,7 +135,7 @@ def test_bad_images_are_refused(images):
         make("pixels")(images)
 
 
-# --- embed and normalise -------------------------------------------------------------------------------------------------------------
+# -- embed and normalise -------------------------------------------------------------------------------------
 
 
 class Means:
@@ -140,7 +150,9 @@ class Means:
 def test_embed_keeps_the_order_of_rows_and_reports_progress():
     array = np.arange(1, 11, dtype=np.uint8).reshape(10, 1, 1, 1)
     told = []
-    found = embed(Means(), ArrayImages(array), [9, 0, 4, 4, 7], batch_size=2, progress=lambda *state: told.append(state))
+    found = embed(
+        Means(), ArrayImages(array), [9, 0, 4, 4, 7], batch_size=2, progress=lambda *state: told.append(state)
+    )
     assert found.dtype == np.float32
     assert found[:, 0].tolist() == [10, 1, 5, 5, 8]
     assert told == [(2, 5, "images"), (4, 5, "images"), (5, 5, "images")]
@@ -154,7 +166,9 @@ def test_embed_names_the_row_whose_vector_is_not_finite():
         embed(Means(), ArrayImages(array), [4, 2, 3], batch_size=2)
 
 
-@pytest.mark.parametrize(("rows", "message"), [([5], r"rows\[0\] = 5"), ([0, -1], r"rows\[1\] = -1"), ([0.5], "whole numbers")])
+@pytest.mark.parametrize(
+    ("rows", "message"), [([5], r"rows\[0\] = 5"), ([0, -1], r"rows\[1\] = -1"), ([0.5], "whole numbers")]
+)
 def test_embed_refuses_rows_that_are_not_there(rows, message):
     with pytest.raises(BadInput, match=message):
         embed(Means(), ArrayImages(COLOUR[:5]), rows)
@@ -196,7 +210,7 @@ def test_normalise_refuses():
             normalise(features, how)
 
 
-# --- learnt from the images ----------------------------------------------------------------------------------------------------------
+# -- learnt from the images ----------------------------------------------------------------------------------
 
 
 def test_pixels():
@@ -225,7 +239,10 @@ def test_patches_beat_pixels_on_digits(digit_images, digit_patches):
     assert digit_patches.dim == 128
     found = embed(digit_patches, images, slice(None))
     assert found.dtype == np.float32
-    assert agreement(found, labels) > agreement(embed(make("pixels", images), images, slice(None)), labels) + 0.005
+    assert (
+        agreement(found, labels)
+        > agreement(embed(make("pixels", images), images, slice(None)), labels) + 0.005
+    )
     assert abs(np.square(found).mean() - 1) < 0.02  # fits float16, and heads that expect unit scale
 
 
@@ -233,7 +250,8 @@ def test_patches_are_deterministic_and_follow_the_seed(digit_images, digit_patch
     images, _ = digit_images
     state = torch.get_rng_state()
     first, again, other = (
-        encoder(images.read(range(50))) for encoder in (digit_patches, make("patches", images), make("patches", images, seed=1))
+        encoder(images.read(range(50)))
+        for encoder in (digit_patches, make("patches", images), make("patches", images, seed=1))
     )
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 0.1
@@ -261,7 +279,7 @@ def test_patches_do_not_depend_on_the_batch(digit_images, digit_patches):
 
 def test_patch_activations_are_those_of_the_definition():
     """The one convolution against patches cut out, whitened and compared with every centroid one by one."""
-    from tasks.embed.patches import _Dictionary, _kmeans, _random_patches
+    from winnow.tasks.embed.patches import _Dictionary, _kmeans, _random_patches
 
     images = torch.from_numpy(RANDOM.integers(0, 256, (5, 9, 8, 3)).astype(np.uint8)).permute(0, 3, 1, 2)
     images[0] = 7  # a flat image
@@ -278,13 +296,17 @@ def test_patch_activations_are_those_of_the_definition():
     z = ((cut - cut.mean(-1, keepdim=True)) / (cut.var(-1, keepdim=True) + 10).sqrt() - mean) @ whiten
     distance = (z[..., None, :] - centroids).norm(dim=-1)
     active = (distance.mean(-1, keepdim=True) - distance).clamp_min(0)
-    cells = [active[:, rows, columns].mean((1, 2)) for rows in (slice(0, 4), slice(4, 7)) for columns in (slice(0, 3), slice(3, 6))]
+    cells = [
+        active[:, rows, columns].mean((1, 2))
+        for rows in (slice(0, 4), slice(4, 7))
+        for columns in (slice(0, 3), slice(3, 6))
+    ]
     expected = torch.stack(cells, dim=2).sqrt().flatten(1)
     torch.testing.assert_close(layer(images).double(), expected, rtol=0, atol=2e-3)
 
 
 def test_principal_axes_are_the_eigenvectors():
-    from tasks.embed.patches import _principal_axes
+    from winnow.tasks.embed.patches import _principal_axes
 
     points = torch.from_numpy(RANDOM.normal(size=(200, 60)) * 0.9 ** np.arange(60))
     points = (points - points.mean(0)).float()
@@ -330,7 +352,7 @@ def test_patches_need_images():
         make("patches", ArrayImages(COLOUR[:0]))
 
 
-# --- networks ------------------------------------------------------------------------------------------------------------------------
+# -- networks ------------------------------------------------------------------------------------------------
 
 NETWORKS = [
     ("dino_vits16", {"size": 32}, 384),
@@ -349,7 +371,7 @@ NETWORKS = [
 @pytest.mark.parametrize(("name", "options", "dim"), NETWORKS, ids=[name for name, _, _ in NETWORKS])
 def test_networks_yield_one_vector_an_image(name, options, dim, caplog):
     state = torch.get_rng_state()
-    with caplog.at_level(logging.WARNING, logger="tasks.embed"):
+    with caplog.at_level(logging.WARNING, logger="winnow.tasks.embed"):
         encoder = make(name, random_weights=True, **options)
     assert "random weights, as asked for" in caplog.text
     assert torch.equal(state, torch.get_rng_state())
@@ -363,7 +385,9 @@ def test_networks_yield_one_vector_an_image(name, options, dim, caplog):
 
 
 def test_random_weights_follow_the_generator():
-    first, again, other = (make("timm:resnet10t", seed=seed, random_weights=True, size=32)(COLOUR[:1]) for seed in (0, 0, 1))
+    first, again, other = (
+        make("timm:resnet10t", seed=seed, random_weights=True, size=32)(COLOUR[:1]) for seed in (0, 0, 1)
+    )
     np.testing.assert_array_equal(first, again)
     assert not np.allclose(first, other)
 
@@ -371,7 +395,9 @@ def test_random_weights_follow_the_generator():
 def test_half_precision_stays_close_and_returns_float32():
     generator = torch.Generator().manual_seed(0)
     given = {"device": CPU, "random_weights": True, "size": 32}
-    full = embedders.get("dino_vits16")(ArrayImages(COLOUR), dtype=torch.float32, generator=generator, **given)
+    full = embedders.get("dino_vits16")(
+        ArrayImages(COLOUR), dtype=torch.float32, generator=generator, **given
+    )
     half = NetworkEncoder("half", full.network, full.preprocess, CPU, torch.bfloat16)
     assert half(COLOUR).dtype == np.float32
     difference = np.abs(half(COLOUR) - full(COLOUR)).max()
@@ -379,7 +405,10 @@ def test_half_precision_stays_close_and_returns_float32():
 
 
 def test_swav_upstream_is_a_random_map_to_1000():
-    plain, upstream = make("swav", random_weights=True, size=32), make("swav", random_weights=True, size=32, upstream=True)
+    plain, upstream = (
+        make("swav", random_weights=True, size=32),
+        make("swav", random_weights=True, size=32, upstream=True),
+    )
     assert upstream.dim == 1000
     layer = upstream.network.fc
     expected = plain(COLOUR) @ layer.weight.numpy().T + layer.bias.numpy()
@@ -398,7 +427,7 @@ def test_dino_weights_and_class_token(weights, caplog):
     """A file of the authors' name is found, loaded whole, and gives the class token after the final norm of the 224-pixel view."""
     model = small_dino()
     torch.save(model.state_dict(), weights / "dino_deitsmall16_pretrain.pth")
-    with caplog.at_level(logging.INFO, logger="tasks.embed"):
+    with caplog.at_level(logging.INFO, logger="winnow.tasks.embed"):
         encoder = make("dino_vits16")
     assert str(weights / "dino_deitsmall16_pretrain.pth") in caplog.text
     chain = v2.Compose(
@@ -411,15 +440,24 @@ def test_dino_weights_and_class_token(weights, caplog):
     )
     with torch.no_grad():
         tokens = model.forward_features(torch.stack([chain(Image.fromarray(image)) for image in COLOUR[:2]]))
-        through = model.norm(model.blocks(model._pos_embed(model.patch_embed(torch.stack([chain(Image.fromarray(COLOUR[0]))])))))
+        through = model.norm(
+            model.blocks(
+                model._pos_embed(model.patch_embed(torch.stack([chain(Image.fromarray(COLOUR[0]))])))
+            )
+        )
     np.testing.assert_allclose(encoder(COLOUR[:2]), tokens[:, 0].numpy(), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(encoder(COLOUR[:1]), through[:, 0].numpy(), rtol=1e-4, atol=1e-4)
 
 
 def test_other_files_and_damaged_ones_are_refused(weights):
     state = small_dino().state_dict()
-    torch.save({name: value for name, value in state.items() if "blocks.3" not in name}, weights / "dino_vits16.pth")
-    with pytest.raises(BadInput, match=r"dino_vits16\.pth does not fit VisionTransformer: of \d+ tensors, \d+ missing \(blocks\.3"):
+    torch.save(
+        {name: value for name, value in state.items() if "blocks.3" not in name}, weights / "dino_vits16.pth"
+    )
+    with pytest.raises(
+        BadInput,
+        match=r"dino_vits16\.pth does not fit VisionTransformer: of \d+ tensors, \d+ missing \(blocks\.3",
+    ):
         make("dino_vits16")
     whole = (weights / "dino_vits16.pth").read_bytes()
     (weights / "dino_vits16.pth").write_bytes(whole[: len(whole) // 2])
@@ -481,7 +519,10 @@ def test_swav_checkpoint_of_parallel_training(weights):
     model = torchvision.models.resnet50(weights=None)
     model.fc = torch.nn.Identity()
     state = {f"module.{name}": value for name, value in model.state_dict().items()}
-    state |= {"module.projection_head.0.weight": torch.ones(2, 2), "module.prototypes.weight": torch.ones(2, 2)}
+    state |= {
+        "module.projection_head.0.weight": torch.ones(2, 2),
+        "module.prototypes.weight": torch.ones(2, 2),
+    }
     torch.save(state, weights / "swav_800ep_pretrain.pth.tar")
     encoder = make("swav", size=32)
     torch.testing.assert_close(encoder.network.conv1.weight, model.conv1.weight)
@@ -502,7 +543,7 @@ def test_timm_weights_without_their_classifier(weights):
         make("timm:resnet10t")
 
 
-# --- network:<checkpoint> -------------------------------------------------------------------------------------------------------------
+# -- network:<checkpoint> ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -516,9 +557,15 @@ def test_network_reads_every_format(squeezenet, weights, tmp_path):
     from safetensors.torch import save_file
 
     state = squeezenet.state_dict()
-    np.savez(tmp_path / "squeezenet1_0_half.npz", **{name: value.numpy().astype(np.float16) for name, value in state.items()})
+    np.savez(
+        tmp_path / "squeezenet1_0_half.npz",
+        **{name: value.numpy().astype(np.float16) for name, value in state.items()},
+    )
     torch.save(state, weights / "squeezenet1_0.pt")
-    torch.save({"epoch": 3, "state_dict": {f"module.{name}": value for name, value in state.items()}}, tmp_path / "mine.pth")
+    torch.save(
+        {"epoch": 3, "state_dict": {f"module.{name}": value for name, value in state.items()}},
+        tmp_path / "mine.pth",
+    )
     save_file(state, tmp_path / "mine.safetensors")
     with torch.no_grad():
         view = imagenet_view(ArrayImages(COLOUR), 64)(COLOUR, CPU)
@@ -530,7 +577,9 @@ def test_network_reads_every_format(squeezenet, weights, tmp_path):
         (f"{tmp_path}/squeezenet1_0_half.npz", 2e-2),
     ):
         found = make(f"network:{variant}", size=64)(COLOUR)
-        np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max(), err_msg=variant)
+        np.testing.assert_allclose(
+            found, expected, rtol=0, atol=tolerance * np.abs(expected).max(), err_msg=variant
+        )
 
 
 def test_network_features_are_what_the_classifier_sees(weights):
@@ -583,7 +632,7 @@ def test_read_needs_a_file(tmp_path):
         read(tmp_path / "absent.pth")
 
 
-# --- CLIP ----------------------------------------------------------------------------------------------------------------------------
+# -- CLIP ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -614,10 +663,18 @@ def test_clip_projected_features_with_its_own_preprocessing(tiny_clip, weights):
     assert encoder.dim == 24
     photographs = Photographs((40, 64), (70, 33))
     chain = v2.Compose(
-        [v2.Resize(32, v2.InterpolationMode.BICUBIC), v2.CenterCrop(32), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+        [
+            v2.Resize(32, v2.InterpolationMode.BICUBIC),
+            v2.CenterCrop(32),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+        ]
     )
     view = torch.stack([chain(image) for image in photographs.images])
-    mean, std = torch.tensor([0.48145466, 0.4578275, 0.40821073]), torch.tensor([0.26862954, 0.26130258, 0.27577711])
+    mean, std = (
+        torch.tensor([0.48145466, 0.4578275, 0.40821073]),
+        torch.tensor([0.26862954, 0.26130258, 0.27577711]),
+    )
     view = (view - mean.view(3, 1, 1)) / std.view(3, 1, 1)
     with torch.no_grad():
         expected = tiny_clip.encode_image(view, normalize=False).numpy()
@@ -643,7 +700,9 @@ def test_clip_reads_openais_archives_with_quick_gelu(tiny_clip, weights):
     found = make("clip_tiny-CLIP:mine.pt")(COLOUR)
     quick = open_clip.create_model("tiny-CLIP", force_quick_gelu=True).eval()
     quick.load_state_dict(tiny_clip.float().state_dict())
-    view = Preprocess(32, 32, mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))(COLOUR, CPU)
+    view = Preprocess(
+        32, 32, mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
+    )(COLOUR, CPU)
     with torch.no_grad():
         np.testing.assert_allclose(found, quick.encode_image(view).numpy(), rtol=1e-3, atol=1e-4)
         assert not np.allclose(found, tiny_clip.encode_image(view).numpy(), rtol=1e-3, atol=1e-4)
@@ -667,18 +726,38 @@ def test_clip_refuses(tiny_clip, weights):
         make("clip_tiny-CLIP:bad.pt")
 
 
-# --- missing weights -----------------------------------------------------------------------------------------------------------------
+# -- missing weights -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("name", "file", "address"),
     [
-        ("dino_vits16", "dino_deitsmall16_pretrain.pth", "https://dl.fbaipublicfiles.com/dino/dino_deitsmall16_pretrain/"),
-        ("dinov2_vits14_reg", "dinov2_vits14_reg4_pretrain.pth", "huggingface.co/timm/vit_small_patch14_reg4_dinov2.lvd142m"),
+        (
+            "dino_vits16",
+            "dino_deitsmall16_pretrain.pth",
+            "https://dl.fbaipublicfiles.com/dino/dino_deitsmall16_pretrain/",
+        ),
+        (
+            "dinov2_vits14_reg",
+            "dinov2_vits14_reg4_pretrain.pth",
+            "huggingface.co/timm/vit_small_patch14_reg4_dinov2.lvd142m",
+        ),
         ("swav", "swav_800ep_pretrain.pth.tar", "https://dl.fbaipublicfiles.com/deepcluster/"),
-        ("timm:resnet10t.c3_in1k", "resnet10t.c3_in1k.safetensors", "huggingface.co/timm/resnet10t.c3_in1k/resolve/main/model.safetensors"),
-        ("clip_ViT-B/32", "clip_ViT-B-32_openai.safetensors", "huggingface.co/timm/vit_base_patch32_clip_224.openai"),
-        ("clip_ViT-B-32:laion2b_s34b_b79k", "clip_ViT-B-32_laion2b_s34b_b79k.safetensors", "huggingface.co/laion/CLIP-ViT-B-32"),
+        (
+            "timm:resnet10t.c3_in1k",
+            "resnet10t.c3_in1k.safetensors",
+            "huggingface.co/timm/resnet10t.c3_in1k/resolve/main/model.safetensors",
+        ),
+        (
+            "clip_ViT-B/32",
+            "clip_ViT-B-32_openai.safetensors",
+            "huggingface.co/timm/vit_base_patch32_clip_224.openai",
+        ),
+        (
+            "clip_ViT-B-32:laion2b_s34b_b79k",
+            "clip_ViT-B-32_laion2b_s34b_b79k.safetensors",
+            "huggingface.co/laion/CLIP-ViT-B-32",
+        ),
     ],
 )
 def test_offline_says_file_folder_and_address(name, file, address, weights):
@@ -691,14 +770,22 @@ def test_offline_says_file_folder_and_address(name, file, address, weights):
 def test_a_fetch_is_announced_beforehand_and_its_failure_explained(weights, monkeypatch, caplog, tmp_path):
     monkeypatch.delenv("WINNOW_OFFLINE")
     server = tmp_path / "server"
-    monkeypatch.setattr("tasks.embed.swav.PUBLISHED", make_published(server.as_uri() + "/swav_800ep_pretrain.pth.tar"))
-    with caplog.at_level(logging.INFO, logger="tasks.embed"), pytest.raises(MissingData, match=r"could not be fetched: file://"):
+    monkeypatch.setattr(
+        "winnow.tasks.embed.swav.PUBLISHED", make_published(server.as_uri() + "/swav_800ep_pretrain.pth.tar")
+    )
+    with (
+        caplog.at_level(logging.INFO, logger="winnow.tasks.embed"),
+        pytest.raises(MissingData, match=r"could not be fetched: file://"),
+    ):
         make("swav", size=32)
     assert "swav: fetching file://" in caplog.text
     assert "about 94.0 MB" in caplog.text
     assert str(tmp_path / "torch") in caplog.text
     server.mkdir()
-    torch.save(make("swav", size=32, random_weights=True).network.state_dict(), server / "swav_800ep_pretrain.pth.tar")
+    torch.save(
+        make("swav", size=32, random_weights=True).network.state_dict(),
+        server / "swav_800ep_pretrain.pth.tar",
+    )
     assert make("swav", size=32).dim == 2048
     (server / "swav_800ep_pretrain.pth.tar").unlink()
     monkeypatch.setenv("WINNOW_OFFLINE", "1")
@@ -706,6 +793,6 @@ def test_a_fetch_is_announced_beforehand_and_its_failure_explained(weights, monk
 
 
 def make_published(url: str):
-    from tasks.embed.weights import Published
+    from winnow.tasks.embed.weights import Published
 
     return Published(("swav",), url)

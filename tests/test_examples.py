@@ -15,16 +15,22 @@ ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
-def run(*command: str, plugins: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *command: str, plugins: str, check: bool = True, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """A process of its own: what a plugin registers stays registered."""
     return subprocess.run(
         [sys.executable, *command],
-        cwd=ROOT, env={**os.environ, "WINNOW_PLUGINS": plugins, **environment}, capture_output=True, text=True, check=check,
-    )  # fmt: skip
+        cwd=ROOT,
+        env={**os.environ, "WINNOW_PLUGINS": plugins, **environment},
+        capture_output=True,
+        text=True,
+        check=check,
+    )
 
 
 def winnow(*arguments: str, **options) -> str:
-    done = run("-m", "flows.cli", *arguments, **options)
+    done = run("-m", "winnow.flows.cli", *arguments, **options)
     return done.stdout + done.stderr
 
 
@@ -50,7 +56,7 @@ def npz(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_doctests(path):
-    script = "import doctest, sys\nfrom tasks.registry import *\nfrom tasks import registry\nselectors.names()\n"
+    script = "import doctest, sys\nfrom winnow.tasks.registry import selectors\nselectors.names()\n"
     script += f"done = doctest.testmod(sys.modules['winnow_plugin_{path.stem}'])\nsys.exit(done.failed)"
     run("-c", script, plugins=ours(path.stem))
 
@@ -61,12 +67,24 @@ def test_they_are_listed():
     assert "mixer" in {entry["name"] for entry in found["networks"]}
     assert "arrays:*" in {entry["name"] for entry in found["datasets"]}
     assert (
-        next(e for e in found["selectors"] if e["name"] == "median")["summary"] == "Keep the samples whose score is nearest to the median."
+        next(e for e in found["selectors"] if e["name"] == "median")["summary"]
+        == "Keep the samples whose score is nearest to the median."
     )
 
 
 def test_the_method_obeys_the_laws():
-    done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_laws.py", "-k", "median", plugins=ours("median"), check=False)
+    done = run(
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "tests/test_laws.py",
+        "-k",
+        "median",
+        plugins=ours("median"),
+        check=False,
+    )
     assert done.returncode == 0, done.stdout[-3000:]
     assert " passed" in done.stdout
     assert " failed" not in done.stdout
@@ -75,31 +93,51 @@ def test_the_method_obeys_the_laws():
 @pytest.mark.server
 def test_a_flow_takes_all_three(prefect_server, tmp_path, npz):
     plugins = ",".join(ours(path.stem) for path in EXAMPLES)
-    parameters = ["-p", f"dataset=arrays:{npz}", "-p", 'methods=["random", "median"]', "-p", "fractions=[0.3]", "-p", "seeds=[0]"]
-    parameters += ["-p", "proxy_network=mixer", "-p", "proxy_epochs=3", "-p", "network=mixer", "-p", "iterations=40"]
+    parameters = [
+        "-p",
+        f"dataset=arrays:{npz}",
+        "-p",
+        'methods=["random", "median"]',
+        "-p",
+        "fractions=[0.3]",
+        "-p",
+        "seeds=[0]",
+    ]
+    parameters += [
+        "-p",
+        "proxy_network=mixer",
+        "-p",
+        "proxy_epochs=3",
+        "-p",
+        "network=mixer",
+        "-p",
+        "iterations=40",
+    ]
     environment = {**prefect_server, "WINNOW_STORE": str(tmp_path / "store")}
     said = winnow("run", "compare", *parameters, plugins=plugins, **environment)
     assert "median" in said
     records = [json.loads(path.read_text()) for path in (tmp_path / "store" / "provenance").glob("*.json")]
     chosen = {step["inputs"]["method"] for step in records if step["task"] == "select"}
-    assert "random" in chosen
-    (name,) = chosen - {"random"}
-    assert name.startswith("median@"), "the key holds the code of what is not Winnow's own"
+    assert "random/1" in chosen
+    (name,) = chosen - {"random/1"}
+    assert name.startswith("median/1@"), "the key holds the code of what is not Winnow's own"
     trained = [step["inputs"]["recipe"] for step in records if step["task"] in ("train", "dynamics")]
-    assert all(each["network"].startswith("mixer@") for each in trained)
-    accuracies = [out["meta"]["last_accuracy"] for step in records if step["task"] == "train" for out in step["outputs"]]
+    assert all(each["network"].startswith("mixer/1@") for each in trained)
+    accuracies = [
+        out["meta"]["last_accuracy"] for step in records if step["task"] == "train" for out in step["outputs"]
+    ]
     assert len(accuracies) == 2
     assert min(accuracies) > 0.7, "halves of the picture are easy to tell apart"
 
 
 def test_changed_code_is_not_taken_for_what_is_cached(tmp_path):
-    script = "from tasks.registry import selectors; print(selectors.get('median').identity)"
+    script = "from winnow.tasks.registry import selectors; print(selectors.get('median').identity)"
     copy = tmp_path / "median.py"
     copy.write_text((ROOT / ours("median")).read_text())
     before = run("-c", script, plugins=str(copy)).stdout
     copy.write_text(copy.read_text().replace("np.median", "np.mean"))
     after = run("-c", script, plugins=str(copy)).stdout
-    assert before.startswith("median@")
+    assert before.startswith("median/1@")
     assert before != after
 
 
@@ -108,14 +146,17 @@ def test_changed_code_is_not_taken_for_what_is_cached(tmp_path):
     [
         (None, "plugin .*mine.py: FileNotFoundError"),
         ("1 / 0", "plugin .*mine.py: ZeroDivisionError: division by zero"),
-        ("from tasks.registry import selectors\nselectors.add('random', print)", "selector 'random' is registered twice"),
+        (
+            "from winnow.tasks.registry import selectors\nselectors.add('random', print)",
+            "selector 'random' is registered twice",
+        ),
     ],
 )
 def test_a_plugin_that_fails_is_named(tmp_path, content, message):
     path = tmp_path / "mine.py"
     if content is not None:
         path.write_text(content)
-    done = run("-m", "flows.cli", "ls", "selectors", plugins=str(path), check=False)
+    done = run("-m", "winnow.flows.cli", "ls", "selectors", plugins=str(path), check=False)
     assert done.returncode == 1
     import re
 
@@ -125,9 +166,9 @@ def test_a_plugin_that_fails_is_named(tmp_path, content, message):
 
 
 def test_the_dataset_says_what_is_wrong(tmp_path, npz):
-    from tasks.registry import datasets
+    from winnow.tasks.registry import datasets
 
-    script = "import sys\nfrom tasks.data.load import load_split\nload_split('arrays:' + sys.argv[1])"
+    script = "import sys\nfrom winnow.tasks.data.load import load_split\nload_split('arrays:' + sys.argv[1])"
     broken = tmp_path / "broken.npz"
     np.savez(broken, train_images=np.zeros((3, 8, 8), np.uint8))
     for path, message in ((tmp_path / "none.npz", "no such file"), (broken, "has no array test_images")):

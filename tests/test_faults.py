@@ -37,10 +37,25 @@ class Store:
         self.environment = {**os.environ, **server, "WINNOW_STORE": str(folder)}
 
     def start(self) -> subprocess.Popen[str]:
-        arguments = [argument for key, value in SMALL.items() for argument in ("-p", f"{key}={json.dumps(value)}")]
-        command = [sys.executable, "-c", "from flows.cli import main; main()", "run", "elfs/digits", "--plain", *arguments]
+        arguments = [
+            argument for key, value in SMALL.items() for argument in ("-p", f"{key}={json.dumps(value)}")
+        ]
+        command = [
+            sys.executable,
+            "-c",
+            "from winnow.flows.cli import main; main()",
+            "run",
+            "elfs/digits",
+            "--plain",
+            *arguments,
+        ]
         return subprocess.Popen(
-            command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+            command,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
 
     def run(self) -> str:
@@ -71,7 +86,9 @@ class Store:
     def computed(self) -> dict[str, int]:
         """When each finished computation (its record is there) was made, by key."""
         finished = {file.name for file in self.files("records")}
-        return {file.stem: file.stat().st_mtime_ns for file in self.files("provenance") if file.stem in finished}
+        return {
+            file.stem: file.stat().st_mtime_ns for file in self.files("provenance") if file.stem in finished
+        }
 
     def of_task(self, task: str) -> dict:
         for file in self.files("provenance", f"{task}-*.json"):
@@ -111,7 +128,12 @@ def test_kill_9_inside_a_task(undisturbed, tmp_path, moment):
     if moment == "embed":  # its one shard takes a moment: kill while it is being made
         store.kill_when(lambda: bool(store.files("locks", "embed-*")))
     else:  # its first checkpoint is there
-        store.kill_when(lambda: bool(store.files("partial", f"{moment}-*/*.state")) or bool(store.files("records", f"{moment}-*")))
+        store.kill_when(
+            lambda: (
+                bool(store.files("partial", f"{moment}-*/*.state"))
+                or bool(store.files("records", f"{moment}-*"))
+            )
+        )
     before = store.computed()
     assert store.run() == undisturbed.trials, "the same results, bit for bit"
     after = store.computed()
@@ -130,7 +152,9 @@ def test_kill_9_again_and_again(undisturbed, tmp_path):
     assert store.run() == undisturbed.trials
 
 
-@pytest.mark.parametrize(("task", "damage"), [("embed", "delete"), ("cluster", "truncate"), ("dynamics", "flip")])
+@pytest.mark.parametrize(
+    ("task", "damage"), [("embed", "delete"), ("cluster", "truncate"), ("dynamics", "flip")]
+)
 def test_damaged_artifacts_are_made_again(copy, undisturbed, task, damage):
     outputs = copy.of_task(task)["outputs"]
     file = copy.folder / outputs[0]["uri"]
@@ -171,7 +195,8 @@ def test_two_runs_at_once_compute_everything_once(undisturbed, tmp_path):
     taken = [int(re.search(r"steps, (\d+) from the cache", err).group(1)) for _, err in outputs]
     again = store.start()
     every = int(re.search(r"steps, (\d+) from the cache", again.communicate(timeout=300)[1]).group(1))
-    # of the steps that can be cached, twice as many as one run has, each artifact's was computed by one of the two runs
+    # of the steps that can be cached, twice as many as one run has, each artifact's was computed by one of
+    # the two runs
     assert 2 * every - sum(taken) == len(store.computed()), outputs
 
 
@@ -180,7 +205,10 @@ def small_disk(folder: Path, kilobytes: int) -> Iterator[Path]:
     """A file system of that size; needs the right to mount."""
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+        ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if mounted.returncode != 0:
         pytest.skip(f"a file system of a fixed size cannot be mounted here: {mounted.stderr.strip()}")
@@ -230,8 +258,27 @@ def test_an_exception_loses_nothing(undisturbed, tmp_path):
 def test_an_interrupt_during_a_training_ends_the_run_at_once(prefect_server, tmp_path, sent, status):
     """Trainings run in threads of their own; they must not keep an interrupted run alive until they are through."""
     environment = {**os.environ, **prefect_server, "WINNOW_STORE": str(tmp_path / "store")}
-    long = ["-p", "mis_ratio=0.2", "-p", "heads=2", "-p", "head_epochs=3", "-p", "proxy_epochs=1", "-p", "iterations=1000000"]
-    command = [sys.executable, "-c", "from flows.cli import main; main()", "run", "elfs/digits", "--plain", *long]
+    long = [
+        "-p",
+        "mis_ratio=0.2",
+        "-p",
+        "heads=2",
+        "-p",
+        "head_epochs=3",
+        "-p",
+        "proxy_epochs=1",
+        "-p",
+        "iterations=1000000",
+    ]
+    command = [
+        sys.executable,
+        "-c",
+        "from winnow.flows.cli import main; main()",
+        "run",
+        "elfs/digits",
+        "--plain",
+        *long,
+    ]
     with open(tmp_path / "log", "w") as log:
         # a shell that puts us into the background has its children ignore Ctrl-C
         heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731

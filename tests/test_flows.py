@@ -7,17 +7,25 @@ import json
 import numpy as np
 import pytest
 
-from tasks.artifacts import Artifact, store
-from tasks.cache import UNCACHED, provenances
-from tasks.errors import BadInput, MissingLabels, UnknownName
+from winnow.tasks.artifacts import Artifact, store
+from winnow.tasks.cache import UNCACHED, provenances
+from winnow.tasks.errors import BadInput, MissingLabels, UnknownName
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("flow_runs")]
 
-SMALL = {"fractions": (0.2,), "seeds": (0,), "heads": 2, "head_epochs": 5, "proxy_epochs": 3, "iterations": 40, "mis_ratio": 0.2}
+SMALL = {
+    "fractions": (0.2,),
+    "seeds": (0,),
+    "heads": 2,
+    "head_epochs": 5,
+    "proxy_epochs": 3,
+    "iterations": 40,
+    "mis_ratio": 0.2,
+}
 
 
 def run(**parameters) -> Artifact:
-    from flows.elfs import elfs
+    from winnow.flows.elfs import elfs
 
     return elfs(**{"dataset": "digits", **SMALL, **parameters})
 
@@ -34,17 +42,36 @@ def computed() -> list[str]:
 def test_elfs_end_to_end():
     result = run(store_dynamics=True)
     trials = result.table().to_pylist()
-    assert [(t["method"], t["fraction"], t["samples"]) for t in trials] == [("elfs", 0.2, 288), ("random", 0.2, 288), ("full", 1.0, 1442)]
+    assert [(t["method"], t["fraction"], t["samples"]) for t in trials] == [
+        ("elfs", 0.2, 288),
+        ("random", 0.2, 288),
+        ("full", 1.0, 1442),
+    ]
     assert all(0 < t["last_accuracy"] <= t["best_accuracy"] <= 1 for t in trials)
     report = store().read(result.meta["report"]).decode()
     for heading in ("Accuracy", "Pseudo-labels", "Selection", "Proxy training", "Cost", "Provenance"):
         assert f">{heading}</h2>" in report, heading
     assert "http://" not in report.replace("http://www.w3.org", "")
     assert "https://" not in report
-    assert {"load", "embed", "knn", "cluster", "kmeans", "dynamics", "select", "annotate", "train", "report"} == tasks_run()
-    dynamics = next(Artifact(**out) for step in provenances() for out in step["outputs"] if out["kind"] == "dynamics")
+    assert {
+        "load",
+        "embed",
+        "knn",
+        "cluster",
+        "kmeans",
+        "dynamics",
+        "select",
+        "annotate",
+        "train",
+        "report",
+    } == tasks_run()
+    dynamics = next(
+        Artifact(**out) for step in provenances() for out in step["outputs"] if out["kind"] == "dynamics"
+    )
     assert dynamics.rows == 3 * 1442
-    scores = next(Artifact(**out) for step in provenances() for out in step["outputs"] if out["kind"] == "scores")
+    scores = next(
+        Artifact(**out) for step in provenances() for out in step["outputs"] if out["kind"] == "scores"
+    )
     margins, ids = dynamics.numpy("margin"), dynamics.numpy("id")
     total = np.zeros(1442)
     np.add.at(total, ids, margins)
@@ -58,8 +85,13 @@ def test_what_is_label_free_sees_no_label():
     for task in ("embed", "knn", "cluster", "dynamics"):
         text = json.dumps(made[task]["inputs"])
         for digest in (word for word in text.split('"') if len(word) == 64):
-            schema = Artifact(kind="table", uri=f"objects/{digest[:2]}/{digest}.parquet", digest=digest, rows=0,
-                              nbytes=store().size(f"objects/{digest[:2]}/{digest}.parquet")).arrow_schema()  # fmt: skip
+            schema = Artifact(
+                kind="table",
+                uri=f"objects/{digest[:2]}/{digest}.parquet",
+                digest=digest,
+                rows=0,
+                nbytes=store().size(f"objects/{digest[:2]}/{digest}.parquet"),
+            ).arrow_schema()
             assert "label" not in schema.names, (task, schema.names)
 
 
@@ -88,13 +120,15 @@ def test_upstream_says_that_it_saw_test_labels():
     report = store().read(result.meta["report"]).decode()
     assert "chosen by TEST LABELS" in report
     assert "(upstream=True)" in report
-    labels = next(Artifact(**out) for step in provenances() for out in step["outputs"] if out["meta"].get("oracle"))
+    labels = next(
+        Artifact(**out) for step in provenances() for out in step["outputs"] if out["meta"].get("oracle")
+    )
     assert labels.meta["oracle"] is True
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".parquet"])
 def test_own_embeddings_and_pseudo_labels(tmp_path, suffix):
-    from tasks.data.load import load_split
+    from winnow.tasks.data.load import load_split
 
     train = load_split("digits", "train")
     pixels = train.images.read(slice(None)).reshape(len(train), -1).astype(np.float32)
@@ -110,7 +144,7 @@ def test_own_embeddings_and_pseudo_labels(tmp_path, suffix):
             import pyarrow as pa
             import pyarrow.parquet as pq
 
-            from tasks.artifacts import to_arrow
+            from winnow.tasks.artifacts import to_arrow
 
             shuffle = np.random.default_rng(0).permutation(len(values))
             pq.write_table(pa.table({"id": train.ids[shuffle], column: to_arrow(values[shuffle])}), path)
@@ -164,7 +198,9 @@ def test_unlabelled_data_is_refused_with_a_reason(tmp_path):
     for split in ("train", "test"):
         for i in range(12):
             (tmp_path / split).mkdir(exist_ok=True)
-            Image.fromarray(np.random.default_rng(i).integers(0, 255, (8, 8, 3), np.uint8)).save(tmp_path / split / f"{i}.png")
+            Image.fromarray(np.random.default_rng(i).integers(0, 255, (8, 8, 3), np.uint8)).save(
+                tmp_path / split / f"{i}.png"
+            )
     with pytest.raises(MissingLabels, match="no labels"):
         run(dataset=f"imagefolder:{tmp_path}")
 

@@ -7,18 +7,19 @@ import itertools
 import numpy as np
 import pytest
 
-from tasks.embed.graph import Graph
-from tasks.embed.knn import knn
-from tasks.errors import BadInput, MissingSignal
-from tasks.registry import selectors
-from tasks.select import cal as cal_module
-from tasks.select import herding as herding_module
-from tasks.select import k_center as k_center_module
-from tasks.select import semdedup as semdedup_module
-from tasks.select.budget import per_class
-from tasks.select.contextual_diversity import TINY, jeffreys
-from tasks.select.k_center import Rows
-from tasks.select.signals import Signals, softmax
+from winnow.tasks.embed.graph import Graph
+from winnow.tasks.embed.knn import knn
+from winnow.tasks.errors import BadInput, MissingSignal
+from winnow.tasks.registry import selectors
+from winnow.tasks.score.gradients import softmax
+from winnow.tasks.select import cal as cal_module
+from winnow.tasks.select import herding as herding_module
+from winnow.tasks.select import k_center as k_center_module
+from winnow.tasks.select import semdedup as semdedup_module
+from winnow.tasks.select.budget import per_class
+from winnow.tasks.select.contextual_diversity import TINY, jeffreys
+from winnow.tasks.select.k_center import Rows
+from winnow.tasks.select.signals import Signals
 
 GEOMETRIC = ["k_center", "herding", "contextual_diversity", "uncertainty", "cal", "semdedup", "zcore"]
 ON_FEATURES = ["k_center", "herding", "semdedup", "zcore"]
@@ -36,7 +37,9 @@ def problem(n=400, d=8, classes=5, seed=0, offset=0.0):
     features = generator.normal(size=(n, d)) + 2 * np.eye(classes, d)[labels]
     logits = 2 * features[:, :classes] + generator.normal(size=(n, classes))
     features[:, 0] *= 3
-    return Signals(n=n, labels=labels, features=(features + offset).astype(np.float32), probabilities=softmax(logits))
+    return Signals(
+        n=n, labels=labels, features=(features + offset).astype(np.float32), probabilities=softmax(logits)
+    )
 
 
 def choose(name, given, budget, *, seed=0, **params):
@@ -79,7 +82,7 @@ def all_pairs(x):
     return np.linalg.norm(x[:, None] - x, axis=2)
 
 
-# -- DeepCore's own results -------------------------------------------------------------------------------------------------
+# -- DeepCore's own results ----------------------------------------------------------------------------------
 
 
 def deepcore(data):
@@ -114,12 +117,17 @@ def test_upstream_selects_what_deepcore_selected(golden, file, balanced, method)
     expected = data[f"{method}.{'bal' if balanced else 'all'}.indices"]
     shares = per_class(signals.labels, len(expected))
     if balanced:
-        assert shares == {int(c): int(k) for c, k in zip(*np.unique(signals.labels[expected], return_counts=True), strict=True)}
+        assert shares == {
+            int(c): int(k)
+            for c, k in zip(*np.unique(signals.labels[expected], return_counts=True), strict=True)
+        }
     chosen = choose(name, signals, len(expected), balanced=balanced, upstream=True, **params)
     assert set(chosen.indices.tolist()) == set(expected.tolist())
     ours = choose(name, signals, len(expected), balanced=balanced, **params)
     if method in ("Herding", "Cal") or (method.startswith("Uncertainty") and not balanced):
-        assert len(set(ours.indices.tolist()) & set(expected.tolist())) < 0.5 * len(expected), "upstream's is the wrong direction"
+        assert len(set(ours.indices.tolist()) & set(expected.tolist())) < 0.5 * len(expected), (
+            "upstream's is the wrong direction"
+        )
 
 
 @pytest.mark.parametrize("file", ["deepcore", "deepcore_small"])
@@ -137,7 +145,7 @@ def test_upstream_scores_are_deepcores(golden, file):
     np.testing.assert_allclose(chosen.gains, scores[chosen.indices], atol=1e-4, rtol=1e-4)
 
 
-# -- what all of them do ----------------------------------------------------------------------------------------------------
+# -- what all of them do -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", GEOMETRIC)
@@ -155,7 +163,9 @@ def test_picks_do_not_depend_on_storage_order(name):
     """Nor does their order: with ids, a shuffled copy gives the same sequence of ids."""
     signals = problem()
     shuffle = rng(5).permutation(400)
-    moved = Signals(n=400, features=signals.features[shuffle], probabilities=signals.probabilities[shuffle], ids=shuffle)
+    moved = Signals(
+        n=400, features=signals.features[shuffle], probabilities=signals.probabilities[shuffle], ids=shuffle
+    )
     here = choose(name, signals, 120).indices
     there = choose(name, moved, 120).indices
     assert here.tolist() == shuffle[there].tolist()
@@ -224,7 +234,11 @@ def test_constant_probabilities(name):
 @pytest.mark.parametrize("name", ON_PROBABILITIES)
 @pytest.mark.parametrize(
     ("row", "message"),
-    [([0.5, 0.6, 0.0], "row 3 sums to 1.1"), ([0.2, 0.2, 0.2], "row 3 sums to 0.6"), ([1.5, -0.5, 0.0], "row 3 holds -0.5")],
+    [
+        ([0.5, 0.6, 0.0], "row 3 sums to 1.1"),
+        ([0.2, 0.2, 0.2], "row 3 sums to 0.6"),
+        ([1.5, -0.5, 0.0], "row 3 holds -0.5"),
+    ],
 )
 def test_what_is_no_probability_is_refused(name, row, message):
     probabilities = np.full((6, 3), 1 / 3)
@@ -247,7 +261,7 @@ def test_another_metric_is_refused(name):
         choose(name, problem(), 3, metric="cossim")
 
 
-# -- k-center ---------------------------------------------------------------------------------------------------------------
+# -- k-center ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -262,7 +276,9 @@ def test_k_center_is_the_greedy_farthest_point(seed, metric, offset):
     assert chosen.indices.tolist() == expected
     assert np.isinf(chosen.gains[0])
     near = [distances[row, expected[:i]].min() for i, row in enumerate(expected) if i]
-    np.testing.assert_allclose(chosen.gains[1:], np.square(near) / 2 if metric == "cosine" else near, rtol=1e-5)
+    np.testing.assert_allclose(
+        chosen.gains[1:], np.square(near) / 2 if metric == "cosine" else near, rtol=1e-5
+    )
     assert (np.diff(chosen.gains[1:]) <= 0).all()
 
 
@@ -271,7 +287,10 @@ def test_k_center_on_exact_ties():
     x = np.array([(i, j) for i in range(12) for j in range(12)] * 2, float)
     for seed in range(3):
         expected = naive_greedy(all_pairs(x), 288, rng(seed).random(288))
-        assert choose("k_center", Signals(n=288, features=x), 288, seed=seed).indices.tolist()[:144] == expected[:144]
+        assert (
+            choose("k_center", Signals(n=288, features=x), 288, seed=seed).indices.tolist()[:144]
+            == expected[:144]
+        )
 
 
 def test_k_center_resolves_what_float32_does_not():
@@ -303,7 +322,7 @@ def test_the_published_start_is_deepcores():
     assert k_center_module.published_start(2000) == np.random.randint(0, 2000)  # noqa: NPY002
 
 
-# -- herding ----------------------------------------------------------------------------------------------------------------
+# -- herding -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scan_from", [0, 1 << 40])
@@ -387,7 +406,7 @@ def test_herding_is_nearer_the_mean_than_random():
         assert off(choose("herding", signals, budget, upstream=True).indices) > random
 
 
-# -- contextual diversity ---------------------------------------------------------------------------------------------------
+# -- contextual diversity ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -418,10 +437,12 @@ def test_jeffreys_is_the_symmetric_kl():
 
     p, q = softmax(rng(0).normal(size=(50, 7))), softmax(rng(1).normal(size=(50, 7)))
     p, q = (x.astype(np.float64) / x.astype(np.float64).sum(1, keepdims=True) for x in (p, q))
-    np.testing.assert_allclose(jeffreys(p, q), [(entropy(a, b) + entropy(b, a)) / 2 for a, b in zip(p, q, strict=True)], rtol=1e-9)
+    np.testing.assert_allclose(
+        jeffreys(p, q), [(entropy(a, b) + entropy(b, a)) / 2 for a, b in zip(p, q, strict=True)], rtol=1e-9
+    )
 
 
-# -- uncertainty ------------------------------------------------------------------------------------------------------------
+# -- uncertainty ---------------------------------------------------------------------------------------------
 
 UNCERTAIN = {
     "least_confidence": lambda p: 1 - max(p),
@@ -473,14 +494,16 @@ def test_rounded_probabilities_are_accepted(dtype):
     assert len(choose("uncertainty", Signals(n=300, probabilities=p), 30, kind="entropy").indices) == 30
 
 
-# -- CAL --------------------------------------------------------------------------------------------------------------------
+# -- CAL -----------------------------------------------------------------------------------------------------
 
 
 def naive_cal(x, p, k):
     distances = all_pairs(x)
     np.fill_diagonal(distances, np.inf)
     near = np.argsort(distances, axis=1)[:, :k]
-    return np.array([np.mean([0.5 * ((p[i] - p[j]) * np.log(p[i] / p[j])).sum() for j in near[i]]) for i in range(len(x))])
+    return np.array(
+        [np.mean([0.5 * ((p[i] - p[j]) * np.log(p[i] / p[j])).sum() for j in near[i]]) for i in range(len(x))]
+    )
 
 
 @pytest.mark.parametrize("balanced", [False, True])
@@ -505,7 +528,10 @@ def test_cal_takes_the_graph_that_is_given():
     graph = knn(signals.features, 12, metric="euclidean")
     given = Signals(n=400, features=np.zeros((400, 1)), probabilities=signals.probabilities, graph=graph)
     assert choose("cal", given, 50).indices.tolist() == choose("cal", signals, 50).indices.tolist()
-    other = Graph(rng(0).integers(0, 1, (400, 12)) + (np.arange(400)[:, None] + 1 + np.arange(12)) % 400, graph.similarity)
+    other = Graph(
+        rng(0).integers(0, 1, (400, 12)) + (np.arange(400)[:, None] + 1 + np.arange(12)) % 400,
+        graph.similarity,
+    )
     elsewhere = Signals(n=400, features=signals.features, probabilities=signals.probabilities, graph=other)
     assert choose("cal", elsewhere, 50).indices.tolist() != choose("cal", signals, 50).indices.tolist()
 
@@ -516,10 +542,19 @@ def test_cal_refuses():
         choose("cal", signals, 3, neighbours=0)
     graph = knn(signals.features, 5)
     with pytest.raises(BadInput, match="neighbours = 10, but the graph lists 5"):
-        choose("cal", Signals(n=30, features=signals.features, probabilities=signals.probabilities, graph=graph), 3)
+        choose(
+            "cal",
+            Signals(n=30, features=signals.features, probabilities=signals.probabilities, graph=graph),
+            3,
+        )
     near = graph.neighbours.copy()
     near[4, 2] = 30
-    wrong = Signals(n=30, features=signals.features, probabilities=signals.probabilities, graph=Graph(near, graph.similarity))
+    wrong = Signals(
+        n=30,
+        features=signals.features,
+        probabilities=signals.probabilities,
+        graph=Graph(near, graph.similarity),
+    )
     with pytest.raises(BadInput, match=r"graph\.neighbours: row 4"):
         choose("cal", wrong, 3, neighbours=5)
 
@@ -534,7 +569,7 @@ def test_cal_in_small_classes():
     assert chosen.gains[chosen.indices == 0] == 0
 
 
-# -- SemDeDup ---------------------------------------------------------------------------------------------------------------
+# -- SemDeDup ------------------------------------------------------------------------------------------------
 
 
 def test_semdedup_by_hand_in_one_cluster():
@@ -576,7 +611,7 @@ def test_semdedup_refuses():
             choose("semdedup", problem(n=30), 3, clusters=clusters)
 
 
-# -- ZCore ------------------------------------------------------------------------------------------------------------------
+# -- ZCore ---------------------------------------------------------------------------------------------------
 
 
 def naive_zcore(x, samples, neighbours, exponent, generator):
@@ -591,7 +626,9 @@ def naive_zcore(x, samples, neighbours, exponent, generator):
         for d, u in zip(dims, generator.random(2), strict=True):
             a, c, b = float(least[d]), float(middle[d]), float(most[d])
             below = (c - a) / (b - a)
-            point.append(a + np.sqrt(u * (b - a) * (c - a)) if u < below else b - np.sqrt((1 - u) * (b - a) * (b - c)))
+            point.append(
+                a + np.sqrt(u * (b - a) * (c - a)) if u < below else b - np.sqrt((1 - u) * (b - a) * (b - c))
+            )
         covered = int(np.abs(x[:, dims] - point).sum(1).argmin())
         scores[covered] += 1
         apart = np.abs(x[:, dims] - x[covered, dims]).sum(1).astype(np.float64)
@@ -608,14 +645,16 @@ def test_zcore_by_its_steps(neighbours, exponent):
     x = rng(0).uniform(-1, 1, size=(80, 5)).astype(np.float32)
     x /= np.abs(x).max()  # so that scaling to at most 1 rounds nothing
     expected = naive_zcore(x, 300, neighbours, exponent, rng(6))
-    chosen = choose("zcore", Signals(n=80, features=x), 30, seed=6, samples=300, neighbours=neighbours, exponent=exponent)
+    chosen = choose(
+        "zcore", Signals(n=80, features=x), 30, seed=6, samples=300, neighbours=neighbours, exponent=exponent
+    )
     assert chosen.indices.tolist() == np.argsort(-expected)[:30].tolist()
     np.testing.assert_allclose(chosen.gains, expected[chosen.indices], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("count", [1, 30, 399, 1999])
 def test_zcore_finds_the_smallest(count):
-    from tasks.select.zcore import _smallest
+    from winnow.tasks.select.zcore import _smallest
 
     for seed in range(5):
         values = rng(seed).random(2000).astype(np.float32) ** 4
@@ -625,7 +664,7 @@ def test_zcore_finds_the_smallest(count):
 
 
 def test_zcore_triangular_draws():
-    from tasks.select.zcore import _triangular
+    from winnow.tasks.select.zcore import _triangular
 
     drawn = np.array([_triangular(u, -1.0, 0.5, 3.0) for u in (np.arange(20_000) + 0.5) / 20_000])
     assert drawn.mean() == pytest.approx((-1 + 0.5 + 3) / 3, abs=1e-3)

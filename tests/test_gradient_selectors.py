@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import nnls
 from torch import nn
 
-from tasks.errors import BadInput, MissingSignal
-from tasks.registry import scores, selectors
-from tasks.score.deepfool import deepfool
-from tasks.score.gradients import grand, grand_full
-from tasks.select.signals import Signals, residuals_of, softmax
-from tasks.train.loop import build
+from winnow.tasks.errors import BadInput, MissingSignal
+from winnow.tasks.registry import scores, selectors
+from winnow.tasks.score.deepfool import deepfool
+from winnow.tasks.score.gradients import grand, grand_full, residuals_of, softmax
+from winnow.tasks.select.signals import Signals
+from winnow.tasks.train.loop import build
 
 
 def rng(seed=0):
@@ -56,7 +54,7 @@ def one_class_at_a_time(name, signals, fraction, **params):
     return np.concatenate(rows), np.concatenate(weights)
 
 
-# -- GradMatch --------------------------------------------------------------------------------------------------------------
+# -- GradMatch -----------------------------------------------------------------------------------------------
 
 
 def naive_gradmatch(g, target, k, lam):
@@ -96,7 +94,9 @@ def test_gradmatch_is_the_naive_pursuit(seed, lam, budget):
     assert (chosen.weights[m:] == 1).all()
     assert (chosen.gains[m:] == 0).all()
     energy = np.array([(g.mean(0) ** 2).sum(), *(energy for _, energy in after)])
-    lowered = dict(zip([row for row, _ in after], energy[:-1] - energy[1:], strict=True))  # at the last entry of those that came twice
+    lowered = dict(
+        zip([row for row, _ in after], energy[:-1] - energy[1:], strict=True)
+    )  # at the last entry of those that came twice
     np.testing.assert_allclose(chosen.gains[:m], [lowered[row] for row in picks], rtol=1e-3, atol=1e-6)
 
 
@@ -124,7 +124,9 @@ def test_gradmatch_comes_closer_to_the_full_gradient_than_random_and_upstream(go
     random = min(left(rng(seed).permutation(2000)[:200], np.full(200, 10.0)) for seed in range(20))
     assert left(ours.indices, ours.weights) < 0.5 * random
     theirs = selectors.get("gradmatch")(signals, 0.1, balanced=balanced, upstream=True)
-    scale = (theirs.weights @ g[theirs.indices]) @ full / ((theirs.weights @ g[theirs.indices]) ** 2).sum()  # the best of all factors
+    scale = (
+        (theirs.weights @ g[theirs.indices]) @ full / ((theirs.weights @ g[theirs.indices]) ** 2).sum()
+    )  # the best of all factors
     assert left(ours.indices, ours.weights) < 0.5 * left(theirs.indices, scale * theirs.weights)
     loose = selectors.get("gradmatch")(signals, 0.1, balanced=balanced, lam=0.0)
     assert left(loose.indices, loose.weights) <= left(ours.indices, ours.weights)
@@ -171,7 +173,9 @@ def test_the_batch_decides_in_upstream_alone():
 
 def test_gradmatch_weights_of_all_classes_stand_for_all_samples():
     signals = problem(n=600, d=12)
-    keep = np.sort(np.r_[np.flatnonzero(signals.labels != 0), np.flatnonzero(signals.labels == 0)[:30]])  # classes of unequal size
+    keep = np.sort(
+        np.r_[np.flatnonzero(signals.labels != 0), np.flatnonzero(signals.labels == 0)[:30]]
+    )  # classes of unequal size
     signals = signals.rows(keep)
     g = gradients_of(signals)
     chosen = selectors.get("gradmatch")(signals, 0.1, balanced=True)
@@ -222,7 +226,9 @@ def test_gradmatch_on_copies(lam):
     copies = Signals(n=120, residuals=base.residuals[rows], features=base.features[rows])
     first, second = (selectors.get("gradmatch")(copies, 8, lam=lam, generator=rng(seed)) for seed in (1, 2))
     assert first.indices.tolist() != second.indices.tolist()
-    assert rows[first.indices].tolist() == rows[second.indices].tolist(), "which copy is chance, of what is not"
+    assert rows[first.indices].tolist() == rows[second.indices].tolist(), (
+        "which copy is chance, of what is not"
+    )
     np.testing.assert_allclose(first.weights, second.weights, rtol=1e-3)
     if lam == 0:
         support = first.gains > 0
@@ -230,7 +236,7 @@ def test_gradmatch_on_copies(lam):
     assert len(np.unique(selectors.get("gradmatch")(copies, 120, lam=lam).indices)) == 120
 
 
-# -- GLISTER ----------------------------------------------------------------------------------------------------------------
+# -- GLISTER -------------------------------------------------------------------------------------------------
 
 
 def head(seed=0, n=150, d=5, classes=4):
@@ -238,14 +244,19 @@ def head(seed=0, n=150, d=5, classes=4):
     generator = rng(seed)
     labels = generator.integers(0, classes, n)
     features = (generator.normal(size=(n, d)) + 2 * np.eye(classes, d)[labels]).astype(np.float32)
-    weight, bias = torch.from_numpy(generator.normal(size=(classes, d))), torch.from_numpy(generator.normal(size=classes))
+    weight, bias = (
+        torch.from_numpy(generator.normal(size=(classes, d))),
+        torch.from_numpy(generator.normal(size=classes)),
+    )
     return seen(features, labels, weight, bias), weight, bias
 
 
 def seen(features, labels, weight, bias):
     probabilities = softmax(features @ weight.numpy().T + bias.numpy())
     residuals = residuals_of(probabilities, labels)
-    return Signals(n=len(labels), labels=labels, features=features, probabilities=probabilities, residuals=residuals)
+    return Signals(
+        n=len(labels), labels=labels, features=features, probabilities=probabilities, residuals=residuals
+    )
 
 
 def validation_loss(signals, weight, bias):
@@ -280,7 +291,9 @@ def test_glister_takes_the_steps(seed, refresh):
         for start in range(0, 50, refresh):
             block = slice(start, min(start + refresh, 50))
             gains = naive_gains(signals, validation or signals, weight, bias, chosen.indices[:start], 0.05)
-            np.testing.assert_allclose(chosen.gains[block], gains[chosen.indices[block]], rtol=1e-3, atol=1e-5)
+            np.testing.assert_allclose(
+                chosen.gains[block], gains[chosen.indices[block]], rtol=1e-3, atol=1e-5
+            )
             best = -np.sort(-gains)[: len(chosen.gains[block])]
             np.testing.assert_allclose(gains[chosen.indices[block]], best, rtol=1e-3, atol=1e-5)
         assert start > 0
@@ -288,7 +301,7 @@ def test_glister_takes_the_steps(seed, refresh):
 
 def test_glister_without_probabilities():
     signals, _, _ = head(2)
-    bare = replace(signals, probabilities=None)
+    bare = signals.replace(probabilities=None)
     full, less = (selectors.get("glister")(given, 50, eta=0.05) for given in (signals, bare))
     np.testing.assert_allclose(less.gains, full.gains, rtol=0.02)
     assert len(set(less.indices.tolist()) & set(full.indices.tolist())) > 45
@@ -318,9 +331,13 @@ def test_glister_lowers_the_validation_loss_more_than_random_and_upstream(seed):
         random = [gain(rng(s).permutation(600)[:k]) for s in range(20)]
         assert gain(ours) > max(random)
         assert gain(ours) > gain(selectors.get("glister")(signals, k, upstream=True, batch=600).indices)
-        assert ours.tolist() == selectors.get("glister")(signals, 200).indices[:k].tolist(), "smaller is a prefix of larger"
+        assert ours.tolist() == selectors.get("glister")(signals, 200).indices[:k].tolist(), (
+            "smaller is a prefix of larger"
+        )
     one_shot = selectors.get("glister")(signals, 200, refresh=200).indices
-    assert one_shot.tolist() == selectors.get("glister")(signals, 200, upstream=True, batch=600).indices.tolist()
+    assert (
+        one_shot.tolist() == selectors.get("glister")(signals, 200, upstream=True, batch=600).indices.tolist()
+    )
 
 
 @pytest.mark.parametrize("file", ["deepcore", "deepcore_small"])
@@ -345,7 +362,9 @@ def test_glister_balanced_watches_the_class():
         for label in range(4):
             members = np.flatnonzero(signals.labels == label)
             mine = kept[signals.labels[kept] == label]
-            theirs = None if validation is None else validation.rows(np.flatnonzero(validation.labels == label))
+            theirs = (
+                None if validation is None else validation.rows(np.flatnonzero(validation.labels == label))
+            )
             alone = selectors.get("glister")(signals.rows(members), len(mine), validation=theirs)
             assert mine.tolist() == members[alone.indices].tolist()
 
@@ -369,7 +388,9 @@ def test_gradient_selectors_refuse():
         with pytest.raises(BadInput, match="validation has no residuals"):
             selector(signals, 5, validation=Signals(n=1, features=np.zeros((1, 5))))
         with pytest.raises(BadInput, match="validation has 9 features"):
-            selector(signals, 5, validation=Signals(n=1, features=np.zeros((1, 9)), residuals=np.zeros((1, 4))))
+            selector(
+                signals, 5, validation=Signals(n=1, features=np.zeros((1, 9)), residuals=np.zeros((1, 4)))
+            )
         strange = Signals(n=1, labels=np.array([77]), features=np.zeros((1, 5)), residuals=np.zeros((1, 4)))
         with pytest.raises(BadInput, match="no sample of the labels"):
             selector(signals, 5, validation=strange)
@@ -379,7 +400,7 @@ def test_gradient_selectors_refuse():
             selector(Signals(n=2, features=np.eye(2)), 1)
 
 
-# -- DeepFool ---------------------------------------------------------------------------------------------------------------
+# -- DeepFool ------------------------------------------------------------------------------------------------
 
 
 def mlp(seed=0, inputs=6, classes=4):
@@ -442,7 +463,9 @@ def test_deepfool_of_a_linear_network_is_the_distance_to_the_boundary():
     # two classes alone are compared: the runner-up is not always the nearest boundary
     second = np.argsort(-f, axis=1)[:, 1]
     np.testing.assert_allclose(
-        deepfool(layer, torch.from_numpy(x), classes=2, max_iterations=1), distances[np.arange(60), second] ** 2, rtol=1e-5
+        deepfool(layer, torch.from_numpy(x), classes=2, max_iterations=1),
+        distances[np.arange(60), second] ** 2,
+        rtol=1e-5,
     )
     assert (second != distances.argmin(1)).any()
 
@@ -461,13 +484,20 @@ def test_deepfool_leaves_the_network_as_it_was_and_does_not_depend_on_batches():
     assert [module.training for module in network.modules()] == modes
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
-    assert [name for name, parameter in network.named_parameters() if not parameter.requires_grad] == ["head.bias"]
+    assert [name for name, parameter in network.named_parameters() if not parameter.requires_grad] == [
+        "head.bias"
+    ]
     assert torch.equal(x, copy)
     assert not x.requires_grad
     network.eval()
     with torch.no_grad():
         margin = network(x).topk(2, dim=1).values
-    assert np.corrcoef(np.argsort(np.argsort(whole)), np.argsort(np.argsort((margin[:, 0] - margin[:, 1]).numpy())))[0, 1] > 0.5
+    assert (
+        np.corrcoef(
+            np.argsort(np.argsort(whole)), np.argsort(np.argsort((margin[:, 0] - margin[:, 1]).numpy()))
+        )[0, 1]
+        > 0.5
+    )
 
 
 def test_deepfool_where_there_is_no_boundary():
@@ -501,7 +531,7 @@ def test_deepfool_refuses():
         selectors.get("deepfool")(Signals(n=1, scores={"other": np.zeros(1)}), 1)
 
 
-# -- GraNd in all parameters ------------------------------------------------------------------------------------------------
+# -- GraNd in all parameters ---------------------------------------------------------------------------------
 
 
 def looped(network, x, y):
@@ -518,10 +548,15 @@ def looped(network, x, y):
 def test_full_grand_is_the_loop_over_samples(name):
     network = build(name, classes=5, channels=1, size=8, seed=0).train()
     state = {key: value.clone() for key, value in network.state_dict().items()}
-    x, y = torch.from_numpy(rng().normal(size=(11, 1, 8, 8)).astype(np.float32)), torch.from_numpy(rng().integers(0, 5, 11))
+    x, y = (
+        torch.from_numpy(rng().normal(size=(11, 1, 8, 8)).astype(np.float32)),
+        torch.from_numpy(rng().integers(0, 5, 11)),
+    )
     found = [grand_full(network, x, y, chunk=chunk) for chunk in (None, 1, 4)]
     assert all(module.training for module in network.modules())
-    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items()), "batch norm's statistics too"
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items()), (
+        "batch norm's statistics too"
+    )
     assert all(parameter.grad is None for parameter in network.parameters())
     for one in found:
         assert one.dtype == np.float32
@@ -543,7 +578,7 @@ def test_full_grand_of_the_last_layer_alone_is_grand():
         grand_full(network, x, torch.from_numpy(y))
     network.head.requires_grad_()
     np.testing.assert_allclose(grand_full(network, x, torch.from_numpy(y)), last, rtol=1e-4)
-    assert scores.get("grand_full").facts["higher_is"] == "harder"
+    assert scores.get("grand_full").higher_is == "harder"
 
 
 def test_full_grand_refuses():

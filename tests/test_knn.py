@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.embed import knn as module
-from tasks.embed.knn import Graph, knn
-from tasks.errors import BadInput
+from winnow.tasks.embed import knn as module
+from winnow.tasks.embed.knn import Graph, knn
+from winnow.tasks.errors import BadInput
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "knn.npz", allow_pickle=False)
 CPU = torch.device("cpu")
@@ -86,7 +86,9 @@ def test_golden_zero_vector():
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-@pytest.mark.parametrize(("n", "dim", "k"), [(700, 12, 9), (333, 40, 50), (60, 3, 59), (2, 1, 1), (3000, 6, 30)])
+@pytest.mark.parametrize(
+    ("n", "dim", "k"), [(700, 12, 9), (333, 40, 50), (60, 3, 59), (2, 1, 1), (3000, 6, 30)]
+)
 def test_brute_force(metric, n, dim, k, small_tiles, monkeypatch):
     if n > 1000:
         monkeypatch.setitem(module._TILE, "cpu", 256)
@@ -173,7 +175,10 @@ def test_dtypes_and_inputs_untouched(metric):
     features = np.random.default_rng(4).normal(size=(90, 8)).astype(np.float16)
     copy = features.copy()
     state = np.random.get_state()[1].copy()  # noqa: NPY002
-    graphs = [knn(features.astype(dtype), 6, metric=metric, device=CPU) for dtype in (np.float16, np.float32, np.float64)]
+    graphs = [
+        knn(features.astype(dtype), 6, metric=metric, device=CPU)
+        for dtype in (np.float16, np.float32, np.float64)
+    ]
     assert (features == copy).all()
     assert (np.random.get_state()[1] == state).all()  # noqa: NPY002
     for graph in graphs[1:]:
@@ -188,7 +193,9 @@ def test_magnitudes(metric, factor):
     graph = knn(features * factor, 6, metric=metric, device=CPU)
     plain = knn(features, 6, metric=metric, device=CPU)
     assert (graph.neighbours == plain.neighbours).mean() > 0.99
-    np.testing.assert_allclose(graph.similarity, plain.similarity * (1 if metric == "cosine" else factor), rtol=1e-5)
+    np.testing.assert_allclose(
+        graph.similarity, plain.similarity * (1 if metric == "cosine" else factor), rtol=1e-5
+    )
 
 
 def test_an_outlier_does_not_spoil_the_rest():
@@ -221,7 +228,12 @@ def test_memory_is_bounded_by_tiles():
 
 def test_progress():
     seen = []
-    knn(np.random.default_rng(0).normal(size=(3000, 4)), 3, device=CPU, progress=lambda *call: seen.append(call))
+    knn(
+        np.random.default_rng(0).normal(size=(3000, 4)),
+        3,
+        device=CPU,
+        progress=lambda *call: seen.append(call),
+    )
     assert seen[-1][0] == seen[-1][1]
     assert [call[0] for call in seen] == sorted({call[0] for call in seen})
 

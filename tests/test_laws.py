@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
-from tasks.errors import BadInput
-from tasks.registry import selectors
-from tasks.select.signals import Signals
+from winnow.tasks.errors import BadInput
+from winnow.tasks.registry import selectors
+from winnow.tasks.select.signals import Signals
 
 N, CLASSES = 240, 6
 NAMES = selectors.names()
@@ -21,7 +19,11 @@ def signals(n: int = N, *, dtype=np.float32, ids=None) -> Signals:
     labels = generator.integers(0, CLASSES, n)
     features = (generator.normal(size=(n, 12)) + 2 * np.eye(CLASSES, 12)[labels]).astype(dtype)
     margins = generator.normal(size=n).round(1)  # rounding makes ties
-    scores = {"aum": margins.astype(dtype), "el2n": generator.random(n).round(1).astype(dtype), "forgetting": generator.integers(0, 5, n)}
+    scores = {
+        "aum": margins.astype(dtype),
+        "el2n": generator.random(n).round(1).astype(dtype),
+        "forgetting": generator.integers(0, 5, n),
+    }
     logits = 2 * generator.normal(size=(n, CLASSES)) + 2 * np.eye(CLASSES)[labels]
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     residuals = probabilities - np.eye(CLASSES)[labels]
@@ -63,7 +65,9 @@ def test_balanced_budget(name):
     given = signals()
     chosen = choose(name, given, 0.25, balanced=True)
     assert len(np.unique(chosen.indices)) == 60
-    share = np.bincount(given.labels[chosen.indices], minlength=CLASSES) / np.bincount(given.labels, minlength=CLASSES)
+    share = np.bincount(given.labels[chosen.indices], minlength=CLASSES) / np.bincount(
+        given.labels, minlength=CLASSES
+    )
     assert np.all(np.abs(share * np.bincount(given.labels) - 0.25 * np.bincount(given.labels)) <= 1)
 
 
@@ -103,7 +107,9 @@ def test_dtypes(name, dtype):
 
 
 # d2 reads features or a graph besides, so that equal scores are no ties to it
-@pytest.mark.parametrize("name", [name for name in NAMES if selectors.get(name).needs == ("scores",) and name != "d2"])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if selectors.get(name).needs == ("scores",) and name != "d2"]
+)
 def test_ties_are_broken_by_the_generator(name):
     flat = Signals(n=N, scores={score: np.zeros(N) for score in signals().scores})
     first, second = choose(name, flat, 0.2, seed=1), choose(name, flat, 0.2, seed=2)
@@ -117,7 +123,10 @@ def test_inputs_and_global_state_are_left_alone(name):
 
     given = signals()
     copies = {k: v.copy() for k, v in given.scores.items()}
-    arrays = {name: getattr(given, name).copy() for name in ("labels", "features", "probabilities", "residuals", "ids")}
+    arrays = {
+        name: getattr(given, name).copy()
+        for name in ("labels", "features", "probabilities", "residuals", "ids")
+    }
     np.random.seed(3)  # noqa: NPY002  # the global state is what is watched
     torch.manual_seed(3)
     before, before_torch = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
@@ -128,7 +137,8 @@ def test_inputs_and_global_state_are_left_alone(name):
     assert all(np.array_equal(getattr(given, name), array) for name, array in arrays.items())
 
 
-# ccs gives each stratum its share of the budget; gradmatch lets samples whose weight falls to 0 make room for others
+# ccs gives each stratum its share of the budget; gradmatch lets samples whose weight falls to 0 make room for
+# others
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("full", "ccs", "gradmatch")])
 def test_a_smaller_coreset_begins_a_larger_one(name):
     large = choose(name, signals(), 96).indices.tolist()
@@ -140,19 +150,24 @@ def degenerate(kind: str) -> Signals:
     """Data on which formulas break."""
     given = signals()
     if kind == "one class":
-        return replace(given, labels=np.zeros(N, np.int64))
+        return given.replace(labels=np.zeros(N, np.int64))
     if kind == "duplicate rows":
         source = np.arange(N) // 8 * 8  # eight copies of each
-        copied = {name: getattr(given, name)[source] for name in ("labels", "features", "probabilities", "residuals")}
-        return replace(given, **copied, scores={name: values[source] for name, values in given.scores.items()})
+        copied = {
+            name: getattr(given, name)[source]
+            for name in ("labels", "features", "probabilities", "residuals")
+        }
+        return given.replace(**copied, scores={name: values[source] for name, values in given.scores.items()})
     same = {name: np.full_like(values, values[0]) for name, values in given.scores.items()}
-    rows = {name: np.tile(getattr(given, name)[0], (N, 1)) for name in ("features", "probabilities", "residuals")}
+    rows = {
+        name: np.tile(getattr(given, name)[0], (N, 1)) for name in ("features", "probabilities", "residuals")
+    }
     if kind == "zeros":
         rows["features"], rows["residuals"] = np.zeros_like(given.features), np.zeros_like(given.residuals)
     if kind == "certain":  # probabilities of 0 and 1, right every time
         rows["probabilities"] = np.eye(CLASSES, dtype=np.float32)[given.labels]
         rows["residuals"] = np.zeros_like(given.residuals)
-    return replace(given, **rows, scores=same)
+    return given.replace(**rows, scores=same)
 
 
 @pytest.mark.parametrize("balanced", [False, True])
@@ -171,7 +186,13 @@ def test_degenerate_data(name, kind, balanced):
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "full"])
 @pytest.mark.parametrize(
     ("budget", "message"),
-    [(0, "budget = 0"), (N + 1, "budget = 241"), (0.0, "fraction = 0"), (1.5, "fraction = 1.5"), (0.001, "keeps none")],
+    [
+        (0, "budget = 0"),
+        (N + 1, "budget = 241"),
+        (0.0, "fraction = 0"),
+        (1.5, "fraction = 1.5"),
+        (0.001, "keeps none"),
+    ],
 )
 def test_impossible_budgets_are_refused(name, budget, message):
     with pytest.raises(BadInput, match=message):
@@ -182,12 +203,12 @@ def test_impossible_budgets_are_refused(name, budget, message):
 def test_probabilities_that_are_none_are_refused(name):
     given = signals()
     with pytest.raises(BadInput, match="probabilities: row 0 sums to"):
-        choose(name, replace(given, probabilities=2 * given.probabilities), 0.2)
+        choose(name, given.replace(probabilities=2 * given.probabilities), 0.2)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_sample(name):
-    one = replace(signals(1), ids=None)
+    one = signals(1).replace(ids=None)
     assert choose(name, one, 1.0).indices.tolist() == [0]
 
 

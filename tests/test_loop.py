@@ -11,13 +11,20 @@ from sklearn.datasets import load_digits
 from torch.nn import functional as F
 from torchvision.transforms import RandomResizedCrop
 
-from tasks.artifacts import Scratch
-from tasks.errors import BadInput, UnknownName, WinnowError
-from tasks.score.dynamics import DynamicsAccumulator
-from tasks.train import loop
-from tasks.train.loader import DeviceLoader, StreamLoader, crop_flip, draws_of, open_loader, random_resized_crop
-from tasks.train.loop import build, predict, train
-from tasks.train.recipe import Recipe
+from winnow.tasks.artifacts import Scratch
+from winnow.tasks.errors import BadInput, UnknownName, WinnowError
+from winnow.tasks.score.dynamics import DynamicsAccumulator
+from winnow.tasks.train import loop
+from winnow.tasks.train.loader import (
+    DeviceLoader,
+    StreamLoader,
+    crop_flip,
+    draws_of,
+    open_loader,
+    random_resized_crop,
+)
+from winnow.tasks.train.loop import build, predict, train
+from winnow.tasks.train.recipe import Recipe
 
 GREY = {"mean": (0.3,), "std": (0.35,)}
 FAST = Recipe(network="mlp", iterations=12, batch_size=16, lr=0.05, augment="crop", pad=1)
@@ -62,7 +69,7 @@ class Listed:
         return [Image.fromarray(self.images[row]) for row in rows]
 
 
-# -- recipe ---------------------------------------------------------------------------------------------------------------
+# -- recipe --------------------------------------------------------------------------------------------------
 
 
 def torch_rates(make, steps):
@@ -99,7 +106,12 @@ def test_deepcores_cosine_is_an_epoch_late():
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
     assert ours.max() > 0.1, "it rises at first"
     assert ours[-1] == pytest.approx(1.06e-4, rel=0.01), "and does not quite end"
-    for wrong in ({"iterations": 10}, {"epochs": 3, "scheduler": "constant"}, {"epochs": 3, "warmup": 1}, {"epochs": 1}):
+    for wrong in (
+        {"iterations": 10},
+        {"epochs": 3, "scheduler": "constant"},
+        {"epochs": 3, "warmup": 1},
+        {"epochs": 1},
+    ):
         with pytest.raises(ValueError, match="lag needs"):
             Recipe(lag=1, **wrong)
 
@@ -107,10 +119,26 @@ def test_deepcores_cosine_is_an_epoch_late():
 @pytest.mark.parametrize(
     ("recipe", "n", "make"),
     [
-        (Recipe(iterations=100, batch_size=30), 210, lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 100, 1e-4)),
-        (Recipe(iterations=100, batch_size=30, upstream=True), 210, lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 100, 1e-4)),
-        (Recipe(iterations=97, scheduler="onecycle"), 1000, lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.1, 97)),
-        (Recipe(iterations=50, scheduler="multistep", milestones=(10, 30)), 9, lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [10, 30])),
+        (
+            Recipe(iterations=100, batch_size=30),
+            210,
+            lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 100, 1e-4),
+        ),
+        (
+            Recipe(iterations=100, batch_size=30, upstream=True),
+            210,
+            lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 100, 1e-4),
+        ),
+        (
+            Recipe(iterations=97, scheduler="onecycle"),
+            1000,
+            lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.1, 97),
+        ),
+        (
+            Recipe(iterations=50, scheduler="multistep", milestones=(10, 30)),
+            9,
+            lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [10, 30]),
+        ),
         (
             Recipe(epochs=9, batch_size=50, scheduler="multistep", milestones=(3, 6)),
             100,
@@ -122,7 +150,11 @@ def test_deepcores_cosine_is_an_epoch_late():
             100,
             lambda o: torch.optim.lr_scheduler.StepLR(o, step_size=8, gamma=0.5),
         ),
-        (Recipe(iterations=9, scheduler="step", step_size=4), 300, lambda o: torch.optim.lr_scheduler.StepLR(o, step_size=4)),
+        (
+            Recipe(iterations=9, scheduler="step", step_size=4),
+            300,
+            lambda o: torch.optim.lr_scheduler.StepLR(o, step_size=4),
+        ),
         (
             Recipe(epochs=9, batch_size=50, warmup=2),
             100,
@@ -143,7 +175,9 @@ def test_learning_rates_are_torchs(recipe, n, make):
 
 def test_steps_and_milestones_count_from_the_start():
     step = Recipe(epochs=6, batch_size=50, warmup=2, scheduler="step", step_size=3).learning_rates(50)
-    milestones = Recipe(epochs=6, batch_size=50, warmup=2, scheduler="multistep", milestones=(3,)).learning_rates(50)
+    milestones = Recipe(
+        epochs=6, batch_size=50, warmup=2, scheduler="multistep", milestones=(3,)
+    ).learning_rates(50)
     assert step == pytest.approx(milestones)
     assert step == pytest.approx([0.1 / 3, 0.2 / 3, 0.1, 0.01, 0.01, 0.01])
 
@@ -152,7 +186,9 @@ def test_published_length():
     thirty = Recipe(iterations=40_000)
     assert (thirty.steps_per_epoch(15_000), thirty.total_steps(15_000)) == (59, 40_000)
     assert thirty.model_copy(update={"upstream": True}).total_steps(15_000) == 678 * 59
-    exactly = 1e-4 + (0.1 - 1e-4) * (1 + np.cos(np.pi * np.arange(40_000.0) / 40_000)) / 2  # to the last bit: trainings amplify it
+    exactly = (
+        1e-4 + (0.1 - 1e-4) * (1 + np.cos(np.pi * np.arange(40_000.0) / 40_000)) / 2
+    )  # to the last bit: trainings amplify it
     assert np.array_equal(thirty.learning_rates(15_000), exactly)
     assert Recipe(epochs=2, batch_size=4, drop_last=True).total_steps(10) == 4
     with pytest.raises(BadInput, match="no batch of 4"):
@@ -161,18 +197,32 @@ def test_published_length():
 
 @pytest.mark.parametrize(
     "fields",
-    [{}, {"epochs": 1, "iterations": 1}, {"epochs": 0}, {"epochs": 1, "lr": float("nan")}, {"epochs": 1, "momentum": 0.0},
-     {"epochs": 1, "lr": 1e-5}, {"epochs": 1, "milestones": (3,)}, {"epochs": 1, "scheduler": "multistep"},
-     {"epochs": 9, "scheduler": "multistep", "milestones": (5, 3)}, {"epochs": 1, "speed": 2}, {"epochs": 1, "pad": -1},
-     {"epochs": 9, "step_size": 3}, {"epochs": 9, "scheduler": "step"}, {"epochs": 3, "warmup": 3}, {"iterations": 3, "warmup": -1},
-     {"epochs": 9, "warmup": 1, "scheduler": "onecycle"}, {"epochs": 1, "optimizer": "lamb"}],
-)  # fmt: skip
+    [
+        {},
+        {"epochs": 1, "iterations": 1},
+        {"epochs": 0},
+        {"epochs": 1, "lr": float("nan")},
+        {"epochs": 1, "momentum": 0.0},
+        {"epochs": 1, "lr": 1e-5},
+        {"epochs": 1, "milestones": (3,)},
+        {"epochs": 1, "scheduler": "multistep"},
+        {"epochs": 9, "scheduler": "multistep", "milestones": (5, 3)},
+        {"epochs": 1, "speed": 2},
+        {"epochs": 1, "pad": -1},
+        {"epochs": 9, "step_size": 3},
+        {"epochs": 9, "scheduler": "step"},
+        {"epochs": 3, "warmup": 3},
+        {"iterations": 3, "warmup": -1},
+        {"epochs": 9, "warmup": 1, "scheduler": "onecycle"},
+        {"epochs": 1, "optimizer": "lamb"},
+    ],
+)
 def test_recipe_refuses(fields):
     with pytest.raises(ValidationError):
         Recipe(**fields)
 
 
-# -- loaders --------------------------------------------------------------------------------------------------------------
+# -- loaders -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -182,7 +232,11 @@ def test_crops_are_those_of_a_padded_image(channels, pad):
     rows = torch.tensor([3, 3, 19, 0, 7])
     top, left, flip = draws_of(20, pad, True, seed=1, epoch=2)
     found = crop_flip(images, rows, (top[rows], left[rows], flip[rows]), pad)
-    padded = F.pad(images.permute(0, 3, 1, 2).float(), (pad,) * 4, mode="reflect") if pad else images.permute(0, 3, 1, 2).float()
+    padded = (
+        F.pad(images.permute(0, 3, 1, 2).float(), (pad,) * 4, mode="reflect")
+        if pad
+        else images.permute(0, 3, 1, 2).float()
+    )
     for i, row in enumerate(rows.tolist()):
         crop = padded[row, :, top[row] : top[row] + 6, left[row] : left[row] + 6]
         crop = crop.flip(-1) if flip[row] else crop
@@ -216,15 +270,20 @@ def test_resident_and_streamed_batches_are_the_same(augment, monkeypatch):
         "pad": 2,
     }
     resident = open_loader(images, targets[rows], rows=rows, seed=3, **options)
-    streamed = open_loader(Listed(images, (8, 8, 3)), targets[rows], rows=rows, seed=3, resident=False, workers=0, **options)
+    streamed = open_loader(
+        Listed(images, (8, 8, 3)), targets[rows], rows=rows, seed=3, resident=False, workers=0, **options
+    )
     assert isinstance(resident, DeviceLoader)
     assert isinstance(streamed, StreamLoader)
-    monkeypatch.setattr("tasks.train.loader.CHUNK_VALUES", {"cpu": 8 * 8 * 3 * 8, "cuda": 1})  # one batch a chunk
+    monkeypatch.setattr(
+        "winnow.tasks.train.loader.CHUNK_VALUES", {"cpu": 8 * 8 * 3 * 8, "cuda": 1}
+    )  # one batch a chunk
     for a, b in zip(batches(resident, 4), batches(streamed, 4), strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
     found = torch.cat([x for _, x, _ in resident.sequential(7)])
     expected = (
-        torch.from_numpy(images[rows]).permute(0, 3, 1, 2).double() / 255 - torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1)
+        torch.from_numpy(images[rows]).permute(0, 3, 1, 2).double() / 255
+        - torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1)
     ) / torch.tensor([0.2, 0.3, 0.4]).view(3, 1, 1)
     torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-6)
 
@@ -238,7 +297,9 @@ def test_an_epoch_visits_every_sample_once_in_an_order_of_its_own():
     assert not torch.equal(orders[0], orders[1])
     for rows, _, y in loader.epoch(2):
         assert np.array_equal(y.numpy(), targets[rows.numpy()])
-    dropping = open_loader(images, targets, **GREY, device=torch.device("cpu"), batch_size=5, seed=0, drop_last=True)
+    dropping = open_loader(
+        images, targets, **GREY, device=torch.device("cpu"), batch_size=5, seed=0, drop_last=True
+    )
     assert [len(rows) for rows, _, _ in dropping.epoch(0)] == [5] * 4
 
 
@@ -251,12 +312,17 @@ def test_random_resized_crops_have_the_published_area_and_aspect():
     area, aspect = w * h / 240**2, w / h
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        params = [RandomResizedCrop.get_params(torch.empty(3, 240, 240), (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(3000)]
+        params = [
+            RandomResizedCrop.get_params(torch.empty(3, 240, 240), (0.08, 1.0), (3 / 4, 4 / 3))
+            for _ in range(3000)
+        ]
     theirs = np.array([p[2] * p[3] / 240**2 for p in params]), np.array([p[3] / p[2] for p in params])
     shares = np.linspace(0, 1, 11)
     np.testing.assert_allclose(np.quantile(area, shares), np.quantile(theirs[0], shares), atol=0.04)
     np.testing.assert_allclose(np.quantile(aspect, shares), np.quantile(theirs[1], shares), atol=0.04)
-    np.testing.assert_allclose(np.quantile(boxes[:, 0], shares), np.quantile([p[1] for p in params], shares), atol=12)
+    np.testing.assert_allclose(
+        np.quantile(boxes[:, 0], shares), np.quantile([p[1] for p in params], shares), atol=12
+    )
     assert random_resized_crop(10, 1000, rng) == (493, 0, 506, 10)  # nothing fits: the centre
 
 
@@ -264,7 +330,9 @@ def of_many_sizes(n=24, classes=3, seed=0):
     rng = np.random.default_rng(seed)
     targets = rng.integers(0, classes, n)
     shapes = rng.integers(9, 30, (n, 2))
-    return Listed([np.full((*shape, 3), 40 + 80 * y, np.uint8) for shape, y in zip(shapes, targets, strict=True)]), targets
+    return Listed(
+        [np.full((*shape, 3), 40 + 80 * y, np.uint8) for shape, y in zip(shapes, targets, strict=True)]
+    ), targets
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
@@ -272,7 +340,13 @@ def test_random_resized_crops_depend_on_seed_epoch_and_row_alone(workers):
     images, targets = of_many_sizes()
     image = np.random.default_rng(1).integers(0, 256, (200, 200, 3), dtype=np.uint8)
     images.images = [image] * 24
-    options = {"mean": (0.5,) * 3, "std": (0.3,) * 3, "device": torch.device("cpu"), "augment": "imagenet", "size": 12}
+    options = {
+        "mean": (0.5,) * 3,
+        "std": (0.3,) * 3,
+        "device": torch.device("cpu"),
+        "augment": "imagenet",
+        "size": 12,
+    }
     seen = []
     for batch_size, processes, seed in ((7, 0, 1), (24, workers, 1), (24, 0, 2)):
         loader = open_loader(images, targets, batch_size=batch_size, workers=processes, seed=seed, **options)
@@ -291,10 +365,20 @@ def test_random_resized_crops_depend_on_seed_epoch_and_row_alone(workers):
 @pytest.mark.parametrize("augment", ["none", "crop_flip", "imagenet"])
 def test_trains_on_images_of_many_sizes(augment):
     images, targets = of_many_sizes()
-    recipe = Recipe(network="convnet", epochs=12, batch_size=8, lr=0.02, augment=augment, size=12, pad="scaled")
+    recipe = Recipe(
+        network="convnet", epochs=12, batch_size=8, lr=0.02, augment=augment, size=12, pad="scaled"
+    )
     trained = train(
-        images, targets, classes=3, mean=(0.5,) * 3, std=(0.3,) * 3, recipe=recipe, seed=0, test=(images, targets), workers=0
-    )  # fmt: skip
+        images,
+        targets,
+        classes=3,
+        mean=(0.5,) * 3,
+        std=(0.3,) * 3,
+        recipe=recipe,
+        seed=0,
+        test=(images, targets),
+        workers=0,
+    )
     assert trained.size == 12
     assert trained.last_accuracy > 0.9
 
@@ -318,20 +402,31 @@ def test_loader_refusals():
         open_loader(images[:0], targets[:0], **cpu)
 
 
-# -- the loop -------------------------------------------------------------------------------------------------------------
+# -- the loop ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.9, True), (0.9, False), (0.0, False)])
 def test_the_loop_is_plain_sgd(momentum, nesterov):
     images, targets = toy(50)
     recipe = Recipe(
-        network="convnet", iterations=9, batch_size=16, augment="crop", pad=1, label_smoothing=0.1, momentum=momentum, nesterov=nesterov
+        network="convnet",
+        iterations=9,
+        batch_size=16,
+        augment="crop",
+        pad=1,
+        label_smoothing=0.1,
+        momentum=momentum,
+        nesterov=nesterov,
     )
     trained = train(images, targets, classes=3, recipe=recipe, seed=3, **GREY)
     network = build("convnet", classes=3, channels=1, size=8, seed=3)
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.1, momentum=momentum, nesterov=nesterov, weight_decay=5e-4, foreach=False)
+    optimiser = torch.optim.SGD(
+        network.parameters(), lr=0.1, momentum=momentum, nesterov=nesterov, weight_decay=5e-4, foreach=False
+    )
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 9, 1e-4)
-    loader = open_loader(images, targets, **GREY, device=torch.device("cpu"), batch_size=16, augment="crop", pad=1, seed=3)
+    loader = open_loader(
+        images, targets, **GREY, device=torch.device("cpu"), batch_size=16, augment="crop", pad=1, seed=3
+    )
     losses = []
     for _, x, y in [batch for epoch in range(3) for batch in loader.epoch(epoch)][:9]:
         optimiser.zero_grad()
@@ -351,7 +446,14 @@ def test_the_loop_is_plain_sgd(momentum, nesterov):
 def test_the_loop_is_plain_adam(optimizer, theirs):
     images, targets = toy(50)
     recipe = Recipe(
-        network="convnet", optimizer=optimizer, iterations=9, batch_size=16, lr=0.01, min_lr=0, weight_decay=0.1, augment="none"
+        network="convnet",
+        optimizer=optimizer,
+        iterations=9,
+        batch_size=16,
+        lr=0.01,
+        min_lr=0,
+        weight_decay=0.1,
+        augment="none",
     )
     trained = train(images, targets, classes=3, recipe=recipe, seed=3, **GREY)
     network = build("convnet", classes=3, channels=1, size=8, seed=3)
@@ -373,8 +475,15 @@ def test_digits_are_learned_and_fewer_samples_give_less(digits):
     found = {}
     for n in (72, 1437):
         result = train(
-            images, targets[rows[:n]], rows=rows[:n], classes=10, recipe=recipe, seed=0, test=(images[held], targets[held]), **GREY
-        )  # fmt: skip
+            images,
+            targets[rows[:n]],
+            rows=rows[:n],
+            classes=10,
+            recipe=recipe,
+            seed=0,
+            test=(images[held], targets[held]),
+            **GREY,
+        )
         found[n] = result.last_accuracy
     assert found[1437] > 0.98
     assert found[72] < found[1437] - 0.03
@@ -396,7 +505,9 @@ def test_history_and_lengths():
     assert trained.last_accuracy == tests[-1]["accuracy"]
     assert trained.best_accuracy == max(row["accuracy"] for row in tests)
     assert trained.samples_seen == 50 + 50 + 32
-    assert trained.history[0]["lr"] == pytest.approx(FAST.model_copy(update={"iterations": 10}).learning_rates(50)[3])
+    assert trained.history[0]["lr"] == pytest.approx(
+        FAST.model_copy(update={"iterations": 10}).learning_rates(50)[3]
+    )
     assert told[-1] == (10, 10)
     seconds = [row["seconds"] for row in trained.history]
     assert seconds == sorted(seconds)
@@ -441,10 +552,17 @@ def test_observer_sees_the_logits_of_the_loss():
     seen = []
     recipe = Recipe(network="convnet", epochs=3, batch_size=16, augment="crop", pad=1)
     trained = train(
-        images, targets, classes=3, recipe=recipe, seed=0,
-        observe=lambda rows, logits, y, epoch: seen.append((rows.clone(), logits.clone(), y.clone(), epoch)), **GREY,
-    )  # fmt: skip
-    loader = open_loader(images, targets, **GREY, device=torch.device("cpu"), batch_size=16, augment="crop", pad=1, seed=0)
+        images,
+        targets,
+        classes=3,
+        recipe=recipe,
+        seed=0,
+        observe=lambda rows, logits, y, epoch: seen.append((rows.clone(), logits.clone(), y.clone(), epoch)),
+        **GREY,
+    )
+    loader = open_loader(
+        images, targets, **GREY, device=torch.device("cpu"), batch_size=16, augment="crop", pad=1, seed=0
+    )
     rows, x, y = next(iter(loader.epoch(0)))
     network = build("convnet", classes=3, channels=1, size=8, seed=0).train()
     assert torch.equal(seen[0][0], rows)
@@ -476,10 +594,22 @@ class Dying(DynamicsAccumulator):
 
 
 @pytest.mark.parametrize("cadence", [0.0, 0.004])
-@pytest.mark.parametrize(("network", "optimizer", "lr"), [("mlp", "sgd", 0.05), ("convnet", "sgd", 0.05), ("convnet", "adam", 0.01)])
+@pytest.mark.parametrize(
+    ("network", "optimizer", "lr"),
+    [("mlp", "sgd", 0.05), ("convnet", "sgd", 0.05), ("convnet", "adam", 0.01)],
+)
 def test_resumed_is_bit_identical(network, optimizer, lr, cadence, tmp_path, monkeypatch):
     images, targets = toy(50)
-    recipe = Recipe(network=network, optimizer=optimizer, epochs=9, batch_size=16, lr=lr, augment="crop", pad=1, test_interval=1)
+    recipe = Recipe(
+        network=network,
+        optimizer=optimizer,
+        epochs=9,
+        batch_size=16,
+        lr=lr,
+        augment="crop",
+        pad=1,
+        test_interval=1,
+    )
     options = {"classes": 3, "recipe": recipe, "seed": 0, "test": (images, targets), **GREY}
     whole_dynamics = DynamicsAccumulator(50, 3)
     whole = train(images, targets, observe=whole_dynamics, **options)
@@ -510,7 +640,9 @@ def test_a_checkpoint_of_other_work_is_not_continued(tmp_path, monkeypatch):
     assert scratch.load("train")["step"] == 12
     assert same_weights(toy_train(seed=1, scratch=scratch), toy_train(seed=1))
     weights = np.linspace(1, 2, 50)
-    assert same_weights(toy_train(seed=1, weights=weights, scratch=scratch), toy_train(seed=1, weights=weights))
+    assert same_weights(
+        toy_train(seed=1, weights=weights, scratch=scratch), toy_train(seed=1, weights=weights)
+    )
     file = next(tmp_path.glob("*.state"))
     file.write_bytes(file.read_bytes()[:-9])
     assert same_weights(toy_train(seed=1, scratch=scratch), toy_train(seed=1))
@@ -542,8 +674,13 @@ def test_weights_are_multiplicities():
 
 
 def test_divergence_is_named(tmp_path):
-    with pytest.raises(WinnowError, match=r"diverged: loss (nan|inf) at epoch \d+, step \d+, learning rate 1e\+30") as error:
-        toy_train(Recipe(network="convnet", epochs=4, batch_size=16, lr=1e30, scheduler="constant"), observe=DynamicsAccumulator(50, 3))
+    with pytest.raises(
+        WinnowError, match=r"diverged: loss (nan|inf) at epoch \d+, step \d+, learning rate 1e\+30"
+    ) as error:
+        toy_train(
+            Recipe(network="convnet", epochs=4, batch_size=16, lr=1e30, scheduler="constant"),
+            observe=DynamicsAccumulator(50, 3),
+        )
     assert "lr" in error.value.remedy
 
 
@@ -565,22 +702,34 @@ def test_refusals():
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_training_does_not_import_the_compiler(optimizer):
     code = (
-        "import sys, numpy as np; from tasks.train.loop import train; from tasks.train.recipe import Recipe; "
-        "train(np.zeros((8, 8, 8, 1), np.uint8), np.zeros(8, int), classes=2, mean=(0.0,), std=(1.0,), seed=0, "
-        f"recipe=Recipe(network='convnet', optimizer='{optimizer}', iterations=2, batch_size=8, augment='none')); "
+        "import sys, numpy as np; from winnow.tasks.train.loop import train; from winnow.tasks.train.recipe "
+        "import Recipe; "
+        "train(np.zeros((8, 8, 8, 1), np.uint8), np.zeros(8, int), classes=2, mean=(0.0,), std=(1.0,), "
+        "seed=0, "
+        f"recipe=Recipe(network='convnet', optimizer='{optimizer}', iterations=2, batch_size=8, "
+        "augment='none')); "
         "print('torch._dynamo' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"  # it takes longer than most of our CPU trainings
 
 
-# -- after training -------------------------------------------------------------------------------------------------------
+# -- after training ------------------------------------------------------------------------------------------
 
 
 def test_predictions_are_those_that_were_evaluated(digits):
     images, targets, rows, held = digits
     recipe = Recipe(network="convnet", iterations=60, batch_size=64)
-    trained = train(images, targets[rows], rows=rows, classes=10, recipe=recipe, seed=0, test=(images[held], targets[held]), **GREY)
+    trained = train(
+        images,
+        targets[rows],
+        rows=rows,
+        classes=10,
+        recipe=recipe,
+        seed=0,
+        test=(images[held], targets[held]),
+        **GREY,
+    )
     network = trained.module()
     assert not network.training
     logits, features = predict(network, images, rows=held, batch_size=50, **GREY)
@@ -602,13 +751,22 @@ def test_predictions_are_those_that_were_evaluated(digits):
 @pytest.mark.parametrize(("optimizer", "lr"), [("sgd", 0.02), ("adam", 0.001)])
 def test_captured_steps_are_eager_steps(optimizer, lr, monkeypatch):
     images, targets = toy(200)
-    shared = {"network": "convnet", "optimizer": optimizer, "lr": lr, "augment": "crop", "pad": 1, "amp": "off"}
+    shared = {
+        "network": "convnet",
+        "optimizer": optimizer,
+        "lr": lr,
+        "augment": "crop",
+        "pad": 1,
+        "amp": "off",
+    }
     recipe = Recipe(epochs=6, batch_size=64, **shared)  # 3 full batches and one of 8
     seen = {}
 
     def run(name):
         dynamics = DynamicsAccumulator(200, 3, "cuda")
-        trained = train(images, targets, classes=3, recipe=recipe, seed=0, device="cuda", observe=dynamics, **GREY)
+        trained = train(
+            images, targets, classes=3, recipe=recipe, seed=0, device="cuda", observe=dynamics, **GREY
+        )
         seen[name] = trained, dynamics.scores()
 
     run("graph")
@@ -618,4 +776,6 @@ def test_captured_steps_are_eager_steps(optimizer, lr, monkeypatch):
         torch.testing.assert_close(seen["graph"][0].network[name], value, atol=2e-3, rtol=1e-2, msg=name)
     np.testing.assert_allclose(seen["graph"][1]["aum"], seen["eager"][1]["aum"], atol=2e-2)
     cpu = train(images, targets, classes=3, recipe=recipe, seed=0, **GREY)
-    np.testing.assert_allclose([r["loss"] for r in cpu.history], [r["loss"] for r in seen["graph"][0].history], rtol=0.05, atol=0.01)
+    np.testing.assert_allclose(
+        [r["loss"] for r in cpu.history], [r["loss"] for r in seen["graph"][0].history], rtol=0.05, atol=0.01
+    )

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.errors import BadInput
-from tasks.train.metrics import clustering_metrics, contingency, hungarian_accuracy
+from winnow.tasks.errors import BadInput
+from winnow.tasks.train.metrics import clustering_metrics, contingency, hungarian_accuracy
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "clustering_metrics.npz", allow_pickle=False)
 CASES = GOLDEN["case_names"].tolist()
@@ -23,7 +23,9 @@ def test_golden(case):
     accuracy, *others = GOLDEN[f"{case}_metrics"]
     assert found["accuracy"] == pytest.approx(accuracy, abs=1e-4)
     np.testing.assert_allclose([found["nmi"], found["ami"], found["ari"]], others, atol=1e-8)
-    assert hungarian_accuracy(labels, truth) == pytest.approx(float(GOLDEN[f"{case}_hungarian_acc"]), abs=1e-9)
+    assert hungarian_accuracy(labels, truth) == pytest.approx(
+        float(GOLDEN[f"{case}_hungarian_acc"]), abs=1e-9
+    )
 
 
 @pytest.mark.parametrize(("clusters", "classes"), [(4, 4), (3, 5), (5, 3)])
@@ -32,7 +34,10 @@ def test_matching_is_the_best_of_all(clusters, classes):
     labels, truth = rng.integers(0, clusters, 60), rng.integers(0, classes, 60)
     counts = contingency(labels, truth)
     wide = counts if clusters <= classes else counts.T
-    best = max(sum(wide[i, j] for i, j in enumerate(order)) for order in itertools.permutations(range(wide.shape[1]), wide.shape[0]))
+    best = max(
+        sum(wide[i, j] for i, j in enumerate(order))
+        for order in itertools.permutations(range(wide.shape[1]), wide.shape[0])
+    )
     assert hungarian_accuracy(labels, truth) == pytest.approx(100 * best / 60)
 
 

@@ -9,28 +9,48 @@ import torch
 import torchvision
 from torch.nn import functional as F
 
-from tasks.artifacts import Scratch
-from tasks.errors import BadInput, MissingData, UnknownName
-from tasks.registry import networks
-from tasks.train import loop
-from tasks.train.loop import build, train
-from tasks.train.networks.published import Dropout
-from tasks.train.recipe import Recipe
+from winnow.tasks.artifacts import Scratch
+from winnow.tasks.errors import BadInput, MissingData, UnknownName
+from winnow.tasks.registry import networks
+from winnow.tasks.train import loop
+from winnow.tasks.train.loop import build, train
+from winnow.tasks.train.networks.published import Dropout
+from winnow.tasks.train.recipe import Recipe
 
 IMAGES = [(28, 1), (32, 3), (64, 3)]  # MNIST, CIFAR, Tiny-ImageNet
 WIDTHS = {
-    "lenet": 84, "alexnet": 3072, "vgg11": 512, "vgg13": 512, "vgg16": 512, "vgg19": 512, "mobilenet_v3_small": 1024,
-    "mobilenet_v3_large": 1280, "wideresnet16_8": 512, "wideresnet28_10": 640, "wideresnet50_2": 2048, "inception_v3": 2048,
-    "resnet101": 2048, "resnet152": 2048,
-}  # fmt: skip
-SMALL = [("convnet", 8, 1), ("convnet", 28, 1), ("convnet", 33, 3), ("mlp", 8, 1), ("resnet8", 8, 1), ("resnet20", 32, 3)]
+    "lenet": 84,
+    "alexnet": 3072,
+    "vgg11": 512,
+    "vgg13": 512,
+    "vgg16": 512,
+    "vgg19": 512,
+    "mobilenet_v3_small": 1024,
+    "mobilenet_v3_large": 1280,
+    "wideresnet16_8": 512,
+    "wideresnet28_10": 640,
+    "wideresnet50_2": 2048,
+    "inception_v3": 2048,
+    "resnet101": 2048,
+    "resnet152": 2048,
+}
+SMALL = [
+    ("convnet", 8, 1),
+    ("convnet", 28, 1),
+    ("convnet", 33, 3),
+    ("mlp", 8, 1),
+    ("resnet8", 8, 1),
+    ("resnet20", 32, 3),
+]
 
 
 def parameters(network):
     return sum(p.numel() for p in network.parameters())
 
 
-@pytest.mark.parametrize(("name", "size", "channels"), [*SMALL, ("resnet18", 32, 3), ("resnet18", 128, 1), ("resnet50", 32, 3)])
+@pytest.mark.parametrize(
+    ("name", "size", "channels"), [*SMALL, ("resnet18", 32, 3), ("resnet18", 128, 1), ("resnet50", 32, 3)]
+)
 def test_logits_are_the_head_on_the_features(name, size, channels):
     network = build(name, classes=7, channels=channels, size=size, seed=0).eval()
     images = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
@@ -43,9 +63,15 @@ def test_logits_are_the_head_on_the_features(name, size, channels):
 
 @pytest.mark.parametrize(
     ("name", "size", "count"),
-    [("resnet18", 32, 11_173_962), ("resnet18", 96, 11_173_962), ("resnet18", 128, 11_181_642), ("resnet20", 32, 272_474),
-     ("resnet50", 32, 23_520_842), ("resnet34", 224, 21_289_802)],
-)  # fmt: skip
+    [
+        ("resnet18", 32, 11_173_962),
+        ("resnet18", 96, 11_173_962),
+        ("resnet18", 128, 11_181_642),
+        ("resnet20", 32, 272_474),
+        ("resnet50", 32, 23_520_842),
+        ("resnet34", 224, 21_289_802),
+    ],
+)
 def test_parameter_counts(name, size, count):
     assert parameters(networks.get(name)(classes=10, channels=3, size=size)) == count
 
@@ -53,10 +79,21 @@ def test_parameter_counts(name, size, count):
 def deepcore_millions():
     """Parameters of DeepCore's networks for 32x32x3 and 10 classes, in millions; its Inception differs by 327,680, see there."""
     return {
-        "mlp": 0.411, "lenet": 0.062, "alexnet": 1.872, "vgg11": 9.23, "vgg13": 9.42, "vgg16": 14.73, "vgg19": 20.04,
-        "resnet101": 42.51, "resnet152": 58.16, "wideresnet16_8": 10.96, "wideresnet28_10": 36.48, "mobilenet_v3_small": 1.528,
-        "mobilenet_v3_large": 4.215, "inception_v3": 22.13 - 0.327680,
-    }  # fmt: skip
+        "mlp": 0.411,
+        "lenet": 0.062,
+        "alexnet": 1.872,
+        "vgg11": 9.23,
+        "vgg13": 9.42,
+        "vgg16": 14.73,
+        "vgg19": 20.04,
+        "resnet101": 42.51,
+        "resnet152": 58.16,
+        "wideresnet16_8": 10.96,
+        "wideresnet28_10": 36.48,
+        "mobilenet_v3_small": 1.528,
+        "mobilenet_v3_large": 4.215,
+        "inception_v3": 22.13 - 0.327680,
+    }
 
 
 @pytest.mark.parametrize("name", sorted(deepcore_millions()))
@@ -68,10 +105,17 @@ def test_small_forms_are_as_large_as_deepcores(name):
 
 @pytest.mark.parametrize(
     ("name", "theirs", "width"),
-    [("alexnet", "alexnet", 4096), *((f"vgg{n}", f"vgg{n}_bn", 4096) for n in (11, 13, 16, 19)), ("inception_v3", "inception_v3", 2048),
-     ("resnet101", "resnet101", 2048), ("resnet152", "resnet152", 2048), ("wideresnet50_2", "wide_resnet50_2", 2048),
-     ("mobilenet_v3_small", "mobilenet_v3_small", 1024), ("mobilenet_v3_large", "mobilenet_v3_large", 1280)],
-)  # fmt: skip
+    [
+        ("alexnet", "alexnet", 4096),
+        *((f"vgg{n}", f"vgg{n}_bn", 4096) for n in (11, 13, 16, 19)),
+        ("inception_v3", "inception_v3", 2048),
+        ("resnet101", "resnet101", 2048),
+        ("resnet152", "resnet152", 2048),
+        ("wideresnet50_2", "wide_resnet50_2", 2048),
+        ("mobilenet_v3_small", "mobilenet_v3_small", 1024),
+        ("mobilenet_v3_large", "mobilenet_v3_large", 1280),
+    ],
+)
 def test_imagenet_forms_are_torchvisions(name, theirs, width):
     options = {"aux_logits": False, "init_weights": False} if name == "inception_v3" else {}
     with torch.device("meta"):
@@ -85,12 +129,26 @@ def test_imagenet_forms_are_torchvisions(name, theirs, width):
 
 # one of each family at every size; their deeper and wider forms are the same code, at the smallest
 FAMILIES = ("lenet", "alexnet", "vgg11", "mobilenet_v3_small")
-DEEPER = ("vgg13", "vgg16", "vgg19", "mobilenet_v3_large", "wideresnet16_8", "inception_v3", "resnet101", "wideresnet50_2")
+DEEPER = (
+    "vgg13",
+    "vgg16",
+    "vgg19",
+    "mobilenet_v3_large",
+    "wideresnet16_8",
+    "inception_v3",
+    "resnet101",
+    "wideresnet50_2",
+)
 
 
-@pytest.mark.parametrize(("name", "size", "channels"), [*((n, *i) for n in FAMILIES for i in IMAGES), *((n, *IMAGES[0]) for n in DEEPER)])
+@pytest.mark.parametrize(
+    ("name", "size", "channels"),
+    [*((n, *i) for n in FAMILIES for i in IMAGES), *((n, *IMAGES[0]) for n in DEEPER)],
+)
 def test_a_step_lowers_the_loss(name, size, channels):
-    network = build(name, classes=3, channels=channels, size=size, seed=0).to(memory_format=torch.channels_last)
+    network = build(name, classes=3, channels=channels, size=size, seed=0).to(
+        memory_format=torch.channels_last
+    )
     images = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
     before = train_loss(network, images)
     before.backward()
@@ -142,7 +200,9 @@ def test_dropout_is_decided_by_its_seed_and_batch():
     for y in (first, second, elsewhere):
         assert y.unique().tolist() == [0.0, 1.25]
         assert (y > 0).float().mean().item() == pytest.approx(0.8, abs=0.01)
-        assert (y > 0).float().mean(0).std() == pytest.approx(0.05, abs=0.01)  # sqrt(0.8 · 0.2 / 64): columns are as rows of coins
+        assert (y > 0).float().mean(0).std() == pytest.approx(
+            0.05, abs=0.01
+        )  # sqrt(0.8 · 0.2 / 64): columns are as rows of coins
     for a, b in ((first, second), (first, elsewhere), (first[:, :-1], first[:, 1:]), (first[:-1], first[1:])):
         assert abs(np.corrcoef((a > 0).flatten(), (b > 0).flatten())[0, 1]) < 0.03
     again = Dropout(0.2)
@@ -198,7 +258,9 @@ def test_small_stem_keeps_the_resolution():
 @pytest.mark.parametrize(("name", "size", "channels"), SMALL)
 def test_one_sample_trains(name, size, channels):
     network = build(name, classes=3, channels=channels, size=size, seed=0).train()
-    assert network(torch.zeros(1, channels, size, size)).isfinite().all()  # an epoch's last batch may hold one sample
+    assert (
+        network(torch.zeros(1, channels, size, size)).isfinite().all()
+    )  # an epoch's last batch may hold one sample
 
 
 def test_seed_alone_decides_the_weights_and_global_state_stays():
@@ -249,14 +311,22 @@ def test_pretrained_weights_come_from_a_local_file_or_are_named(tmp_path, monkey
 
 def light_state(network):
     """A state dict whose convolutions and norms are the network's own; its linear layers are one number each, to save small files."""
-    return {k: v.new_full((1,), 0.5).expand(v.shape) if v.ndim == 2 else v for k, v in network.state_dict().items()}
+    return {
+        k: v.new_full((1,), 0.5).expand(v.shape) if v.ndim == 2 else v
+        for k, v in network.state_dict().items()
+    }
 
 
 @pytest.mark.parametrize(
     ("name", "stem"),
-    [*((f"vgg{n}", f"vgg{n}_bn") for n in (11, 13, 16, 19)), ("resnet101", "resnet101"), ("resnet152", "resnet152"),
-     ("wideresnet50_2", "wide_resnet50_2"), ("inception_v3", "inception_v3_google")],
-)  # fmt: skip
+    [
+        *((f"vgg{n}", f"vgg{n}_bn") for n in (11, 13, 16, 19)),
+        ("resnet101", "resnet101"),
+        ("resnet152", "resnet152"),
+        ("wideresnet50_2", "wide_resnet50_2"),
+        ("inception_v3", "inception_v3_google"),
+    ],
+)
 def test_missing_weights_are_named(name, stem, tmp_path, monkeypatch):
     monkeypatch.setenv("WINNOW_DATA", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
@@ -264,7 +334,9 @@ def test_missing_weights_are_named(name, stem, tmp_path, monkeypatch):
         networks.get(name)(classes=5, channels=3, size=224, pretrained=True)
 
 
-@pytest.mark.parametrize(("name", "theirs", "hidden"), [("alexnet", "alexnet", 2), ("mobilenet_v3_large", "mobilenet_v3_large", 1)])
+@pytest.mark.parametrize(
+    ("name", "theirs", "hidden"), [("alexnet", "alexnet", 2), ("mobilenet_v3_large", "mobilenet_v3_large", 1)]
+)
 def test_pretrained_weights_load(name, theirs, hidden, tmp_path, monkeypatch):
     monkeypatch.setenv("WINNOW_DATA", str(tmp_path))
     file = torchvision.models.get_model_weights(theirs).DEFAULT.url.rpartition("/")[2]
@@ -293,13 +365,19 @@ def test_pretrained_inception_sees_what_it_was_trained_on(tmp_path, monkeypatch)
     rng = torch.Generator().manual_seed(0)
     source.Conv2d_1a_3x3.bn.running_mean.normal_(generator=rng)
     (tmp_path / "weights").mkdir()
-    torch.save(source.state_dict(), tmp_path / "weights" / torchvision.models.Inception_V3_Weights.DEFAULT.url.rpartition("/")[2])
+    torch.save(
+        source.state_dict(),
+        tmp_path / "weights" / torchvision.models.Inception_V3_Weights.DEFAULT.url.rpartition("/")[2],
+    )
     network = networks.get("inception_v3")(classes=5, channels=3, size=128, pretrained=True).eval()
     source.fc = torch.nn.Identity()
     images = torch.randn(2, 3, 128, 128, generator=rng)
     with torch.inference_mode():
         torch.testing.assert_close(
-            network.body.Conv2d_1a_3x3(images), source.Conv2d_1a_3x3(source._transform_input(images)), atol=1e-5, rtol=1e-5
+            network.body.Conv2d_1a_3x3(images),
+            source.Conv2d_1a_3x3(source._transform_input(images)),
+            atol=1e-5,
+            rtol=1e-5,
         )
         torch.testing.assert_close(network.features(images), source(images), atol=1e-5, rtol=1e-4)
 
@@ -313,7 +391,15 @@ def test_refusals(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), [("convnet", 3), ("lenet", 11), ("alexnet", 27), ("vgg16", 27), ("inception_v3", 8), ("mobilenet_v3_small", 8)]
+    ("name", "size"),
+    [
+        ("convnet", 3),
+        ("lenet", 11),
+        ("alexnet", 27),
+        ("vgg16", 27),
+        ("inception_v3", 8),
+        ("mobilenet_v3_small", 8),
+    ],
 )
 def test_too_small_images(name, size):
     with pytest.raises(BadInput, match=f"size = {size}"):
@@ -327,9 +413,10 @@ def test_the_smallest_images_that_are_taken():
 
 def test_listing_imports_nothing_heavy():
     code = (
-        "import sys; from tasks.registry import networks, scores; "
+        "import sys; from winnow.tasks.registry import networks, scores; "
         "lines = [e.summary for r in (networks, scores) for e in r if not e.name.endswith('*')]; "
-        "assert all(lines); print([m for m in ('torch', 'numpy', 'prefect', 'torchvision') if m in sys.modules])"
+        "assert all(lines); print([m for m in ('torch', 'numpy', 'prefect', 'torchvision') if m in "
+        "sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

@@ -15,10 +15,10 @@ import rich.console
 from PIL import Image
 from scipy import stats
 
-from tasks.errors import BadInput
-from tasks.report import plots, tables
-from tasks.report.html import Report, Section, markdown_report, render_report
-from tasks.report.montage import Group, montage, selection_montage
+from winnow.tasks.errors import BadInput
+from winnow.tasks.report import plots, tables
+from winnow.tasks.report.html import Report, Section, markdown_report, render_report
+from winnow.tasks.report.montage import Group, montage, selection_montage
 
 RANDOM = (0.910, 0.900, 0.920)
 ELFS = (0.930, 0.935, 0.931)
@@ -99,8 +99,12 @@ def test_means_and_differences_by_hand():
 
 def test_pairs_are_matched_by_seed_not_by_order():
     shuffled = trials()
-    assert tables.summarise(shuffled[3:] + shuffled[2::-1])[1]["last_p"] == pytest.approx(stats.ttest_rel(ELFS, RANDOM).pvalue)
-    partly = [trial("random", s, a) for s, a in ((0, 0.90), (1, 0.92), (7, 0.1))] + [trial("elfs", s, a) for s, a in ((1, 0.95), (0, 0.92))]
+    assert tables.summarise(shuffled[3:] + shuffled[2::-1])[1]["last_p"] == pytest.approx(
+        stats.ttest_rel(ELFS, RANDOM).pvalue
+    )
+    partly = [trial("random", s, a) for s, a in ((0, 0.90), (1, 0.92), (7, 0.1))] + [
+        trial("elfs", s, a) for s, a in ((1, 0.95), (0, 0.92))
+    ]
     row = row_of(tables.summarise(partly), "elfs")
     assert row["pairs"] == 2
     assert row["last_difference"] == pytest.approx(0.025)
@@ -113,7 +117,9 @@ def test_what_cannot_be_had_is_none():
     assert single["last_difference_sd"] is None
     assert single["last_p"] is None
     assert single["last_difference"] == pytest.approx(0.02)
-    same = [trial("random", s, 0.5 + 0.1 * s) for s in range(3)] + [trial("elfs", s, 0.6 + 0.1 * s) for s in range(3)]
+    same = [trial("random", s, 0.5 + 0.1 * s) for s in range(3)] + [
+        trial("elfs", s, 0.6 + 0.1 * s) for s in range(3)
+    ]
     assert tables.summarise(same)[1]["last_p"] is None  # not a tiny p made of rounding noise
     apart = tables.summarise([trial("random", 0, 0.9), trial("elfs", 1, 0.92)])[1]
     assert apart["pairs"] == 0
@@ -193,7 +199,9 @@ def test_difference_table():
 def test_terminal_table_and_csv():
     rows = tables.summarise(trials())
     console = rich.console.Console(width=80, file=io.StringIO(), record=True)
-    console.print(tables.to_rich(tables.accuracy_table(tables.summarise([trial("[bold]x", 0, 0.9), *trials()]))))
+    console.print(
+        tables.to_rich(tables.accuracy_table(tables.summarise([trial("[bold]x", 0, 0.9), *trials()])))
+    )
     printed = console.export_text()
     assert "[bold]x" in printed
     assert "93.2±0.3" in printed
@@ -206,12 +214,18 @@ def test_terminal_table_and_csv():
 def test_cost_table():
     table = tables.cost_table(tables.summarise([*trials(), trial("full", 0, 0.95, 1.0, seconds=431.0)]))
     assert table is not None
-    assert table.rows == (("random", "5,000\n11 s", "–"), ("elfs", "5,000\n20 s", "–"), ("full", "–", "7.2 min"))
+    assert table.rows == (
+        ("random", "5,000\n11 s", "–"),
+        ("elfs", "5,000\n20 s", "–"),
+        ("full", "–", "7.2 min"),
+    )
     assert tables.cost_table(tables.summarise([trial("elfs", 0, 0.9)])) is None
 
 
 def test_markdown_escapes():
-    assert tables.escape_markdown("a|b <i> *x* [u](v)\n# c & d") == r"a\|b &lt;i&gt; \*x\* \[u\](v) \# c &amp; d"
+    assert (
+        tables.escape_markdown("a|b <i> *x* [u](v)\n# c & d") == r"a\|b &lt;i&gt; \*x\* \[u\](v) \# c &amp; d"
+    )
     assert tables.escape_markdown("- item") == r"\- item"
     assert tables.escape_markdown("1. item") == r"1\. item"
     assert tables.escape_markdown("+2.1") == "+2.1"
@@ -227,7 +241,10 @@ def test_markdown_escapes():
     ],
 )
 def test_verdicts_are_honest(ours, said):
-    rows = tables.summarise([trial("random", s, a) for s, a in enumerate(RANDOM)] + [trial("elfs", s, a) for s, a in enumerate(ours)])
+    rows = tables.summarise(
+        [trial("random", s, a) for s, a in enumerate(RANDOM)]
+        + [trial("elfs", s, a) for s, a in enumerate(ours)]
+    )
     (line,) = tables.verdicts(rows)
     p = stats.ttest_rel(ours, RANDOM).pvalue
     assert line.startswith(f"At 10 % kept (90 % pruned): elfs {100 * np.mean(ours):.1f} ± ")
@@ -236,7 +253,10 @@ def test_verdicts_are_honest(ours, said):
 
 def test_verdicts_of_one_seed_of_many_methods_and_of_nothing():
     (one,) = tables.verdicts(tables.summarise([trial("random", 0, 0.9), trial("elfs", 0, 0.92)]))
-    assert one == "At 10 % kept (90 % pruned): elfs 92.0 against random 90.0: +2.0 points on one seed, too few for a test."
+    assert (
+        one
+        == "At 10 % kept (90 % pruned): elfs 92.0 against random 90.0: +2.0 points on one seed, too few for a test."
+    )
     (worse,) = tables.verdicts(tables.summarise([trial("random", 0, 0.9), trial("elfs", 0, 0.88)]))
     assert worse.endswith("−2.0 points on one seed, too few for a test; does not beat random.")
     rows = tables.summarise(whole_sweep())
@@ -259,7 +279,9 @@ def test_accuracy_curve_in_every_shape():
     check(plots.accuracy_curve(tables.summarise(trials())))  # one fraction
     check(plots.accuracy_curve(tables.summarise([trial("elfs", 0, 0.9)])))  # one trial
     check(plots.accuracy_curve(tables.summarise([trial("full", 0, 0.9, 1.0)])))
-    check(plots.accuracy_curve(tables.summarise([trial("a$b$", 0, 0.5, f) for f in (0.001, 0.01, 0.5)])))  # logarithmic, no mathematics
+    check(
+        plots.accuracy_curve(tables.summarise([trial("a$b$", 0, 0.5, f) for f in (0.001, 0.01, 0.5)]))
+    )  # logarithmic, no mathematics
     with pytest.raises(BadInput):
         plots.accuracy_curve([])
 
@@ -293,7 +315,12 @@ def test_regions_partition_the_samples(higher_is):
     scores = np.array([5.0, 1.0, 3.0, 2.0, 4.0, 3.0])
     parts = plots.regions(scores, [3, 4], higher_is=higher_is)
     low, high = ("too hard", "too easy") if higher_is == "easier" else ("too easy", "too hard")
-    assert {name: rows.tolist() for name, rows in parts.items()} == {low: [1], "kept": [3, 4], high: [0], "between": [2, 5]}
+    assert {name: rows.tolist() for name, rows in parts.items()} == {
+        low: [1],
+        "kept": [3, 4],
+        high: [0],
+        "between": [2, 5],
+    }
     assert sorted(np.concatenate(list(parts.values()))) == list(range(6))
     assert plots._cuts(scores, parts, higher_is) == {low: 2.0, high: 4.0}
     assert plots._cuts(scores, plots.regions(scores, range(6)), higher_is) == {}
@@ -318,7 +345,9 @@ def test_score_histogram():
     constant = plots.score_histogram(np.ones(10), {"all": np.arange(10)})
     check(constant)
     assert "same for every sample" in constant.caption
-    infinite = plots.score_histogram([0.0, 1.0, 2.0, np.inf], {"k": [1]}, score_name="forgetting", higher_is="harder")
+    infinite = plots.score_histogram(
+        [0.0, 1.0, 2.0, np.inf], {"k": [1]}, score_name="forgetting", higher_is="harder"
+    )
     assert "Not drawn: 1 with an infinite score." in infinite.caption
     with pytest.raises(BadInput, match="no finite value"):
         plots.score_histogram([np.inf], {"k": [0]})
@@ -327,12 +356,16 @@ def test_score_histogram():
 
 
 def test_class_balance():
-    picture = plots.class_balance(np.array([0, 0, 1]), ["cat", "dog", "bird"], dataset=np.array([0, 1, 2, 2]), kind="pseudo-labels")
+    picture = plots.class_balance(
+        np.array([0, 0, 1]), ["cat", "dog", "bird"], dataset=np.array([0, 1, 2, 2]), kind="pseudo-labels"
+    )
     check(picture)
     assert "1 of 3 classes has no sample" in picture.caption
     assert "0 % to 66.7 %" in picture.caption
     check(plots.class_balance(np.zeros(4, np.int64), ["only"]))
-    check(plots.class_balance(np.arange(200) % 100, [str(i) for i in range(100)], dataset=np.arange(1000) % 100))
+    check(
+        plots.class_balance(np.arange(200) % 100, [str(i) for i in range(100)], dataset=np.arange(1000) % 100)
+    )
     with pytest.raises(BadInput, match=r"coreset\[1\] is not one of 2 classes"):
         plots.class_balance(np.array([0, 2]), ["a", "b"])
     with pytest.raises(BadInput, match="coreset is empty"):
@@ -352,7 +385,9 @@ def test_head_losses():
 
 
 def test_clustering_bars():
-    picture = plots.clustering_bars({"cluster heads": {"accuracy": 0.946, "ari": -0.02}, "k-means": {"accuracy": 0.83}})
+    picture = plots.clustering_bars(
+        {"cluster heads": {"accuracy": 0.946, "ari": -0.02}, "k-means": {"accuracy": 0.83}}
+    )
     check(picture)
     assert "accuracy 94.6" in picture.alt
     check(plots.clustering_bars({"k-means": {"nmi": 0.0}}))
@@ -408,7 +443,10 @@ def test_montage_of_noise_and_photographs_stays_small():
     generator = np.random.default_rng(0)
     noise = generator.integers(0, 256, (60, 32, 32, 3), dtype=np.uint8)
     assert len(montage([Group("noise", noise, [["id"]] * 60)])) <= 300_000
-    photographs = [Image.fromarray(generator.integers(0, 256, (200, 100 + 20 * (i % 9), 3), dtype=np.uint8)) for i in range(40)]
+    photographs = [
+        Image.fromarray(generator.integers(0, 256, (200, 100 + 20 * (i % 9), 3), dtype=np.uint8))
+        for i in range(40)
+    ]
     photographs[0] = photographs[0].convert("L")
     png = montage([Group("photographs", photographs, [["id", "class"]] * 40)], max_bytes=120_000)
     assert len(png) <= 120_000
@@ -435,7 +473,15 @@ def test_selection_montage_shows_the_ends_of_the_scores():
         asked.append(rows.tolist())
         return np.zeros((len(rows), 8, 8, 1), np.uint8)
 
-    picture = selection_montage(read, np.arange(20, 60), np.arange(100), scores=scores, labels=np.zeros(100, int), classes=["cat"], count=5)
+    picture = selection_montage(
+        read,
+        np.arange(20, 60),
+        np.arange(100),
+        scores=scores,
+        labels=np.zeros(100, int),
+        classes=["cat"],
+        count=5,
+    )
     png_size(picture.png)
     assert asked == [[0, 1, 2, 3, 4], [20, 30, 40, 49, 59], [99, 98, 97, 96, 95]]
     assert "dropped as too hard: 5 of 20, lowest AUM" in picture.alt
@@ -443,7 +489,9 @@ def test_selection_montage_shows_the_ends_of_the_scores():
     selection_montage(read, np.arange(20, 60), np.arange(100), scores=scores, higher_is="harder", count=2)
     assert asked == [[99, 98], [59, 20], [0, 1]]
     asked.clear()
-    plain = selection_montage(read, np.arange(0, 100, 2), [f"sample-{i}" for i in range(100)], labels=np.full(100, -1), count=3)
+    plain = selection_montage(
+        read, np.arange(0, 100, 2), [f"sample-{i}" for i in range(100)], labels=np.full(100, -1), count=3
+    )
     assert asked == [[0, 48, 98], [1, 49, 99]]
     assert "label" in plain.caption
     with pytest.raises(BadInput, match="scores has 3 entries for 100 ids"):
@@ -500,7 +548,13 @@ def report() -> Report:
             Section("Nothing to show"),
         ],
         provenance={
-            "Parameters": {"fractions": (0.1, 0.3), "mis_ratio": {"0.1": 0.4}, "balanced": True, "limit": None, "note": "<b>x</b>"},
+            "Parameters": {
+                "fractions": (0.1, 0.3),
+                "mis_ratio": {"0.1": 0.4},
+                "balanced": True,
+                "limit": None,
+                "note": "<b>x</b>",
+            },
             "Steps": tables.Table(("step", "seconds", "cache"), (("embed", "12", "hit"),)),
         },
         files={"coreset": ".winnow/coreset/<digest>.parquet"},
@@ -511,7 +565,9 @@ def report() -> Report:
 def test_html_is_self_contained_escaped_and_whole(report):
     page = render_report(report)
     read = Reader(page)
-    addresses = [value for _, attributes in read.tags for name, value in attributes.items() if name in ("src", "href")]
+    addresses = [
+        value for _, attributes in read.tags for name, value in attributes.items() if name in ("src", "href")
+    ]
     assert addresses
     assert all(address and address.startswith(("data:", "#")) for address in addresses)
     assert not {"script", "link", "iframe", "b"} & {tag for tag, _ in read.tags}
@@ -534,7 +590,10 @@ def test_html_is_self_contained_escaped_and_whole(report):
     for verdict in report.verdicts:
         assert verdict in read.text.replace("\u00a0", " ")
     images = [attributes for tag, attributes in read.tags if tag == "img"]
-    assert [image["alt"] for image in images] == [report.sections[0].pictures[0].alt, 'a "sheet" of <samples>']
+    assert [image["alt"] for image in images] == [
+        report.sections[0].pictures[0].alt,
+        'a "sheet" of <samples>',
+    ]
     assert images[0]["src"].startswith("data:image/svg+xml;base64,")
     assert images[1]["src"].startswith("data:image/png;base64,")
     assert base64.b64decode(images[1]["src"].partition(",")[2]) == report.sections[1].pictures[0].png
@@ -557,7 +616,9 @@ def test_html_of_a_bare_report():
 
 
 def embedded(markdown: str) -> list[bytes]:
-    return [base64.b64decode(content) for content in re.findall(r"\(data:image/png;base64,([^)]*)\)", markdown)]
+    return [
+        base64.b64decode(content) for content in re.findall(r"\(data:image/png;base64,([^)]*)\)", markdown)
+    ]
 
 
 def test_markdown_has_everything_and_is_escaped(report):
@@ -566,7 +627,13 @@ def test_markdown_has_everything_and_is_escaped(report):
     assert "# ELFS on &lt;CIFAR-10&gt; &amp; friends" in text
     assert "<script" not in text
     assert embedded(text) == [section.pictures[0].png for section in report.sections[:2]]
-    for said in (r"## Kept \| dropped", "## Nothing to show", "| fractions | 0.1, 0.3 |", "## Files", "| embed | 12 | hit |"):
+    for said in (
+        r"## Kept \| dropped",
+        "## Nothing to show",
+        "| fractions | 0.1, 0.3 |",
+        "## Files",
+        "| embed | 12 | hit |",
+    ):
         assert said in text
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tasks.artifacts import Artifact, store
-from tasks.cache import UNCACHED, provenances
-from tasks.errors import BadInput, UnknownName
+from winnow.tasks.artifacts import Artifact, store
+from winnow.tasks.cache import UNCACHED, provenances
+from winnow.tasks.errors import BadInput, UnknownName
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("flow_runs")]
 
@@ -16,8 +16,8 @@ KNOWN = {"ccs": {"mis_ratio": 0.1}, "d2": {"mis_ratio": 0.1, "neighbours": 5, "g
 
 
 def run(method: str, **parameters) -> Artifact:
-    from flows.ccs import ccs
-    from flows.d2 import d2
+    from winnow.flows.ccs import ccs
+    from winnow.flows.d2 import d2
 
     return {"ccs": ccs, "d2": d2}[method](**{**SMALL, **KNOWN[method], **parameters})
 
@@ -32,15 +32,19 @@ def test_end_to_end_with_every_baseline(method):
     trials = result.table().to_pylist()
     names = {"ccs": ["random", "aum", "forgetting", "el2n", "top:final_entropy", "full"]}.get(
         method, ["random", "ccs", "aum", "forgetting", "el2n", "moderate", "prototypicality", "badge", "full"]
-    )  # fmt: skip
+    )
     assert [trial["method"] for trial in trials] == [method, *names]
     assert {trial["samples"] for trial in trials} == {288, 1442}
     report = store().read(result.meta["report"]).decode()
     for heading in ("Accuracy", "Selection", "Proxy training", "Cost", "Provenance"):
         assert f">{heading}</h2>" in report, heading
     assert "Pseudo-labels" not in report
-    scores = Artifact(**next(out for step in made("dynamics") for out in step["outputs"] if out["kind"] == "scores"))
-    assert {"aum", "el2n", "forgetting", "grand", "final_entropy", "final_loss", "final_confidence"} <= set(scores.arrow_schema().names)
+    scores = Artifact(
+        **next(out for step in made("dynamics") for out in step["outputs"] if out["kind"] == "scores")
+    )
+    assert {"aum", "el2n", "forgetting", "grand", "final_entropy", "final_loss", "final_confidence"} <= set(
+        scores.arrow_schema().names
+    )
     assert np.isfinite(scores.numpy("grand")).all()
     before = {step["key"] for step in provenances()}
     assert run(method).digest == result.digest
@@ -54,7 +58,12 @@ def test_search_is_judged_on_training_samples(method):
     tried = {"ccs": 6, "d2": 3}[method]
     trained = made("train")
     assert len(trained) == tried + 2
-    held = {output["digest"] for step in made("hold-out") for output in step["outputs"] if output["meta"]["method"] == "hold-out held"}
+    held = {
+        output["digest"]
+        for step in made("hold-out")
+        for output in step["outputs"]
+        if output["meta"]["method"] == "hold-out held"
+    }
     assert sum(step["inputs"]["evaluation"]["artifact"] in held for step in trained) == tried
     assert f"Search for {next(iter(grid))} at 20 % kept" in store().read(result.meta["report"]).decode()
 
@@ -75,7 +84,7 @@ def test_pseudo_labels_make_it_label_free(method, tmp_path):
 
 
 def known() -> dict[str, Artifact]:
-    from tasks.cache import known_artifacts
+    from winnow.tasks.cache import known_artifacts
 
     return known_artifacts()
 

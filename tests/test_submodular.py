@@ -7,14 +7,15 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from tasks.embed.graph import Graph
-from tasks.embed.knn import knn
-from tasks.errors import BadInput, MissingSignal
-from tasks.registry import selectors
-from tasks.select import craig as craig_module
-from tasks.select import greedy, similarity, submodular
-from tasks.select.budget import check_size
-from tasks.select.signals import Signals, residuals_of, softmax
+from winnow.tasks.embed.graph import Graph
+from winnow.tasks.embed.knn import knn
+from winnow.tasks.errors import BadInput, MissingSignal
+from winnow.tasks.registry import selectors
+from winnow.tasks.score.gradients import residuals_of, softmax
+from winnow.tasks.select import craig as craig_module
+from winnow.tasks.select import greedy, similarity, submodular
+from winnow.tasks.select.budget import check_size
+from winnow.tasks.select.signals import Signals
 
 FUNCTIONS = ("facility_location", "graph_cut", "log_determinant")
 EVERY = (*FUNCTIONS, "craig")
@@ -47,7 +48,9 @@ def similarities(vectors: np.ndarray) -> np.ndarray:
     return found
 
 
-def kernel_of(signals: Signals, kernel: str = "features", neighbours: int | None = None, *, mutual: bool = False) -> np.ndarray:
+def kernel_of(
+    signals: Signals, kernel: str = "features", neighbours: int | None = None, *, mutual: bool = False
+) -> np.ndarray:
     """Row i: by whom item i can be represented, and how well."""
     found = similarities(signals.features if kernel == "features" else gradients(signals))
     if neighbours is None:
@@ -80,20 +83,24 @@ def increments(name: str, s: np.ndarray, picks) -> np.ndarray:
 def is_greedy(name: str, s: np.ndarray, picks, slack: float) -> bool:
     """No other sample would have added more than the one that was picked, at any step."""
     for size, pick in enumerate(picks):
-        added = [value(name, s, [*picks[:size], other]) for other in range(len(s)) if other not in picks[:size]]
+        added = [
+            value(name, s, [*picks[:size], other]) for other in range(len(s)) if other not in picks[:size]
+        ]
         if max(added) > value(name, s, [*picks[:size], pick]) + slack:
             return False
     return True
 
 
-# -- the published code ---------------------------------------------------------------------------------------------------
+# -- the published code --------------------------------------------------------------------------------------
 
 
 def published(golden, fixture: str) -> tuple[dict, Signals]:
     data = golden(fixture)
     features, labels = data["input.embeddings"], data["input.labels"]
     logits = features @ data["input.head_weight"].T + data["input.head_bias"]
-    return data, Signals(n=len(labels), labels=labels, features=features, residuals=residuals_of(softmax(logits), labels))
+    return data, Signals(
+        n=len(labels), labels=labels, features=features, residuals=residuals_of(softmax(logits), labels)
+    )
 
 
 def by_class(name: str, signals: Signals, **params):
@@ -116,10 +123,14 @@ def test_golden(golden, fixture, name, optimizer):
     stem = f"Submodular.{title}.{optimizer.capitalize()}Greedy"
     balanced, _ = by_class(name, signals, optimizer=optimizer)
     unbalanced = choose(name, signals, 0.1, optimizer=optimizer, upstream=True).indices
-    for found, expected in ((balanced, data[f"{stem}.bal.indices"]), (unbalanced, data[f"{stem}.all.indices"])):
+    for found, expected in (
+        (balanced, data[f"{stem}.bal.indices"]),
+        (unbalanced, data[f"{stem}.all.indices"]),
+    ):
         assert len(found) == len(expected)
         if name == "facility_location" and fixture == "deepcore":
-            # the published float32 loop took the second best where two gains differ by 2e-6; ours is the exact greedy
+            # the published float32 loop took the second best where two gains differ by 2e-6; ours is the
+            # exact greedy
             assert len(np.intersect1d(found, expected)) >= len(expected) - 2
         else:
             assert set(found.tolist()) == set(expected.tolist())
@@ -136,7 +147,9 @@ def test_golden_craig(golden, fixture):
     balanced, weights = by_class("craig", signals)
     cases = (("bal", balanced, weights), ("all", unbalanced.indices, unbalanced.weights))
     for kind, found, ours in cases:
-        expected = dict(zip(data[f"Craig.{kind}.indices"].tolist(), data[f"Craig.{kind}.weights"].tolist(), strict=True))
+        expected = dict(
+            zip(data[f"Craig.{kind}.indices"].tolist(), data[f"Craig.{kind}.weights"].tolist(), strict=True)
+        )
         mine = dict(zip(found.tolist(), ours.tolist(), strict=True))
         same = mine.keys() & expected.keys()
         assert len(same) >= len(expected) - 2  # gains that tie but for rounding, as in test_golden
@@ -161,7 +174,7 @@ def test_published_log_determinant_prefers_copies():
     assert choose("log_determinant", signals, 4, upstream=True).indices.tolist() == [0, 1, 2, 3]
 
 
-# -- definitions ----------------------------------------------------------------------------------------------------------
+# -- definitions ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kernel", submodular.KERNELS)
@@ -201,7 +214,9 @@ def test_gradients_stay_factored_and_exact():
     np.testing.assert_allclose(found, similarities(gradients(signals)), atol=3e-6)
     sums = similarity.Kernel.of(signals, "gradients").sums() / similarity.UNIT
     np.testing.assert_allclose(sums, similarities(gradients(signals)).sum(1) - 1, atol=1e-4)
-    apart = craig_module._Gradients.of(signals.residuals, signals.features).distances(slice(None), slice(None))
+    apart = craig_module._Gradients.of(signals.residuals, signals.features).distances(
+        slice(None), slice(None)
+    )
     g = gradients(signals)
     expected = np.linalg.norm(g[:, None] - g[None], axis=2)
     np.testing.assert_allclose(apart, expected, atol=2e-3 * np.linalg.norm(g, axis=1).max())
@@ -231,7 +246,9 @@ def test_sums_beyond_32_bits_are_exact(monkeypatch):
 @pytest.mark.parametrize("elements", [1, 400, 2**18])
 def test_dense_gains_are_kept_up_to_date(monkeypatch, elements):
     monkeypatch.setattr(greedy, "_ELEMENTS", elements)
-    columns = np.random.default_rng(0).integers(0, greedy.UNIT, (80, 120), dtype=np.int32, endpoint=True)  # of 80 candidates
+    columns = np.random.default_rng(0).integers(
+        0, greedy.UNIT, (80, 120), dtype=np.int32, endpoint=True
+    )  # of 80 candidates
     function = greedy.FacilityLocation(np.ascontiguousarray(columns.T), columns)
     covered = np.zeros(120, np.int32)
     for row in (5, 70, 5, 0, *range(20, 60)):
@@ -283,7 +300,7 @@ def test_craig_weights_sum_to_the_class_sizes():
     assert sums.tolist() == np.bincount(signals.labels).tolist()
 
 
-# -- greedy ---------------------------------------------------------------------------------------------------------------
+# -- greedy --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rounded", [False, True])
@@ -293,7 +310,9 @@ def test_lazy_is_naive(name, neighbours, rounded):
     if name == "log_determinant" and neighbours is not None:
         return
     features = np.random.default_rng(3).normal(size=(150, 3))
-    signals = Signals(n=150, features=np.round(features) if rounded else features)  # rounding makes copies, hence ties
+    signals = Signals(
+        n=150, features=np.round(features) if rounded else features
+    )  # rounding makes copies, hence ties
     for budget in (1, 17, 75, 150):
         lazy = choose(name, signals, budget, seed=budget, neighbours=neighbours)
         naive = choose(name, signals, budget, seed=budget, neighbours=neighbours, optimizer="naive")
@@ -322,8 +341,12 @@ def test_rounds_on_random_graphs():
     for seed in range(12):
         generator = np.random.default_rng(seed)
         n, k = 60, int(generator.integers(1, 6))
-        near = np.array([generator.choice(np.delete(np.arange(n), row), k, replace=False) for row in range(n)])
-        graph = Graph(near, -np.sort(-generator.choice([-0.5, 0.0, 0.5, 0.9], (n, k)), axis=1).astype(np.float32))
+        near = np.array(
+            [generator.choice(np.delete(np.arange(n), row), k, replace=False) for row in range(n)]
+        )
+        graph = Graph(
+            near, -np.sort(-generator.choice([-0.5, 0.0, 0.5, 0.9], (n, k)), axis=1).astype(np.float32)
+        )
         signals = Signals(n=n, features=np.zeros((n, 1)), graph=graph)
         for budget in (5, 30, 60):
             lazy = choose("facility_location", signals, budget, seed=seed, neighbours=k)
@@ -369,7 +392,9 @@ def test_a_smaller_coreset_begins_a_larger_one(name, neighbours, optimizer):
 @pytest.mark.parametrize("budget", [1, 119, 120])
 def test_every_optimizer_at_the_ends(name, neighbours, optimizer, budget):
     params = {"optimizer": optimizer} | ({} if neighbours is None else {"neighbours": neighbours})
-    found = choose(name, problem(), budget, **params)  # approximate lazy greedy of graph cut never ends upstream
+    found = choose(
+        name, problem(), budget, **params
+    )  # approximate lazy greedy of graph cut never ends upstream
     assert len(np.unique(found.indices)) == budget
     assert np.isfinite(found.gains).all()
 
@@ -381,7 +406,9 @@ def test_shortcuts_come_close(name, optimizer):
     s = kernel_of(signals)
     exact = value(name, s, choose(name, signals, 20).indices)
     found = value(name, s, choose(name, signals, 20, optimizer=optimizer).indices)
-    random = np.mean([value(name, s, np.random.default_rng(seed).permutation(200)[:20]) for seed in range(20)])
+    random = np.mean(
+        [value(name, s, np.random.default_rng(seed).permutation(200)[:20]) for seed in range(20)]
+    )
     assert found > random + 0.5 * (exact - random)
 
 
@@ -396,7 +423,7 @@ def test_stochastic_draws_follow_the_ids():
         assert ours.indices.tolist() == moved.ids[theirs.indices].tolist()
 
 
-# -- what they are for ----------------------------------------------------------------------------------------------------
+# -- what they are for ---------------------------------------------------------------------------------------
 
 
 def test_each_beats_random():
@@ -419,11 +446,14 @@ def test_constant_features_are_all_ties(name, neighbours):
 
 
 @pytest.mark.parametrize(
-    ("name", "neighbours"), [("facility_location", None), ("facility_location", 5), ("log_determinant", None), ("craig", None)]
+    ("name", "neighbours"),
+    [("facility_location", None), ("facility_location", 5), ("log_determinant", None), ("craig", None)],
 )
 def test_copies_add_nothing(name, neighbours):
     directions = np.random.default_rng(0).normal(size=(6, 6))
-    signals = Signals(n=30, features=np.repeat(directions, 5, axis=0), residuals=np.tile([0.5, -0.5], (30, 1)))
+    signals = Signals(
+        n=30, features=np.repeat(directions, 5, axis=0), residuals=np.tile([0.5, -0.5], (30, 1))
+    )
     params = {} if neighbours is None else {"neighbours": neighbours}
     found = choose(name, signals, 12, **params)
     assert set(found.indices[:6] // 5) == set(range(6))
@@ -439,9 +469,14 @@ def test_zero_and_extreme_vectors():
     for name in FUNCTIONS:
         found = choose(name, Signals(n=20, features=features), 20)
         assert np.isfinite(found.gains).all()
-    plain = np.where(np.arange(20)[:, None] == 3, 0, features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-200))
+    plain = np.where(
+        np.arange(20)[:, None] == 3,
+        0,
+        features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-200),
+    )
     np.testing.assert_allclose(
-        similarity.Kernel.of(Signals(n=20, features=features), "features").tile(slice(None), slice(None)) / similarity.UNIT,
+        similarity.Kernel.of(Signals(n=20, features=features), "features").tile(slice(None), slice(None))
+        / similarity.UNIT,
         0.5 + 0.5 * plain @ plain.T,
         atol=3e-6,
     )
@@ -462,7 +497,9 @@ def test_the_given_graph_is_used():
         expected = choose(name, signals, 30, neighbours=6)
         found = choose(name, given, 30, neighbours=6)
         assert found.indices.tolist() == expected.indices.tolist()
-        assert choose(name, given, 30).indices.tolist() != expected.indices.tolist()  # dense: it is not asked for
+        assert (
+            choose(name, given, 30).indices.tolist() != expected.indices.tolist()
+        )  # dense: it is not asked for
 
 
 def test_a_shuffled_graph():
@@ -472,14 +509,17 @@ def test_a_shuffled_graph():
     place = np.argsort(shuffle)
     given = Signals(n=120, features=signals.features, ids=np.arange(120), graph=near)
     moved = Signals(
-        n=120, features=signals.features[shuffle], ids=shuffle, graph=Graph(place[near.neighbours[shuffle]], near.similarity[shuffle])
+        n=120,
+        features=signals.features[shuffle],
+        ids=shuffle,
+        graph=Graph(place[near.neighbours[shuffle]], near.similarity[shuffle]),
     )
     for name in SPARSE:
         ours, theirs = choose(name, given, 30, neighbours=6), choose(name, moved, 30, neighbours=6)
         assert ours.indices.tolist() == moved.ids[theirs.indices].tolist()
 
 
-# -- what is refused ------------------------------------------------------------------------------------------------------
+# -- what is refused -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -506,7 +546,9 @@ def test_log_determinant_refuses_neighbours():
         choose("log_determinant", problem(), 10, neighbours=5)
 
 
-@pytest.mark.parametrize("params", [{"kernel": "gradients"}, {"upstream": True}, {"kernel": "gradients", "neighbours": 5}])
+@pytest.mark.parametrize(
+    "params", [{"kernel": "gradients"}, {"upstream": True}, {"kernel": "gradients", "neighbours": 5}]
+)
 def test_gradients_need_residuals(params):
     signals = Signals(n=10, features=np.eye(10))
     with pytest.raises(MissingSignal, match="needs residuals"):
@@ -524,9 +566,15 @@ def test_what_does_not_fit_is_refused_with_its_size():
     n = 40_000
     signals = Signals(n=n, features=np.zeros((n, 2), np.float32), residuals=np.zeros((n, 2), np.float32))
     for name in ("facility_location", "craig"):
-        with pytest.raises(BadInput, match=r"dense kernel of 40,000 samples takes 6.0 GiB, more than 4 GiB(.|\n)*neighbours=100"):
+        with pytest.raises(
+            BadInput,
+            match=r"dense kernel of 40,000 samples takes 6.0 GiB, more than 4 GiB(.|\n)*neighbours=100",
+        ):
             choose(name, signals, 10)
-    with pytest.raises(BadInput, match=r"20,000 picks of 40,000 samples takes 6.0 GiB(.|\n)*kernel='features'(.|\n)*balanced=True"):
+    with pytest.raises(
+        BadInput,
+        match=r"20,000 picks of 40,000 samples takes 6.0 GiB(.|\n)*kernel='features'(.|\n)*balanced=True",
+    ):
         choose("log_determinant", signals, 20_000, kernel="gradients")
 
 
@@ -571,6 +619,8 @@ def test_bad_graphs(near, similarity, message):
 
 
 def test_a_graph_with_too_few_neighbours():
-    signals = Signals(n=4, features=np.eye(4), graph=Graph(np.array([[1], [0], [0], [0]]), np.zeros((4, 1), np.float32)))
+    signals = Signals(
+        n=4, features=np.eye(4), graph=Graph(np.array([[1], [0], [0], [0]]), np.zeros((4, 1), np.float32))
+    )
     with pytest.raises(BadInput, match="1 neighbours a sample, 2 were asked for"):
         choose("graph_cut", signals, 1, neighbours=2)

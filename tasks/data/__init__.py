@@ -1,12 +1,12 @@
 """Datasets by name; importing this registers them and loads nothing heavy."""
 
-from tasks.registry import datasets
+from winnow.tasks.registry import datasets
 
 _TWO = ("train", "test")
 
 datasets.add(
     "digits",
-    "tasks.data.digits:digits",
+    ".digits:digits",
     classes=10,
     samples={"train": 1_442, "test": 355},
     size=8,
@@ -16,7 +16,7 @@ datasets.add(
 )
 datasets.add(
     "mnist",
-    "tasks.data.vision:mnist",
+    ".vision:mnist",
     classes=10,
     samples={"train": 60_000, "test": 10_000},
     size=28,
@@ -26,7 +26,7 @@ datasets.add(
 )
 datasets.add(
     "qmnist",
-    "tasks.data.vision:qmnist",
+    ".vision:qmnist",
     classes=10,
     samples={"train": 60_000, "test": 60_000, "test10k": 10_000, "test50k": 50_000, "nist": 402_953},
     size=28,
@@ -36,7 +36,7 @@ datasets.add(
 )
 datasets.add(
     "fashion_mnist",
-    "tasks.data.vision:fashion_mnist",
+    ".vision:fashion_mnist",
     classes=10,
     samples={"train": 60_000, "test": 10_000},
     size=28,
@@ -46,7 +46,7 @@ datasets.add(
 )
 datasets.add(
     "svhn",
-    "tasks.data.vision:svhn",
+    ".vision:svhn",
     classes=10,
     samples={"train": 73_257, "test": 26_032, "extra": 531_131},
     size=32,
@@ -56,7 +56,7 @@ datasets.add(
 )
 datasets.add(
     "cifar10",
-    "tasks.data.vision:cifar10",
+    ".vision:cifar10",
     classes=10,
     samples={"train": 50_000, "test": 10_000},
     size=32,
@@ -66,7 +66,7 @@ datasets.add(
 )
 datasets.add(
     "cifar100",
-    "tasks.data.vision:cifar100",
+    ".vision:cifar100",
     classes=100,
     samples={"train": 50_000, "test": 10_000},
     size=32,
@@ -76,7 +76,7 @@ datasets.add(
 )
 datasets.add(
     "stl10",
-    "tasks.data.vision:stl10",
+    ".vision:stl10",
     classes=10,
     samples={"train": 5_000, "test": 8_000, "unlabeled": 100_000},
     size=96,
@@ -86,7 +86,7 @@ datasets.add(
 )
 datasets.add(
     "cinic10",
-    "tasks.data.folders:cinic10",
+    ".folders:cinic10",
     classes=10,
     samples={"train": 180_000, "valid": 90_000, "test": 90_000},
     size=32,
@@ -96,7 +96,7 @@ datasets.add(
 )
 datasets.add(
     "tiny_imagenet",
-    "tasks.data.folders:tiny_imagenet",
+    ".folders:tiny_imagenet",
     classes=200,
     samples={"train": 100_000, "test": 10_000},
     size=64,
@@ -106,7 +106,7 @@ datasets.add(
 )
 datasets.add(
     "imagenet",
-    "tasks.data.folders:imagenet",
+    ".folders:imagenet",
     classes=1000,
     samples={"train": 1_281_167, "test": 50_000},
     size=None,  # images of many sizes
@@ -114,5 +114,5 @@ datasets.add(
     splits=_TWO,
     download=False,
 )
-datasets.add("imagefolder:*", "tasks.data.folders:imagefolder", size=None, splits=_TWO, download=False)
-datasets.add("webdataset:*", "tasks.data.shards:webdataset", size=None, splits=_TWO, download=False)
+datasets.add("imagefolder:*", ".folders:imagefolder", size=None, splits=_TWO, download=False)
+datasets.add("webdataset:*", ".shards:webdataset", size=None, splits=_TWO, download=False)

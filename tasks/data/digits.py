@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_digits
 
-from tasks.data.load import check_split
-from tasks.data.split import ArrayImages, Split, channel_statistics
+from winnow.tasks.data.load import check_split
+from winnow.tasks.data.split import ArrayImages, Split, channel_statistics
 
 __all__ = ["digits"]
 
@@ -16,8 +16,8 @@ __all__ = ["digits"]
 def digits(split: str = "train", *, root: Path | None = None, download: bool = True) -> Split:
     """1,797 handwritten digits, 8x8 grey, bundled with scikit-learn.
 
-    Every fifth digit of each class (the 5th, 10th, … in the bundled order) is a test image: 1,442 train, 355 test. The 17 grey levels
-    0 … 16 become ``round(255 level / 16)``.
+    Every fifth digit of each class (the 5th, 10th, … in the bundled order) is a test image: 1,442 train, 355
+    test. The 17 grey levels 0 … 16 become ``round(255 level / 16)``.
 
     Args:
         split: ``train`` or ``test``.
@@ -35,7 +35,8 @@ def digits(split: str = "train", *, root: Path | None = None, download: bool = T
     1797
 
     References:
-        E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998 (its test part).
+        E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository,
+        1998 (its test part).
     """
     check_split("digits", split)
     bundle = load_digits()
@@ -47,4 +48,13 @@ def digits(split: str = "train", *, root: Path | None = None, download: bool = T
     mean, std = channel_statistics(ArrayImages(pixels[~held_out]))
     rows = np.flatnonzero(held_out if split == "test" else ~held_out)
     classes = tuple(str(digit) for digit in range(10))
-    return Split("digits", split, np.arange(len(rows)), ArrayImages(pixels[rows]), classes, mean, std, truth=labels[rows])
+    return Split(
+        "digits",
+        split,
+        np.arange(len(rows)),
+        ArrayImages(pixels[rows]),
+        classes,
+        mean,
+        std,
+        truth=labels[rows],
+    )

@@ -19,12 +19,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.data.index import file_md5
-from tasks.errors import BadInput, MissingData
+from winnow.tasks.data.index import file_md5
+from winnow.tasks.errors import BadInput, MissingData
 
 __all__ = ["UNVERIFIED", "Published", "obtain", "unpack", "verify_digests"]
 
-log = logging.getLogger("tasks.data")
+log = logging.getLogger("winnow.tasks.data")
 
 # how a user says that files of other content are meant, in Python and in a flow
 UNVERIFIED = """verify=False (in a flow: -p 'dataset_options={"verify": false}')"""
@@ -72,7 +72,9 @@ def offline(download: bool) -> str:
     return ""
 
 
-def obtain(dataset: str, published: Published, folder: Path, holds: Sequence[str], *, download: bool, verify: bool) -> None:
+def obtain(
+    dataset: str, published: Published, folder: Path, holds: Sequence[str], *, download: bool, verify: bool
+) -> None:
     """Make sure that ``holds`` are in ``folder``: as they are, else from the archive beside them, else from the network.
 
     Args:
@@ -101,24 +103,30 @@ def obtain(dataset: str, published: Published, folder: Path, holds: Sequence[str
         _fetch(dataset, published, archive, holds)
     elif verify and published.md5 is not None and (found := file_md5(archive)) != published.md5:
         raise BadInput(
-            f"{dataset}: {archive} ({megabytes(archive.stat().st_size)}) is not the published file ({megabytes(published.size)}): "
+            f"{dataset}: {archive} ({megabytes(archive.stat().st_size)}) is not the published file "
+            f"({megabytes(published.size)}): "
             f"its md5 is {found}, not {published.md5}. A cut-off download looks like this.",
-            remedy=f"delete it and run again, or download {published.urls[0]} by hand; {UNVERIFIED} accepts it as it is",
+            remedy=f"delete it and run again, or download {published.urls[0]} by hand; {UNVERIFIED} accepts "
+            "it as it is",
         )
     if published.filename not in holds:
         log.info("%s: unpacking %s", dataset, archive)
         unpack(archive, folder)
     if missing():
         raise BadInput(
-            f"{dataset}: {archive} does not hold {', '.join(missing())}.", remedy=f"delete it and fetch {published.urls[0]} again"
+            f"{dataset}: {archive} does not hold {', '.join(missing())}.",
+            remedy=f"delete it and fetch {published.urls[0]} again",
         )
 
 
-def _absent(dataset: str, published: Published, folder: Path, holds: Sequence[str], reason: str) -> MissingData:
+def _absent(
+    dataset: str, published: Published, folder: Path, holds: Sequence[str], reason: str
+) -> MissingData:
     unpacked = "" if published.filename in holds else f" (or unpacked: {', '.join(holds)})"
     return MissingData(
         f"{dataset}: {published.filename} is not in {folder}{unpacked}, and could not be fetched: {reason}.",
-        remedy=f"download {' or '.join(published.urls)} where there is a network and put the file into {folder}",
+        remedy=f"download {' or '.join(published.urls)} where there is a network and put the file into "
+        f"{folder}",
     )
 
 
@@ -192,13 +200,16 @@ def unpack(archive: Path, folder: Path) -> None:
 
 def extract_tar(tar: tarfile.TarFile, folder: Path) -> None:
     """Extract all members, none outside ``folder``."""
-    tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)  # Python < 3.11.4 has no filters
+    tar.extraction_filter = getattr(
+        tarfile, "data_filter", lambda member, path: member
+    )  # Python < 3.11.4 has no filters
     tar.extractall(folder)
 
 
 def damaged(archive: Path, error: BaseException) -> BadInput:
     return BadInput(
-        f"{archive} ({megabytes(archive.stat().st_size)}) cannot be unpacked: {type(error).__name__}: {error}. "
+        f"{archive} ({megabytes(archive.stat().st_size)}) cannot be unpacked: {type(error).__name__}: "
+        f"{error}. "
         "A download that was cut off looks like this.",
         remedy="delete it and fetch it again",
     )
@@ -230,5 +241,6 @@ def verify_digests(dataset: str, folder: Path, published: Mapping[str, str]) -> 
         raise BadInput(
             f"{dataset}: files in {folder} differ from the published ones: {', '.join(differing)} "
             f"({name} has md5 {found}, not {published[name]}).",
-            remedy=f"delete them to fetch the published ones, or pass {UNVERIFIED} to accept them (for re-made files)",
+            remedy=f"delete them to fetch the published ones, or pass {UNVERIFIED} to accept them (for "
+            "re-made files)",
         )

@@ -16,17 +16,27 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from tasks.hardware import cpu_count, data_root
+from winnow.tasks.hardware import cpu_count, data_root
 
-__all__ = ["Progress", "StatIndex", "file_md5", "index_folder", "remembered", "stat_key", "threaded", "write_atomic"]
+__all__ = [
+    "Progress",
+    "StatIndex",
+    "file_md5",
+    "index_folder",
+    "remembered",
+    "stat_key",
+    "threaded",
+    "write_atomic",
+]
 
 Progress = Callable[[int, int, str], None]
 
-log = logging.getLogger("tasks.data")
+log = logging.getLogger("winnow.tasks.data")
 
 CHUNK = 4096  # items between two progress calls
 SAVE_EVERY = 60.0  # seconds of work that a killed run may lose
-SETTLED = 2_000_000_000  # ns: a file changed twice within one tick of the clock keeps its time, so young files are not remembered
+# ns: a file changed twice within one tick of the clock keeps its time, so young files are not remembered
+SETTLED = 2_000_000_000
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -43,7 +53,9 @@ def stat_key(path: str, size: int, mtime_ns: int) -> bytes:
     >>> stat_key("a.png", 10, 1) == stat_key("a.png", 10, 2)
     False
     """
-    return hashlib.blake2b(f"{path}\0{size}\0{mtime_ns}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
+    return hashlib.blake2b(
+        f"{path}\0{size}\0{mtime_ns}".encode("utf-8", "surrogateescape"), digest_size=16
+    ).digest()
 
 
 def threaded(function: Callable[[Item], Result], items: Iterable[Item], *, fewest: int = 16) -> list[Result]:
@@ -56,7 +68,9 @@ def threaded(function: Callable[[Item], Result], items: Iterable[Item], *, fewes
     threads = min(cpu_count(), len(items))
     if threads < 2 or len(items) < fewest:
         return [function(item) for item in items]
-    block = max(1, min(256, len(items) // (4 * threads)))  # handing over single items would cost more than a stat or a hash
+    block = max(
+        1, min(256, len(items) // (4 * threads))
+    )  # handing over single items would cost more than a stat or a hash
 
     def run(start: int) -> list[Result]:
         return [function(item) for item in items[start : start + block]]
@@ -87,7 +101,9 @@ def save_arrays(file: Path, **arrays: np.ndarray) -> None:
     try:
         write_atomic(file, buffer.getvalue())
     except OSError as error:
-        log.warning("%s cannot be written (%s): what it would remember is computed again next time", file, error)
+        log.warning(
+            "%s cannot be written (%s): what it would remember is computed again next time", file, error
+        )
 
 
 def load_arrays(file: Path, *names: str) -> list[np.ndarray] | None:
@@ -124,7 +140,11 @@ class StatIndex:
         stored = load_arrays(self.file, "keys", "values")
         if stored is not None:
             keys, values = stored
-            if keys.shape == (len(values), 16) and values.shape == (len(keys), self.width) and keys.dtype == values.dtype == np.uint8:
+            if (
+                keys.shape == (len(values), 16)
+                and values.shape == (len(keys), self.width)
+                and keys.dtype == values.dtype == np.uint8
+            ):
                 return keys, values
             log.warning("%s is not an index of %d-byte values and is made anew", self.file, self.width)
         return np.empty((0, 16), np.uint8), np.empty((0, self.width), np.uint8)
@@ -230,4 +250,6 @@ def file_md5(file: Path, cache: Path | None = None) -> str:
             digest: Any = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False))
         return np.frombuffer(digest.digest(), np.uint8).reshape(1, 16)
 
-    return remembered(StatIndex(index_folder(cache) / "md5.npz", 16), keys, settled, compute)[0].tobytes().hex()
+    return (
+        remembered(StatIndex(index_folder(cache) / "md5.npz", 16), keys, settled, compute)[0].tobytes().hex()
+    )

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tasks.data.fetch import UNVERIFIED
-from tasks.data.split import Split
-from tasks.errors import BadInput
-from tasks.hardware import data_root
-from tasks.registry import datasets
+from winnow.tasks.data.fetch import UNVERIFIED
+from winnow.tasks.data.split import Split
+from winnow.tasks.errors import BadInput, did_you_mean
+from winnow.tasks.hardware import data_root
+from winnow.tasks.registry import datasets
 
 __all__ = ["check_count", "check_split", "data_folder", "load_split", "options_of"]
 
 _RESERVED = {"split", "variant"}
-
-
-def _nearest(word: object, words: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(word), list(words), n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def options_of(name: str) -> dict[str, Any]:
@@ -43,7 +37,8 @@ def load_split(name: str, split: str = "train", **options: Any) -> Split:
     Args:
         name: a registered name, for example ``cifar10`` or ``imagefolder:/path``.
         split: ``train``, ``test`` or one of the dataset's own.
-        options: ``root`` (default: the data root), ``download`` (default True; ``WINNOW_OFFLINE=1`` forbids it) and the dataset's own.
+        options: ``root`` (default: the data root), ``download`` (default True; ``WINNOW_OFFLINE=1`` forbids
+            it) and the dataset's own.
 
     Raises:
         UnknownName: no such dataset.
@@ -57,7 +52,10 @@ def load_split(name: str, split: str = "train", **options: Any) -> Split:
     known = options_of(name)
     for option in options:
         if option not in known:
-            raise BadInput(f"{name} has no option {option!r}.{_nearest(option, known)} Options: {', '.join(sorted(known))}.")
+            raise BadInput(
+                f"{name} has no option {option!r}.{did_you_mean(option, known)} Options: "
+                f"{', '.join(sorted(known))}."
+            )
     return datasets.get(name)(split=split, **options)
 
 
@@ -74,11 +72,13 @@ def check_split(name: str, split: str, splits: Iterable[str] | None = None) -> N
 
     >>> check_split("cifar10", "tset")
     Traceback (most recent call last):
-    tasks.errors.BadInput: cifar10 has no split 'tset'. Did you mean 'test'? Splits: train, test.
+    winnow.BadInput: cifar10 has no split 'tset'. Did you mean 'test'? Splits: train, test.
     """
-    known = list(datasets.get(name).facts["splits"] if splits is None else splits)
+    known = list(datasets.get(name).splits if splits is None else splits)
     if split not in known:
-        raise BadInput(f"{name} has no split {split!r}.{_nearest(split, known)} Splits: {', '.join(known)}.")
+        raise BadInput(
+            f"{name} has no split {split!r}.{did_you_mean(split, known)} Splits: {', '.join(known)}."
+        )
 
 
 def check_count(name: str, split: str, found: int, folder: Path, *, expected: int | None = None) -> None:
@@ -87,9 +87,10 @@ def check_count(name: str, split: str, found: int, folder: Path, *, expected: in
     Raises:
         BadInput: with both numbers.
     """
-    expected = datasets.get(name).facts["samples"][split] if expected is None else expected
+    expected = datasets.get(name).samples[split] if expected is None else expected
     if found != expected:
         raise BadInput(
             f"{name}/{split}: {found:,} images in {folder}, the published split has {expected:,}.",
-            remedy=f"unpack or fetch it again (an interrupted run leaves a part), or pass {UNVERIFIED} to use what is there",
+            remedy=f"unpack or fetch it again (an interrupted run leaves a part), or pass {UNVERIFIED} to "
+            "use what is there",
         )

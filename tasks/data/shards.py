@@ -16,16 +16,24 @@ import fsspec
 import numpy as np
 from webdataset.shardlists import expand_urls
 
-from tasks.data.fetch import offline
-from tasks.data.folders import finish, natural_key
-from tasks.data.index import SETTLED, StatIndex, index_folder, load_arrays, save_arrays, stat_key, threaded
-from tasks.data.load import check_split, data_folder
-from tasks.data.split import Encoded, Split, readable_suffixes
-from tasks.errors import BadInput, MissingData
+from winnow.tasks.data.fetch import offline
+from winnow.tasks.data.folders import finish, natural_key
+from winnow.tasks.data.index import (
+    SETTLED,
+    StatIndex,
+    index_folder,
+    load_arrays,
+    save_arrays,
+    stat_key,
+    threaded,
+)
+from winnow.tasks.data.load import check_split, data_folder
+from winnow.tasks.data.split import Encoded, Split, readable_suffixes
+from winnow.tasks.errors import BadInput, MissingData
 
 __all__ = ["ShardImages", "webdataset"]
 
-log = logging.getLogger("tasks.data")
+log = logging.getLogger("winnow.tasks.data")
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class ShardImages(Encoded):
         shard: int (N,), which of them each image lies in.
         place: int64 (N, 2), offset and length of its bytes.
         keys: webdataset key of each image.
-        shape, size, channels, cache: as in :class:`tasks.data.split.Encoded`.
+        shape, size, channels, cache: as in :class:`winnow.tasks.data.split.Encoded`.
     """
 
     def __init__(
@@ -86,13 +94,18 @@ class ShardImages(Encoded):
 
     def identify(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         sums = b"".join(
-            hashlib.blake2b(self.shards[self.shard[row]].key + self.place[row].tobytes(), digest_size=16).digest() for row in rows
+            hashlib.blake2b(
+                self.shards[self.shard[row]].key + self.place[row].tobytes(), digest_size=16
+            ).digest()
+            for row in rows
         )
         settled = np.array([shard.settled for shard in self.shards], bool)
         return np.frombuffer(sums, np.uint8).reshape(-1, 16), settled[self.shard[rows]]
 
     def index(self, kind: str, width: int) -> StatIndex:
-        every = hashlib.blake2b("\n".join(shard.path for shard in self.shards).encode(), digest_size=8).hexdigest()
+        every = hashlib.blake2b(
+            "\n".join(shard.path for shard in self.shards).encode(), digest_size=8
+        ).hexdigest()
         return StatIndex(index_folder(self.cache) / f"{kind}-{every}.npz", width)
 
 
@@ -111,14 +124,14 @@ def webdataset(
 ) -> Split:
     """Any webdataset shards: ``webdataset:<pattern, folder or URL>``.
 
-    Shards are uncompressed tars; members that share a key (the path up to the first dot of the file name) are one sample: an image,
-    and a label in ``cls`` (a number or a class name), ``txt`` or a field of ``json``. The tars are not unpacked; each is scanned once
-    and its index kept.
+    Shards are uncompressed tars; members that share a key (the path up to the first dot of the file name) are
+    one sample: an image, and a label in ``cls`` (a number or a class name), ``txt`` or a field of ``json``.
+    The tars are not unpacked; each is scanned once and its index kept.
 
     Args:
         split: ``train``, or ``test`` where ``test_shards`` is given.
-        variant: ``/path/{000..010}.tar``, ``/path/*.tar``, a folder, or the same on any fsspec file system (``s3://…``). Relative
-            ones are looked for under ``root`` and then in the working directory.
+        variant: ``/path/{000..010}.tar``, ``/path/*.tar``, a folder, or the same on any fsspec file system
+            (``s3://…``). Relative ones are looked for under ``root`` and then in the working directory.
         root: default the data root.
         download: whether shards that are not local may be read; ``WINNOW_OFFLINE=1`` forbids it.
         test_shards: the shards of ``test``, written like ``variant``.
@@ -129,8 +142,8 @@ def webdataset(
         cache: folder of the indices.
 
     Returns:
-        the split; rows in the order of shards and of members in them; ``sources`` are the keys; mean and std are of at most 2,048
-        training images.
+        the split; rows in the order of shards and of members in them; ``sources`` are the keys; mean and std
+        are of at most 2,048 training images.
 
     Raises:
         MissingData: a shard is not there.
@@ -143,7 +156,9 @@ def webdataset(
     name = f"webdataset:{variant}"
     check_split(name, split, ("train", "test"))
     if split == "test" and test_shards is None:
-        raise BadInput(f"{name} has no split 'test'.", remedy="pass test_shards=<pattern> for the shards to test on")
+        raise BadInput(
+            f"{name} has no split 'test'.", remedy="pass test_shards=<pattern> for the shards to test on"
+        )
     if label not in (None, "cls", "txt") and not (label.startswith("json.") and len(label) > len("json.")):
         raise BadInput(f"label = {label!r}: must be cls, txt or json.<field>.")
     options = {"size": size, "channels": channels, "cache": cache}
@@ -164,7 +179,9 @@ def _open(
     shards: list[Shard] = []
     tables = []
     for start in range(0, len(paths), 64):
-        for shard, table in threaded(lambda path: _table(files, path, label, options["cache"]), paths[start : start + 64], fewest=2):
+        for shard, table in threaded(
+            lambda path: _table(files, path, label, options["cache"]), paths[start : start + 64], fewest=2
+        ):
             shards.append(shard)
             tables.append(table)
         if time.monotonic() - said > 10:
@@ -172,10 +189,15 @@ def _open(
             log.info("%s: %d of %d shards indexed", pattern, len(shards), len(paths))
     keys = [key for table in tables for key in table.keys]
     if not keys:
-        raise BadInput(f"there are no images in {pattern}.", remedy=f"image members end in one of {' '.join(sorted(readable_suffixes()))}")
+        raise BadInput(
+            f"there are no images in {pattern}.",
+            remedy=f"image members end in one of {' '.join(sorted(readable_suffixes()))}",
+        )
     found = [word for table in tables for word in table.labels]
     within = np.repeat(np.arange(len(tables), dtype=np.int32), [len(table.keys) for table in tables])
-    images = ShardImages(files, shards, within, np.concatenate([table.place for table in tables]), keys, **options)
+    images = ShardImages(
+        files, shards, within, np.concatenate([table.place for table in tables]), keys, **options
+    )
     if label is None and not any(word is not None for word in found):
         return images, None
     words = []
@@ -196,19 +218,24 @@ def find_shards(pattern: str, root: Path | None, download: bool) -> tuple[Any, l
         reason = offline(download)
         if reason and not pattern.startswith(("file://", "memory://")):
             raise MissingData(
-                f"{pattern} is not local, and nothing may be fetched: {reason}.", remedy="copy the shards here and name that folder"
+                f"{pattern} is not local, and nothing may be fetched: {reason}.",
+                remedy="copy the shards here and name that folder",
             )
         log.info("reading shards from %s", pattern)
         candidates = [pattern]
     else:
         asked = Path(pattern).expanduser()
-        candidates = [str(asked)] if asked.is_absolute() else [str(data_folder(root) / asked), str(asked.absolute())]
+        candidates = (
+            [str(asked)] if asked.is_absolute() else [str(data_folder(root) / asked), str(asked.absolute())]
+        )
     missing: list[str] = []
     for candidate in candidates:
         try:
             urls = expand_urls(candidate)
         except (ValueError, AssertionError) as error:
-            raise BadInput(f"{candidate} is not a pattern of shards: {error}.", remedy="ranges are written {000..010}") from error
+            raise BadInput(
+                f"{candidate} is not a pattern of shards: {error}.", remedy="ranges are written {000..010}"
+            ) from error
         files = fsspec.core.url_to_fs(urls[0])[0]
         found: list[str] = []
         absent: list[str] = []
@@ -228,7 +255,10 @@ def find_shards(pattern: str, root: Path | None, download: bool) -> tuple[Any, l
         if found:
             break  # some shards of a range are missing: say so rather than look elsewhere
     shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-    raise MissingData(f"{pattern}: no shards at {shown}.", remedy="give the absolute path of the tars, or fetch those that are missing")
+    raise MissingData(
+        f"{pattern}: no shards at {shown}.",
+        remedy="give the absolute path of the tars, or fetch those that are missing",
+    )
 
 
 @dataclass(frozen=True)
@@ -243,9 +273,18 @@ class Table:
 def _table(files: Any, path: str, label: str | None, cache: Path | None) -> tuple[Shard, Table]:
     info = files.info(path)
     size = int(info["size"] or 0)
-    changed = info.get("mtime") or info.get("LastModified") or info.get("etag") or info.get("ETag") or info.get("created") or ""
+    changed = (
+        info.get("mtime")
+        or info.get("LastModified")
+        or info.get("etag")
+        or info.get("ETag")
+        or info.get("created")
+        or ""
+    )
     young = isinstance(changed, float | int) and changed > time.time() - SETTLED / 1e9
-    key = hashlib.blake2b(f"{files.protocol} {path}\0{size}\0{changed}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
+    key = hashlib.blake2b(
+        f"{files.protocol} {path}\0{size}\0{changed}".encode("utf-8", "surrogateescape"), digest_size=16
+    ).digest()
     shard = Shard(path, key, bool(changed) and not young)
     stored = index_folder(cache) / "shards" / f"{stat_key(key.hex() + str(label), size, 0).hex()}.npz"
     arrays = load_arrays(stored, "text", "place") if shard.settled else None
@@ -296,7 +335,9 @@ def scan(files: Any, path: str, size: int, label: str | None) -> Table:
                     close()
                     open_key, image, word = key, None, None
                 if size and member.offset_data + member.size > size:
-                    raise tarfile.ReadError(f"member {member.name} ends at byte {member.offset_data + member.size:,} of {size:,}")
+                    raise tarfile.ReadError(
+                        f"member {member.name} ends at byte {member.offset_data + member.size:,} of {size:,}"
+                    )
                 if f".{ending.rpartition('.')[2]}" in suffixes and image is None:
                     image = (member.offset_data, member.size)
                 elif ending == kind:
@@ -305,7 +346,8 @@ def scan(files: Any, path: str, size: int, label: str | None) -> Table:
             close()
     except (tarfile.TarError, EOFError) as error:
         raise BadInput(
-            f"shard {path} ({size:,} bytes) cannot be indexed: {error}. It is cut off, compressed or not a tar.",
+            f"shard {path} ({size:,} bytes) cannot be indexed: {error}. It is cut off, compressed or not a "
+            "tar.",
             remedy="fetch it again; compressed tars must be decompressed, since rows are read at random",
         ) from error
     if others:
@@ -341,6 +383,8 @@ def _numbers(where: str, words: list[str], classes: tuple[str, ...], images: Sha
     for row, word in enumerate(words):
         number = numbers.get(str(int(word)) if word.isdecimal() else word)
         if number is None:
-            raise BadInput(f"{where}: sample {images.name_of(row)} has label {word!r}, which no training sample has.")
+            raise BadInput(
+                f"{where}: sample {images.name_of(row)} has label {word!r}, which no training sample has."
+            )
         truth[row] = number
     return truth

@@ -14,10 +14,19 @@ from typing import Any, Protocol, Self
 import numpy as np
 from PIL import Image
 
-from tasks.data.index import Progress, StatIndex, index_folder, remembered, stat_keys, threaded
-from tasks.errors import BadInput, MissingLabels
+from winnow.tasks.data.index import Progress, StatIndex, index_folder, remembered, stat_keys, threaded
+from winnow.tasks.errors import BadInput, MissingLabels
 
-__all__ = ["ArrayImages", "Encoded", "FileImages", "Images", "Split", "channel_statistics", "decode", "resize_crop"]
+__all__ = [
+    "ArrayImages",
+    "Encoded",
+    "FileImages",
+    "Images",
+    "Split",
+    "channel_statistics",
+    "decode",
+    "resize_crop",
+]
 
 Rows = Sequence[int] | np.ndarray | slice
 
@@ -64,7 +73,9 @@ def row_numbers(rows: Rows, count: int) -> np.ndarray:
     found = found.astype(np.int64)
     outside = np.flatnonzero((found < 0) | (found >= count))
     if outside.size:
-        raise BadInput(f"rows[{outside[0]}] = {found[outside[0]]}: there are {count} images, rows 0 to {count - 1}.")
+        raise BadInput(
+            f"rows[{outside[0]}] = {found[outside[0]]}: there are {count} images, rows 0 to {count - 1}."
+        )
     return found
 
 
@@ -84,7 +95,9 @@ class ArrayImages:
 
     def __init__(self, array: np.ndarray) -> None:
         if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] not in (1, 3):
-            raise BadInput(f"array must be uint8 (N, H, W, C) with 1 or 3 channels, not {array.dtype} {array.shape}.")
+            raise BadInput(
+                f"array must be uint8 (N, H, W, C) with 1 or 3 channels, not {array.dtype} {array.shape}."
+            )
         self.array = array
         height, width, channels = array.shape[1:]
         self.shape: tuple[int, int, int] | None = (height, width, channels)
@@ -131,8 +144,8 @@ def readable_suffixes() -> set[str]:
 def decode(content: bytes, channels: int = 3) -> Image.Image:
     """The first frame of an encoded image as 8-bit RGB, or grey where ``channels`` is 1.
 
-    16-bit grey keeps its high byte; an alpha channel is dropped and the EXIF orientation ignored, as torchvision's and open_clip's
-    loaders do, so that pretrained networks see what they were trained on.
+    16-bit grey keeps its high byte; an alpha channel is dropped and the EXIF orientation ignored, as
+    torchvision's and open_clip's loaders do, so that pretrained networks see what they were trained on.
 
     Raises:
         whatever Pillow raises on a damaged file.
@@ -167,13 +180,17 @@ class Encoded:
     """Images kept as encoded bytes (JPEG, PNG, …), decoded when read; subclasses say where the bytes of a row lie.
 
     Args:
-        shape: (H, W, C) where all images are known to have it: one that has not is refused when read. None: of many sizes.
-        size: resize the short side to it and cut out the central square, which makes ``shape`` (size, size, channels).
+        shape: (H, W, C) where all images are known to have it: one that has not is refused when read. None:
+            of many sizes.
+        size: resize the short side to it and cut out the central square, which makes ``shape`` (size, size,
+            channels).
         channels: 3, or 1 for grey; 1 needs ``shape`` or ``size``.
         cache: folder of the index of checksums.
     """
 
-    def __init__(self, *, shape: tuple[int, int, int] | None, size: int | None, channels: int, cache: Path | None) -> None:
+    def __init__(
+        self, *, shape: tuple[int, int, int] | None, size: int | None, channels: int, cache: Path | None
+    ) -> None:
         if channels not in (1, 3):
             raise BadInput(f"channels = {channels!r}: images have 1 (grey) or 3 (RGB) channels.")
         if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
@@ -228,7 +245,8 @@ class Encoded:
         if self.shape is not None and image.size != (self.shape[1], self.shape[0]):
             height, width = self.shape[:2]
             raise BadInput(
-                f"image {row} ({self.name_of(row)}) has {image.width} x {image.height} pixels, the others {width} x {height}.",
+                f"image {row} ({self.name_of(row)}) has {image.width} x {image.height} pixels, the others "
+                f"{width} x {height}.",
                 remedy="remove it, or pass size=<pixels> where the dataset has that option",
             )
         return image
@@ -262,7 +280,9 @@ class Encoded:
     @property
     def reading(self) -> str:
         """How the bytes become the image that is read, empty where it is plain decoding to RGB."""
-        return "" if self.size is None and self.channels == 3 else f"size={self.size} channels={self.channels}"
+        return (
+            "" if self.size is None and self.channels == 3 else f"size={self.size} channels={self.channels}"
+        )
 
     def checksums(self, progress: Progress | None = None) -> np.ndarray:
         """blake2b-128 of each image's encoded bytes (with ``size`` and ``channels`` where they are set), uint8 (N, 16).
@@ -272,14 +292,23 @@ class Encoded:
         every = np.arange(len(self))
 
         def compute(rows: np.ndarray) -> np.ndarray:
-            sums = threaded(lambda row: hashlib.blake2b(self.bytes_of(row), digest_size=16).digest(), rows.tolist())
+            sums = threaded(
+                lambda row: hashlib.blake2b(self.bytes_of(row), digest_size=16).digest(), rows.tolist()
+            )
             return np.frombuffer(b"".join(sums), np.uint8).reshape(-1, 16)
 
-        sums = remembered(self.index("checksums", 16), *self.identify(every), compute, progress=progress, note="checksums")
+        sums = remembered(
+            self.index("checksums", 16), *self.identify(every), compute, progress=progress, note="checksums"
+        )
         if not self.reading:
             return sums
         key = self.reading.encode()
-        return np.stack([np.frombuffer(hashlib.blake2b(one.tobytes(), digest_size=16, key=key).digest(), np.uint8) for one in sums])
+        return np.stack(
+            [
+                np.frombuffer(hashlib.blake2b(one.tobytes(), digest_size=16, key=key).digest(), np.uint8)
+                for one in sums
+            ]
+        )
 
     def common_shape(self) -> tuple[int, int, int] | None:
         """(H, W, channels) where all images have the same size, else None; only headers are read, and remembered."""
@@ -332,7 +361,9 @@ class Encoded:
             settled[rows[~good]] = False
             return good.astype(np.uint8)[:, None]
 
-        found = remembered(self.index("decodable", 1), keys, settled, compute, progress=progress, note="decoding every image")
+        found = remembered(
+            self.index("decodable", 1), keys, settled, compute, progress=progress, note="decoding every image"
+        )
         return found[:, 0].astype(bool)
 
 
@@ -376,7 +407,9 @@ class FileImages(Encoded):
 
     def take(self, rows: np.ndarray) -> FileImages:
         kept = [self.paths[row] for row in rows]
-        return FileImages(self.root, kept, shape=self.shape, size=self.size, channels=self.channels, cache=self.cache)
+        return FileImages(
+            self.root, kept, shape=self.shape, size=self.size, channels=self.channels, cache=self.cache
+        )
 
     def content(self, row: int) -> bytes:
         with open(os.path.join(self.root, self.paths[row]), "rb") as file:
@@ -393,8 +426,9 @@ class FileImages(Encoded):
 def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     r"""Mean and standard deviation of each channel over pixels scaled to [0, 1].
 
-    $\mu_c = \frac1P\sum_p x_{pc}$ and $\sigma_c = \sqrt{\frac1P\sum_p x_{pc}^2 - \mu_c^2}$ over all pixels of at most 2,048 evenly spaced
-    images; sums are exact integers, so neither order nor threads matter. A constant channel has standard deviation 1.
+    $\mu_c = \frac1P\sum_p x_{pc}$ and $\sigma_c = \sqrt{\frac1P\sum_p x_{pc}^2 - \mu_c^2}$ over all pixels of
+    at most 2,048 evenly spaced images; sums are exact integers, so neither order nor threads matter. A
+    constant channel has standard deviation 1.
 
     Args:
         images: N >= 1 images.
@@ -411,7 +445,10 @@ def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, 
         key = hashlib.blake2b(keys.tobytes() + images.reading.encode(), digest_size=16).digest()
         one = np.frombuffer(key, np.uint8).reshape(1, 16)
         found = remembered(
-            images.index("statistics", 56), one, np.array([settled.all()]), lambda _: _sums(images, rows).view(np.uint8)[None]
+            images.index("statistics", 56),
+            one,
+            np.array([settled.all()]),
+            lambda _: _sums(images, rows).view(np.uint8)[None],
         )
         sums = found.view(np.int64)[0]
     else:
@@ -425,7 +462,8 @@ def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, 
 
 
 def _sums(images: Images, rows: np.ndarray) -> np.ndarray:
-    # [pixels, sum of each channel, sum of squares of each channel] as int64 (7,); -1 stands for a channel that is not there.
+    # [pixels, sum of each channel, sum of squares of each channel] as int64 (7,); -1 stands for a channel
+    # that is not there.
     sums = np.zeros(7, np.int64)
     channels = 3
     for start in range(0, len(rows), 64):
@@ -450,12 +488,13 @@ class Split:
     Attributes:
         name: the dataset's registered name.
         split: ``train``, ``test``, …
-        ids: int64 (N,), unique: the row in the split's canonical order, the same on every machine. A merged split goes on counting
-            where its first part ends; images that were left out leave gaps.
+        ids: int64 (N,), unique: the row in the split's canonical order, the same on every machine. A merged
+            split goes on counting where its first part ends; images that were left out leave gaps.
         images: the images, one a row.
         classes: class names; empty where there are none.
         mean, std: of each channel, pixels scaled to [0, 1]; always the training images'.
-        truth: int64 (N,) true labels, or None where there are none. Only annotation and the reporting of metrics read it.
+        truth: int64 (N,) true labels, or None where there are none. Only annotation and the reporting of
+            metrics read it.
         sources: file or key of each row, where images have one.
 
     Raises:
@@ -491,13 +530,21 @@ class Split:
             raise BadInput(f"{where}: ids are not unique.")
         ids.setflags(write=False)
         object.__setattr__(self, "ids", ids)
-        if len(self.mean) != len(self.std) or (self.images.shape is not None and len(self.mean) != self.images.shape[2]):
-            raise BadInput(f"{where}: mean {self.mean} and std {self.std} do not fit images of shape {self.images.shape}.")
+        if len(self.mean) != len(self.std) or (
+            self.images.shape is not None and len(self.mean) != self.images.shape[2]
+        ):
+            raise BadInput(
+                f"{where}: mean {self.mean} and std {self.std} do not fit images of shape "
+                f"{self.images.shape}."
+            )
         if self.truth is not None:
             truth = np.array(self.truth, np.int64)
             outside = np.flatnonzero((truth < 0) | (truth >= len(self.classes)))
             if outside.size:
-                raise BadInput(f"{where}: image {outside[0]} has label {truth[outside[0]]}, there are {len(self.classes)} classes.")
+                raise BadInput(
+                    f"{where}: image {outside[0]} has label {truth[outside[0]]}, there are "
+                    f"{len(self.classes)} classes."
+                )
             truth.setflags(write=False)
             object.__setattr__(self, "truth", truth)
 
@@ -513,6 +560,7 @@ class Split:
         if self.truth is None:
             raise MissingLabels(
                 f"{self.name}/{self.split} has no labels.",
-                remedy="use a label-free method (elfs, or a selector that needs features only), or a labelled split",
+                remedy="use a label-free method (elfs, or a selector that needs features only), or a "
+                "labelled split",
             )
         return self.truth

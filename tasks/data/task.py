@@ -7,23 +7,34 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.artifacts import Artifact, write
-from tasks.cache import uncached_task
-from tasks.errors import BadInput
-from tasks.progress import progress
+from winnow.tasks.artifacts import Artifact, write
+from winnow.tasks.cache import uncached_task
+from winnow.tasks.errors import BadInput
+from winnow.tasks.progress import progress
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from tasks.data.split import Split
+    from winnow.tasks.data.split import Split
 
-__all__ = ["annotate", "bring_embeddings", "bring_pseudo_labels", "labels_of", "load", "open_split", "rows_of"]
+__all__ = [
+    "annotate",
+    "bring_embeddings",
+    "bring_pseudo_labels",
+    "labels_of",
+    "load",
+    "open_split",
+    "rows_of",
+]
 
-# What these tasks write is named after its content, so all that follows stays cached as long as that is the same.
+# What these tasks write is named after its content, so all that follows stays cached as long as that is the
+# same.
 
 
 @uncached_task(name="load", run_name="load-{dataset}-{split}")
-def load(dataset: str, split: str = "train", labels: bool = False, options: dict[str, Any] | None = None) -> Artifact:
+def load(
+    dataset: str, split: str = "train", labels: bool = False, options: dict[str, Any] | None = None
+) -> Artifact:
     """The samples of one split, with a checksum of each image; with labels only when a labelled method or an evaluation asks for them."""
     with progress(f"load {dataset}/{split}") as tell:
         found = _split(dataset, split, json.dumps(options or {}, sort_keys=True))
@@ -44,7 +55,8 @@ def load(dataset: str, split: str = "train", labels: bool = False, options: dict
             "labelled": found.truth is not None,
             "shape": found.images.shape,
         },
-        # in the content, hence in the digest: what is trained on the same images normalised otherwise is another result
+        # in the content, hence in the digest: what is trained on the same images normalised otherwise is
+        # another result
         field_metadata={"checksum": {"mean": json.dumps(found.mean), "std": json.dumps(found.std)}},
     )
 
@@ -52,12 +64,14 @@ def load(dataset: str, split: str = "train", labels: bool = False, options: dict
 def _binary(rows: np.ndarray) -> Any:
     import pyarrow as pa
 
-    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(rows.shape[1]), len(rows), [None, pa.py_buffer(rows.tobytes())])
+    return pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(rows.shape[1]), len(rows), [None, pa.py_buffer(rows.tobytes())]
+    )
 
 
 @lru_cache(maxsize=4)
 def _split(dataset: str, split: str, options: str) -> Split:
-    from tasks.data.load import load_split
+    from winnow.tasks.data.load import load_split
 
     return load_split(dataset, split, **json.loads(options))
 
@@ -68,7 +82,8 @@ def open_split(samples: Artifact) -> Split:
     found = _split(meta["dataset"], meta["split"], json.dumps(meta["options"], sort_keys=True))
     if len(found) != samples.rows:
         raise BadInput(
-            f"{meta['dataset']}/{meta['split']} has {len(found):,} images now, {samples.rows:,} when this run began.",
+            f"{meta['dataset']}/{meta['split']} has {len(found):,} images now, {samples.rows:,} when this "
+            "run began.",
             remedy="leave the dataset alone while a run reads it, then run the same command again",
         )
     return found
@@ -120,10 +135,16 @@ def bring_embeddings(samples: Artifact, path: str) -> Artifact:
     ids = samples.numpy("id")
     vectors = _table(path, ids, ("vector", "embeddings", "features", "x"))
     if vectors.ndim != 2 or vectors.dtype.kind != "f":
-        raise BadInput(f"{path}: embeddings must be a floating-point matrix (N, D), found {vectors.dtype} {vectors.shape}.")
+        raise BadInput(
+            f"{path}: embeddings must be a floating-point matrix (N, D), found {vectors.dtype} "
+            f"{vectors.shape}."
+        )
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
-        raise BadInput(f"{path}: row {bad[0]} has NaN or infinite values ({len(bad):,} such rows).", remedy="drop or recompute these rows")
+        raise BadInput(
+            f"{path}: row {bad[0]} has NaN or infinite values ({len(bad):,} such rows).",
+            remedy="drop or recompute these rows",
+        )
     stored = vectors if vectors.dtype == np.float16 else vectors.astype(np.float32)
     return write("embeddings", {"id": ids, "vector": stored}, meta={"embedder": Path(path).name})
 
@@ -136,12 +157,23 @@ def bring_pseudo_labels(samples: Artifact, path: str) -> Artifact:
     ids = samples.numpy("id")
     clusters = _table(path, ids, ("cluster", "pseudo_labels", "labels", "cluster_ids"))
     if clusters.ndim != 1 or clusters.dtype.kind not in "iu":
-        raise BadInput(f"{path}: pseudo-labels must be whole numbers (N,), found {clusters.dtype} {clusters.shape}.")
+        raise BadInput(
+            f"{path}: pseudo-labels must be whole numbers (N,), found {clusters.dtype} {clusters.shape}."
+        )
     if clusters.min() < 0:
-        raise BadInput(f"{path}: row {int(np.argmin(clusters))} has cluster {clusters.min()}; clusters count from 0.")
+        raise BadInput(
+            f"{path}: row {int(np.argmin(clusters))} has cluster {clusters.min()}; clusters count from 0."
+        )
     n = len(ids)
-    columns = {"id": ids, "cluster": clusters.astype(np.int32), "confidence": np.ones(n, np.float32), "head": np.full(n, -1, np.int32)}
-    return write("pseudo_labels", columns, meta={"clusters": int(clusters.max()) + 1, "source": Path(path).name})
+    columns = {
+        "id": ids,
+        "cluster": clusters.astype(np.int32),
+        "confidence": np.ones(n, np.float32),
+        "head": np.full(n, -1, np.int32),
+    }
+    return write(
+        "pseudo_labels", columns, meta={"clusters": int(clusters.max()) + 1, "source": Path(path).name}
+    )
 
 
 def _table(path: str, ids: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
@@ -149,7 +181,7 @@ def _table(path: str, ids: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
     import numpy as np
     import pyarrow.parquet as pq
 
-    from tasks.artifacts import to_numpy
+    from winnow.tasks.artifacts import to_numpy
 
     file, _, wanted = path.partition("#")
     if not Path(file).expanduser().exists():
@@ -176,7 +208,8 @@ def _table(path: str, ids: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
         candidates = list(arrays)
     if not candidates or candidates[0] not in arrays:
         raise BadInput(
-            f"{file}: which of its arrays? It has {', '.join(arrays) or 'none'}; expected one of {', '.join(names)}.",
+            f"{file}: which of its arrays? It has {', '.join(arrays) or 'none'}; expected one of "
+            f"{', '.join(names)}.",
             remedy=f"name it: {file}#{next((name for name in arrays if name != 'id'), names[0])}",
         )
     values = arrays[candidates[0]]
@@ -184,6 +217,7 @@ def _table(path: str, ids: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
         return values[rows_of(arrays["id"], ids)]
     if len(values) != len(ids):
         raise BadInput(
-            f"{file}: {len(values):,} rows for {len(ids):,} samples.", remedy="give one row a sample, in the dataset's order, or add ids"
+            f"{file}: {len(values):,} rows for {len(ids):,} samples.",
+            remedy="give one row a sample, in the dataset's order, or add ids",
         )
     return values

@@ -11,10 +11,10 @@ import numpy as np
 import scipy.io
 from torchvision import datasets as stock
 
-from tasks.data.fetch import Published, obtain, verify_digests
-from tasks.data.load import check_count, check_split, data_folder
-from tasks.data.split import ArrayImages, Split
-from tasks.errors import BadInput
+from winnow.tasks.data.fetch import Published, obtain, verify_digests
+from winnow.tasks.data.load import check_count, check_split, data_folder
+from winnow.tasks.data.split import ArrayImages, Split
+from winnow.tasks.errors import BadInput
 
 __all__ = ["cifar10", "cifar100", "fashion_mnist", "mnist", "qmnist", "stl10", "svhn"]
 
@@ -36,7 +36,8 @@ def mnist(
         root: folder that holds ``MNIST/raw/``; default the data root.
         download: fetch what is missing.
         verify: check the archives' md5 and the number of images.
-        permutation_seed: permuted MNIST: all images' pixels in the same new order, drawn as DeepCore draws it.
+        permutation_seed: permuted MNIST: all images' pixels in the same new order, drawn as DeepCore draws
+            it.
 
     Returns:
         the split; images uint8 (N, 28, 28, 1).
@@ -45,9 +46,10 @@ def mnist(
         MissingData, BadInput: files missing, truncated or not the published ones.
 
     References:
-        Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, Gradient-based learning applied to document recognition, Proc. IEEE 1998.
-        I. Goodfellow et al., An empirical investigation of catastrophic forgetting in gradient-based neural networks, 2013 (permuted);
-        PatrickZH/DeepCore@74ec709 deepcore/datasets/mnist.py permutedMNIST.
+        Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, Gradient-based learning applied to document recognition,
+        Proc. IEEE 1998. I. Goodfellow et al., An empirical investigation of catastrophic forgetting in
+        gradient-based neural networks, 2013 (permuted); PatrickZH/DeepCore@74ec709 deepcore/datasets/mnist.py
+        permutedMNIST.
     """
     found = _mnist_like("mnist", stock.MNIST, split, root, download, verify, _DIGITS, 0.1307, 0.3081)
     if permutation_seed is None:
@@ -57,7 +59,9 @@ def mnist(
     return replace(found, images=ArrayImages(pixels[:, places].reshape(-1, 28, 28, 1)))
 
 
-def fashion_mnist(split: str = "train", *, root: Path | None = None, download: bool = True, verify: bool = True) -> Split:
+def fashion_mnist(
+    split: str = "train", *, root: Path | None = None, download: bool = True, verify: bool = True
+) -> Split:
     """Photographs of clothes, 28x28 grey: 60,000 train, 10,000 test.
 
     Args:
@@ -73,15 +77,32 @@ def fashion_mnist(split: str = "train", *, root: Path | None = None, download: b
         MissingData, BadInput: files missing, truncated or not the published ones.
 
     References:
-        H. Xiao, K. Rasul, R. Vollgraf, Fashion-MNIST: a novel image dataset for benchmarking machine learning algorithms, 2017.
+        H. Xiao, K. Rasul, R. Vollgraf, Fashion-MNIST: a novel image dataset for benchmarking machine learning
+        algorithms, 2017.
     """
     return _mnist_like(
-        "fashion_mnist", stock.FashionMNIST, split, root, download, verify, tuple(stock.FashionMNIST.classes), 0.2861, 0.3530
+        "fashion_mnist",
+        stock.FashionMNIST,
+        split,
+        root,
+        download,
+        verify,
+        tuple(stock.FashionMNIST.classes),
+        0.2861,
+        0.3530,
     )
 
 
 def _mnist_like(
-    name: str, kind: Any, split: str, root: Path | None, download: bool, verify: bool, classes: tuple[str, ...], mean: float, std: float
+    name: str,
+    kind: Any,
+    split: str,
+    root: Path | None,
+    download: bool,
+    verify: bool,
+    classes: tuple[str, ...],
+    mean: float,
+    std: float,
 ) -> Split:
     check_split(name, split)
     stem = {"train": "train", "test": "t10k"}[split]
@@ -94,14 +115,26 @@ def _mnist_like(
     labels = _read_idx(folder / f"{stem}-labels-idx1-ubyte", 1).astype(np.int64)
     if verify:
         check_count(name, split, len(images), folder)
-    return Split(name, split, np.arange(len(images)), ArrayImages(images[..., None]), classes, (mean,), (std,), truth=labels)
+    return Split(
+        name,
+        split,
+        np.arange(len(images)),
+        ArrayImages(images[..., None]),
+        classes,
+        (mean,),
+        (std,),
+        truth=labels,
+    )
 
 
-def qmnist(split: str = "train", *, root: Path | None = None, download: bool = True, verify: bool = True) -> Split:
+def qmnist(
+    split: str = "train", *, root: Path | None = None, download: bool = True, verify: bool = True
+) -> Split:
     """MNIST rebuilt from NIST's archive, 28x28 grey: 60,000 train, 60,000 test.
 
     Args:
-        split: ``train``, ``test``, ``test10k`` (MNIST's test images), ``test50k`` (the other test images) or ``nist`` (all 402,953 digits).
+        split: ``train``, ``test``, ``test10k`` (MNIST's test images), ``test50k`` (the other test images) or
+            ``nist`` (all 402,953 digits).
         root: folder that holds ``QMNIST/raw/``; default the data root.
         download: fetch what is missing.
         verify: check the archives' md5 and the number of images.
@@ -126,26 +159,45 @@ def qmnist(split: str = "train", *, root: Path | None = None, download: bool = T
     images, labels = _read_idx(files[0], 3)[rows], _read_idx(files[1], 2)[rows, 0].astype(np.int64)
     if verify:
         check_count("qmnist", split, len(images), folder)
-    return Split("qmnist", split, np.arange(len(images)), ArrayImages(images[..., None]), _DIGITS, (0.1308,), (0.3088,), truth=labels)
+    return Split(
+        "qmnist",
+        split,
+        np.arange(len(images)),
+        ArrayImages(images[..., None]),
+        _DIGITS,
+        (0.1308,),
+        (0.3088,),
+        truth=labels,
+    )
 
 
 def _read_idx(file: Path, dimensions: int) -> np.ndarray:
-    # IDX: two zero bytes, element type, number of dimensions, each length as a big-endian int32, then the elements.
+    # IDX: two zero bytes, element type, number of dimensions, each length as a big-endian int32, then the
+    # elements.
     head = np.fromfile(file, np.uint8, 4)
     kinds: dict[int, np.dtype[Any]] = {8: np.dtype(np.uint8), 12: np.dtype(">i4")}
     if len(head) < 4 or head[0] or head[1] or head[2] not in kinds or head[3] != dimensions:
-        raise BadInput(f"{file} is not an IDX file of {dimensions} dimensions.", remedy="delete it to fetch it again")
+        raise BadInput(
+            f"{file} is not an IDX file of {dimensions} dimensions.", remedy="delete it to fetch it again"
+        )
     shape = np.fromfile(file, ">i4", dimensions, offset=4)
     kind = kinds[int(head[2])]
-    start, expected, found = 4 + 4 * dimensions, int(np.prod(shape, dtype=np.int64)) * kind.itemsize, file.stat().st_size
+    start, expected, found = (
+        4 + 4 * dimensions,
+        int(np.prod(shape, dtype=np.int64)) * kind.itemsize,
+        file.stat().st_size,
+    )
     if len(shape) < dimensions or found != start + expected:
         raise BadInput(
-            f"{file} has {found:,} bytes, its header announces {start + expected:,}: it was cut off.", remedy="delete it to fetch it again"
+            f"{file} has {found:,} bytes, its header announces {start + expected:,}: it was cut off.",
+            remedy="delete it to fetch it again",
         )
     return np.fromfile(file, kind, offset=start).reshape(shape)
 
 
-def svhn(split: str = "train", *, root: Path | None = None, download: bool = True, verify: bool = True) -> Split:
+def svhn(
+    split: str = "train", *, root: Path | None = None, download: bool = True, verify: bool = True
+) -> Split:
     """House numbers from street views, 32x32 colour: 73,257 train, 26,032 test, 531,131 extra.
 
     Args:
@@ -161,7 +213,8 @@ def svhn(split: str = "train", *, root: Path | None = None, download: bool = Tru
         MissingData, BadInput: files missing, truncated or not the published ones.
 
     References:
-        Y. Netzer et al., Reading digits in natural images with unsupervised feature learning, NIPS workshop 2011.
+        Y. Netzer et al., Reading digits in natural images with unsupervised feature learning, NIPS workshop
+        2011.
     """
     check_split("svhn", split)
     folder = data_folder(root)
@@ -175,7 +228,8 @@ def svhn(split: str = "train", *, root: Path | None = None, download: bool = Tru
         pixels, labels = content["X"], content["y"].astype(np.int64).ravel()
     except Exception as error:  # SciPy's reader raises many kinds on a damaged file
         raise BadInput(
-            f"svhn: {folder / filename} cannot be read: {type(error).__name__}: {error}.", remedy="delete it to fetch it again"
+            f"svhn: {folder / filename} cannot be read: {type(error).__name__}: {error}.",
+            remedy="delete it to fetch it again",
         ) from error
     if pixels.ndim != 4 or pixels.shape[:3] != (32, 32, 3):
         raise BadInput(f"svhn: X in {folder / filename} has shape {pixels.shape}, not (32, 32, 3, N).")
@@ -183,10 +237,14 @@ def svhn(split: str = "train", *, root: Path | None = None, download: bool = Tru
     if verify:
         check_count("svhn", split, len(images), folder)
     mean, std = (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)
-    return Split("svhn", split, np.arange(len(images)), ArrayImages(images), _DIGITS, mean, std, truth=labels % 10)
+    return Split(
+        "svhn", split, np.arange(len(images)), ArrayImages(images), _DIGITS, mean, std, truth=labels % 10
+    )
 
 
-def cifar10(split: str = "train", *, root: Path | None = None, download: bool = True, verify: bool = True) -> Split:
+def cifar10(
+    split: str = "train", *, root: Path | None = None, download: bool = True, verify: bool = True
+) -> Split:
     """Small photographs of 10 classes, 32x32 colour: 50,000 train, 10,000 test.
 
     Args:
@@ -202,12 +260,25 @@ def cifar10(split: str = "train", *, root: Path | None = None, download: bool = 
         MissingData, BadInput: files missing, truncated or not the published ones.
 
     References:
-        A. Krizhevsky, Learning multiple layers of features from tiny images, 2009. Normalisation: ELFS's and CCS's train.py.
+        A. Krizhevsky, Learning multiple layers of features from tiny images, 2009. Normalisation: ELFS's and
+        CCS's train.py.
     """
-    return _cifar("cifar10", stock.CIFAR10, split, root, download, verify, 170_498_071, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+    return _cifar(
+        "cifar10",
+        stock.CIFAR10,
+        split,
+        root,
+        download,
+        verify,
+        170_498_071,
+        (0.4914, 0.4822, 0.4465),
+        (0.2470, 0.2435, 0.2616),
+    )
 
 
-def cifar100(split: str = "train", *, root: Path | None = None, download: bool = True, verify: bool = True) -> Split:
+def cifar100(
+    split: str = "train", *, root: Path | None = None, download: bool = True, verify: bool = True
+) -> Split:
     """Small photographs of 100 classes, 32x32 colour: 50,000 train, 10,000 test.
 
     Args:
@@ -223,9 +294,20 @@ def cifar100(split: str = "train", *, root: Path | None = None, download: bool =
         MissingData, BadInput: files missing, truncated or not the published ones.
 
     References:
-        A. Krizhevsky, Learning multiple layers of features from tiny images, 2009. Normalisation: ELFS's and CCS's train.py.
+        A. Krizhevsky, Learning multiple layers of features from tiny images, 2009. Normalisation: ELFS's and
+        CCS's train.py.
     """
-    return _cifar("cifar100", stock.CIFAR100, split, root, download, verify, 169_001_437, (0.507, 0.487, 0.441), (0.267, 0.256, 0.276))
+    return _cifar(
+        "cifar100",
+        stock.CIFAR100,
+        split,
+        root,
+        download,
+        verify,
+        169_001_437,
+        (0.507, 0.487, 0.441),
+        (0.267, 0.256, 0.276),
+    )
 
 
 def _cifar(
@@ -245,7 +327,14 @@ def _cifar(
     batches = dict(kind.train_list if split == "train" else kind.test_list)
     digests = {**batches, kind.meta["filename"]: kind.meta["md5"]}
     holds = [f"{kind.base_folder}/{file}" for file in digests]
-    obtain(name, Published((kind.url,), kind.tgz_md5, size, kind.filename), above, holds, download=download, verify=verify)
+    obtain(
+        name,
+        Published((kind.url,), kind.tgz_md5, size, kind.filename),
+        above,
+        holds,
+        download=download,
+        verify=verify,
+    )
     if verify:
         verify_digests(name, folder, digests)
     classes = tuple(map(str, _unpickle(folder / kind.meta["filename"], kind.meta["key"])[kind.meta["key"]]))
@@ -254,15 +343,32 @@ def _cifar(
         batch = _unpickle(folder / file, "data")
         data = np.asarray(batch["data"])
         truth = batch.get("labels", batch.get("fine_labels"))
-        if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072 or truth is None or len(truth) != len(data):
-            raise BadInput(f"{name}: {folder / file} does not hold rows of 3,072 uint8 pixels with a label each.")
+        if (
+            data.dtype != np.uint8
+            or data.ndim != 2
+            or data.shape[1] != 3072
+            or truth is None
+            or len(truth) != len(data)
+        ):
+            raise BadInput(
+                f"{name}: {folder / file} does not hold rows of 3,072 uint8 pixels with a label each."
+            )
         pixels.append(data)
         labels.append(np.asarray(truth, np.int64))
     images = np.concatenate(pixels).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     if verify:
         check_count(name, split, len(images), folder)
     truth = np.concatenate(labels)
-    return Split(name, split, np.arange(len(images)), ArrayImages(np.ascontiguousarray(images)), classes, mean, std, truth=truth)
+    return Split(
+        name,
+        split,
+        np.arange(len(images)),
+        ArrayImages(np.ascontiguousarray(images)),
+        classes,
+        mean,
+        std,
+        truth=truth,
+    )
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -289,13 +395,17 @@ def _unpickle(file: Path, key: str) -> dict[str, Any]:
         with open(file, "rb") as stream:
             content = _ArraysOnly(stream, encoding="latin1").load()
     except Exception as error:  # damaged pickles raise nearly every built-in exception
-        raise BadInput(f"{file} cannot be read: {type(error).__name__}: {error}.", remedy="delete it to fetch it again") from error
+        raise BadInput(
+            f"{file} cannot be read: {type(error).__name__}: {error}.", remedy="delete it to fetch it again"
+        ) from error
     if not isinstance(content, dict) or key not in content:
         raise BadInput(f"{file} does not hold {key!r}.", remedy="delete it to fetch it again")
     return content
 
 
-def stl10(split: str = "train", *, root: Path | None = None, download: bool = True, verify: bool = True) -> Split:
+def stl10(
+    split: str = "train", *, root: Path | None = None, download: bool = True, verify: bool = True
+) -> Split:
     """Photographs from ImageNet, 96x96 colour: 5,000 train, 8,000 test, 100,000 unlabeled.
 
     Args:
@@ -311,8 +421,8 @@ def stl10(split: str = "train", *, root: Path | None = None, download: bool = Tr
         MissingData, BadInput: files missing, truncated or not the published ones.
 
     References:
-        A. Coates, H. Lee, A. Ng, An analysis of single-layer networks in unsupervised feature learning, AISTATS 2011. Normalisation:
-        ELFS's train.py.
+        A. Coates, H. Lee, A. Ng, An analysis of single-layer networks in unsupervised feature learning,
+        AISTATS 2011. Normalisation: ELFS's train.py.
     """
     check_split("stl10", split)
     kind = stock.STL10
@@ -320,12 +430,22 @@ def stl10(split: str = "train", *, root: Path | None = None, download: bool = Tr
     folder = above / kind.base_folder
     digests = {file: md5 for file, md5 in (*kind.train_list, *kind.test_list) if file.startswith(f"{split}_")}
     published = Published((kind.url,), kind.tgz_md5, 2_640_397_119, kind.filename)
-    obtain("stl10", published, above, [f"{kind.base_folder}/{file}" for file in digests], download=download, verify=verify)
+    obtain(
+        "stl10",
+        published,
+        above,
+        [f"{kind.base_folder}/{file}" for file in digests],
+        download=download,
+        verify=verify,
+    )
     if verify:
         verify_digests("stl10", folder, digests)
     file = folder / f"{split}_X.bin"
     if not file.stat().st_size or file.stat().st_size % (3 * 96 * 96):
-        raise BadInput(f"stl10: {file} is not a whole number of images: it was cut off.", remedy="delete it to unpack or fetch it again")
+        raise BadInput(
+            f"stl10: {file} is not a whole number of images: it was cut off.",
+            remedy="delete it to unpack or fetch it again",
+        )
     columns = np.memmap(file, np.uint8, mode="r").reshape(-1, 3, 96, 96)  # channel, x, y
     images = ArrayImages(columns.transpose(0, 3, 2, 1))
     if verify:
@@ -334,4 +454,13 @@ def stl10(split: str = "train", *, root: Path | None = None, download: bool = Tr
     if split != "unlabeled":
         labels = np.fromfile(folder / f"{split}_y.bin", np.uint8).astype(np.int64) - 1
     classes = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
-    return Split("stl10", split, np.arange(len(images)), images, classes, (0.43, 0.42, 0.39), (0.27, 0.26, 0.27), truth=labels)
+    return Split(
+        "stl10",
+        split,
+        np.arange(len(images)),
+        images,
+        classes,
+        (0.43, 0.42, 0.39),
+        (0.27, 0.26, 0.27),
+        truth=labels,
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import pickle
 import warnings
 import zipfile
@@ -14,12 +13,12 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from tasks.data.split import Images
-from tasks.embed.encoder import NetworkEncoder, seeded
-from tasks.embed.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
-from tasks.embed.timm_models import warn_random
-from tasks.embed.weights import Published, in_weights_folder, is_file_name, obtain, weights_folder
-from tasks.errors import BadInput, MissingData, UnknownName
+from winnow.tasks.data.split import Images
+from winnow.tasks.embed.encoder import NetworkEncoder, seeded
+from winnow.tasks.embed.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
+from winnow.tasks.embed.timm_models import warn_random
+from winnow.tasks.embed.weights import Published, in_weights_folder, is_file_name, obtain, weights_folder
+from winnow.tasks.errors import BadInput, MissingData, UnknownName, did_you_mean
 
 __all__ = ["clip"]
 
@@ -37,12 +36,14 @@ def clip(
 ) -> NetworkEncoder:
     """CLIP image embedding, projected, not normalised: ``clip_ViT-L-14``, ``clip_ViT-B-32:laion2b_s34b_b79k``, ``clip_ViT-B-32:/my.pt``.
 
-    Preprocessing is the model's own: shorter side to the input size (bicubic), central square, its mean and standard deviation.
+    Preprocessing is the model's own: shorter side to the input size (bicubic), central square, its mean and
+    standard deviation.
 
     Args:
         images: unused; any images can be embedded.
-        variant: architecture (OpenAI's spelling, ``ViT-B/32``, is understood), then ``:`` and a tag of open_clip's or a checkpoint
-            file; default the tag ``openai``. Published weights are looked for as ``clip_<architecture>_<tag>.safetensors`` (or .pt, …).
+        variant: architecture (OpenAI's spelling, ``ViT-B/32``, is understood), then ``:`` and a tag of
+            open_clip's or a checkpoint file; default the tag ``openai``. Published weights are looked for as
+            ``clip_<architecture>_<tag>.safetensors`` (or .pt, …).
         device: where it runs.
         dtype: of its products.
         generator: of random weights.
@@ -55,28 +56,31 @@ def clip(
         UnknownName: no such architecture or tag.
         MissingData: weights are not to be had.
 
-    >>> from tasks.data.split import ArrayImages
+    >>> from winnow.tasks.data.split import ArrayImages
     >>> images = ArrayImages(torch.zeros(1, 32, 32, 3, dtype=torch.uint8).numpy())
     >>> where = {"device": torch.device("cpu"), "dtype": torch.float32, "generator": torch.Generator()}
     >>> clip(images, variant="ViT-B-33", **where)
     Traceback (most recent call last):
-    tasks.errors.UnknownName: open_clip has no architecture 'ViT-B-33'. Did you mean ViT-B-32 or ViT-S-32 or ViT-M-32?
+    winnow.UnknownName: open_clip has no architecture 'ViT-B-33'. Did you mean 'ViT-B-32'?
       next: open_clip.list_models() names them
 
     References:
-        Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021; mlfoundations/open_clip;
-        ``clip.load(…).visual`` in model_builders.py of HHU-MMBS/TEMI-official-BMVC2023.
+        Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021;
+        mlfoundations/open_clip; ``clip.load(…).visual`` in model_builders.py of
+        HHU-MMBS/TEMI-official-BMVC2023.
 
     Differences from upstream:
-        open_clip builds ``ViT-B-32`` with GELU even for OpenAI's weights, which were trained with QuickGELU, and only warns; here the tag
-        decides, and for a checkpoint of one's own its kind (OpenAI's TorchScript: QuickGELU) or the architecture (``ViT-B-32-quickgelu``).
+        open_clip builds ``ViT-B-32`` with GELU even for OpenAI's weights, which were trained with QuickGELU,
+        and only warns; here the tag decides, and for a checkpoint of one's own its kind (OpenAI's
+        TorchScript: QuickGELU) or the architecture (``ViT-B-32-quickgelu``).
     """
     wanted, _, source = variant.partition(":")
     architecture = wanted.replace("/", "-").replace("@336px", "-336")
     if architecture not in open_clip.list_models():
-        close = difflib.get_close_matches(architecture, open_clip.list_models(), n=3)
-        hint = f" Did you mean {' or '.join(close)}?" if close else ""
-        raise UnknownName(f"open_clip has no architecture {wanted!r}.{hint}", remedy="open_clip.list_models() names them")
+        hint = did_you_mean(architecture, open_clip.list_models())
+        raise UnknownName(
+            f"open_clip has no architecture {wanted!r}.{hint}", remedy="open_clip.list_models() names them"
+        )
     name, local = f"clip_{variant}", is_file_name(source)
     config: dict[str, Any] = {}
     if not local:
@@ -84,7 +88,10 @@ def clip(
         config = open_clip.get_pretrained_cfg(architecture, source) or {}
         if not config and not random_weights:
             tags = open_clip.list_pretrained_tags_by_model(architecture)
-            raise UnknownName(f"open_clip has no weights {source!r} for {architecture}. Available: {', '.join(tags) or 'none'}")
+            raise UnknownName(
+                f"open_clip has no weights {source!r} for {architecture}. Available: "
+                f"{', '.join(tags) or 'none'}"
+            )
     if random_weights:
         warn_random(name)
         path = None
@@ -135,17 +142,29 @@ def _model(architecture: str, path: Path | None, quick_gelu: bool, generator: to
     """open_clip's model with the weights of that file, or randomly initialised."""
     if path is not None and not path.is_file():
         raise MissingData(
-            f"{path}: no such checkpoint file.", remedy=f"check the path; bare names are looked for in {weights_folder()}, too"
+            f"{path}: no such checkpoint file.",
+            remedy=f"check the path; bare names are looked for in {weights_folder()}, too",
         )
     try:
         with seeded(generator), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # TorchScript is deprecated, but OpenAI's files are of that kind
             if path is not None and _is_torchscript(path):
                 return open_clip.load_openai_model(str(path), precision="fp32", device="cpu")
-            return open_clip.create_model(architecture, str(path) if path else None, force_quick_gelu=quick_gelu, pretrained_text=False)
-    except (RuntimeError, OSError, KeyError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+            return open_clip.create_model(
+                architecture, str(path) if path else None, force_quick_gelu=quick_gelu, pretrained_text=False
+            )
+    except (
+        RuntimeError,
+        OSError,
+        KeyError,
+        ValueError,
+        EOFError,
+        pickle.UnpicklingError,
+        SafetensorError,
+    ) as error:
         raise BadInput(
-            f"open_clip cannot make {architecture} of {path or 'its configuration'}: {type(error).__name__}: {str(error)[:500]}",
+            f"open_clip cannot make {architecture} of {path or 'its configuration'}: {type(error).__name__}: "
+            f"{str(error)[:500]}",
             remedy="use the checkpoint of this architecture, or name the architecture that it belongs to",
         ) from error
 

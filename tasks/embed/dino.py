@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torchvision.models import get_model
 
-from tasks.data.split import Images
-from tasks.embed.encoder import NetworkEncoder, seeded
-from tasks.embed.preprocess import imagenet_view
-from tasks.embed.timm_models import HUB_FILES, build, bytes_of, fill, warn_random
-from tasks.embed.weights import Published, load, obtain, read
-from tasks.errors import BadInput
+from winnow.tasks.data.split import Images
+from winnow.tasks.embed.encoder import NetworkEncoder, seeded
+from winnow.tasks.embed.preprocess import imagenet_view
+from winnow.tasks.embed.timm_models import HUB_FILES, build, bytes_of, fill, warn_random
+from winnow.tasks.embed.weights import Published, load, obtain, read
+from winnow.tasks.errors import BadInput
 
 __all__ = [
     "dino_resnet50",
@@ -41,7 +41,8 @@ def dino_vits16(images: Images, **options: Any) -> NetworkEncoder:
     Options and details: ``transformer``.
 
     References:
-        Caron et al., Emerging Properties in Self-Supervised Vision Transformers, ICCV 2021; facebookresearch/dino, hubconf.py.
+        Caron et al., Emerging Properties in Self-Supervised Vision Transformers, ICCV 2021;
+        facebookresearch/dino, hubconf.py.
     """
     return _dino("dino_vits16", "vit_small_patch16_224.dino", "dino_deitsmall16_pretrain", images, options)
 
@@ -52,7 +53,8 @@ def dino_vits8(images: Images, **options: Any) -> NetworkEncoder:
     Options and details: ``transformer``.
 
     References:
-        Caron et al., Emerging Properties in Self-Supervised Vision Transformers, ICCV 2021; facebookresearch/dino, hubconf.py.
+        Caron et al., Emerging Properties in Self-Supervised Vision Transformers, ICCV 2021;
+        facebookresearch/dino, hubconf.py.
     """
     return _dino("dino_vits8", "vit_small_patch8_224.dino", "dino_deitsmall8_pretrain", images, options)
 
@@ -63,7 +65,8 @@ def dino_vitb16(images: Images, **options: Any) -> NetworkEncoder:
     Options and details: ``transformer``.
 
     References:
-        Caron et al., Emerging Properties in Self-Supervised Vision Transformers, ICCV 2021; facebookresearch/dino, hubconf.py.
+        Caron et al., Emerging Properties in Self-Supervised Vision Transformers, ICCV 2021;
+        facebookresearch/dino, hubconf.py.
     """
     return _dino("dino_vitb16", "vit_base_patch16_224.dino", "dino_vitbase16_pretrain", images, options)
 
@@ -74,7 +77,8 @@ def dino_vitb8(images: Images, **options: Any) -> NetworkEncoder:
     Options and details: ``transformer``.
 
     References:
-        Caron et al., Emerging Properties in Self-Supervised Vision Transformers, ICCV 2021; facebookresearch/dino, hubconf.py.
+        Caron et al., Emerging Properties in Self-Supervised Vision Transformers, ICCV 2021;
+        facebookresearch/dino, hubconf.py.
     """
     return _dino("dino_vitb8", "vit_base_patch8_224.dino", "dino_vitbase8_pretrain", images, options)
 
@@ -85,7 +89,8 @@ def dinov2_vits14(images: Images, **options: Any) -> NetworkEncoder:
     Options and details: ``transformer``.
 
     References:
-        Oquab et al., DINOv2: Learning Robust Visual Features without Supervision, TMLR 2024; facebookresearch/dinov2, hubconf.py.
+        Oquab et al., DINOv2: Learning Robust Visual Features without Supervision, TMLR 2024;
+        facebookresearch/dinov2, hubconf.py.
     """
     return _dinov2("dinov2_vits14", "small", images, options)
 
@@ -96,7 +101,8 @@ def dinov2_vitb14(images: Images, **options: Any) -> NetworkEncoder:
     Options and details: ``transformer``.
 
     References:
-        Oquab et al., DINOv2: Learning Robust Visual Features without Supervision, TMLR 2024; facebookresearch/dinov2, hubconf.py.
+        Oquab et al., DINOv2: Learning Robust Visual Features without Supervision, TMLR 2024;
+        facebookresearch/dinov2, hubconf.py.
     """
     return _dinov2("dinov2_vitb14", "base", images, options)
 
@@ -107,7 +113,8 @@ def dinov2_vitl14(images: Images, **options: Any) -> NetworkEncoder:
     Options and details: ``transformer``.
 
     References:
-        Oquab et al., DINOv2: Learning Robust Visual Features without Supervision, TMLR 2024; facebookresearch/dinov2, hubconf.py.
+        Oquab et al., DINOv2: Learning Robust Visual Features without Supervision, TMLR 2024;
+        facebookresearch/dinov2, hubconf.py.
     """
     return _dinov2("dinov2_vitl14", "large", images, options)
 
@@ -118,7 +125,8 @@ def dinov2_vitg14(images: Images, **options: Any) -> NetworkEncoder:
     Options and details: ``transformer``.
 
     References:
-        Oquab et al., DINOv2: Learning Robust Visual Features without Supervision, TMLR 2024; facebookresearch/dinov2, hubconf.py.
+        Oquab et al., DINOv2: Learning Robust Visual Features without Supervision, TMLR 2024;
+        facebookresearch/dinov2, hubconf.py.
     """
     return _dinov2("dinov2_vitg14", "giant", images, options)
 
@@ -196,8 +204,9 @@ def transformer(
 ) -> NetworkEncoder:
     """A DINO or DINOv2 vision transformer: LayerNorm of the last block's output, class token.
 
-    Position embeddings are resampled to other input sizes as the authors do it: for grids of g from M positions a side, bicubic with
-    scale (g + 0.1)/M and without antialiasing; for models with registers to size g with antialiasing.
+    Position embeddings are resampled to other input sizes as the authors do it: for grids of g from M
+    positions a side, bicubic with scale (g + 0.1)/M and without antialiasing; for models with registers to
+    size g with antialiasing.
 
     Args:
         name: of the embedder.
@@ -208,8 +217,8 @@ def transformer(
         dtype: of its products.
         generator: of random weights.
         size: side of the input, a multiple of the patch size.
-        crop: resize to 256/224 of the size (bilinear) and crop, as for ImageNet, instead of resizing to it (bicubic); default where
-            images differ in size.
+        crop: resize to 256/224 of the size (bilinear) and crop, as for ImageNet, instead of resizing to it
+            (bicubic); default where images differ in size.
         random_weights: do not load weights, for tests.
 
     Raises:
@@ -223,7 +232,8 @@ def transformer(
     patch = int(model.split("patch")[1].split("_")[0])
     if size % patch:
         raise BadInput(
-            f"size = {size}: {name} needs a multiple of its patch size {patch}, for example {max(1, round(size / patch)) * patch}."
+            f"size = {size}: {name} needs a multiple of its patch size {patch}, for example "
+            f"{max(1, round(size / patch)) * patch}."
         )
     network = build(model, size, generator)
     if random_weights:
@@ -277,14 +287,15 @@ def dino_resnet50(
     Raises:
         MissingData: weights are not to be had.
 
-    >>> from tasks.data.split import ArrayImages
+    >>> from winnow.tasks.data.split import ArrayImages
     >>> images = ArrayImages(torch.zeros(1, 32, 32, 3, dtype=torch.uint8).numpy())
     >>> where = {"device": torch.device("cpu"), "dtype": torch.float32, "generator": torch.Generator()}
     >>> dino_resnet50(images, size=32, random_weights=True, **where).dim
     2048
 
     References:
-        Caron et al., Emerging Properties in Self-Supervised Vision Transformers, ICCV 2021; facebookresearch/dino, hubconf.py.
+        Caron et al., Emerging Properties in Self-Supervised Vision Transformers, ICCV 2021;
+        facebookresearch/dino, hubconf.py.
     """
     view = imagenet_view(images, size, crop)
     with seeded(generator):
@@ -293,7 +304,9 @@ def dino_resnet50(
     if random_weights:
         warn_random("dino_resnet50")
     else:
-        published = Published(("dino_resnet50",), f"{_SERVER}/dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth")
+        published = Published(
+            ("dino_resnet50",), f"{_SERVER}/dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth"
+        )
         path = obtain("dino_resnet50", published, size=bytes_of(network))
         load(network, read(path), path, without=("fc.",))
     return NetworkEncoder("dino_resnet50", network, view, device, dtype)

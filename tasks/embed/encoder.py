@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tasks.data.split import Images, row_numbers
-from tasks.embed.preprocess import Preprocess
-from tasks.errors import BadInput
+from winnow.tasks.data.split import Images, row_numbers
+from winnow.tasks.embed.preprocess import Preprocess
+from winnow.tasks.errors import BadInput
 
 __all__ = ["Encoder", "NetworkEncoder", "embed", "normalise", "seeded"]
 
-log = logging.getLogger("tasks.embed")
+log = logging.getLogger("winnow.tasks.embed")
 
 _BLOCK = 8192  # rows that are held in float64 at a time
 
@@ -45,7 +45,14 @@ class NetworkEncoder:
         dtype: what products are computed in (autocast); weights and results are float32.
     """
 
-    def __init__(self, name: str, network: torch.nn.Module, preprocess: Preprocess, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        name: str,
+        network: torch.nn.Module,
+        preprocess: Preprocess,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
         layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.name, self.preprocess, self.device, self.dtype = name, preprocess, device, dtype
         self.network = network.eval().requires_grad_(False).to(device).to(memory_format=layout)
@@ -53,10 +60,15 @@ class NetworkEncoder:
 
     def __call__(self, images: np.ndarray | list[Image.Image]) -> np.ndarray:
         reduced = self.dtype != torch.float32
-        with torch.inference_mode(), torch.autocast(self.device.type, dtype=self.dtype if reduced else None, enabled=reduced):
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, dtype=self.dtype if reduced else None, enabled=reduced),
+        ):
             features = self.network(self.preprocess(images, self.device))
         if features.ndim != 2:
-            raise BadInput(f"{self.name} yields features of shape {tuple(features.shape)}, not one vector an image.")
+            raise BadInput(
+                f"{self.name} yields features of shape {tuple(features.shape)}, not one vector an image."
+            )
         return features.float().cpu().numpy()
 
 
@@ -101,8 +113,8 @@ def embed(
     Raises:
         BadInput: rows that are not there, or an embedding that is NaN or infinite; names the row.
 
-    >>> from tasks.data.split import ArrayImages
-    >>> from tasks.embed.pixels import pixels
+    >>> from winnow.tasks.data.split import ArrayImages
+    >>> from winnow.tasks.embed.pixels import pixels
     >>> images = ArrayImages(np.arange(12, dtype=np.uint8).reshape(3, 2, 2, 1))
     >>> encoder = pixels(images, device=torch.device("cpu"), dtype=torch.float32, generator=torch.Generator())
     >>> (255 * embed(encoder, images, [2, 0])).round().tolist()
@@ -123,8 +135,10 @@ def embed(
             bad = np.flatnonzero(~np.isfinite(encoded).all(axis=1))
             if len(bad):
                 raise BadInput(
-                    f"the embedding of row {numbers[start + bad[0]]} has NaN or infinite values (so have {len(bad)} of its batch).",
-                    remedy="check the weights, then that image; in half precision an overflow looks like this, too: device=cpu has none",
+                    f"the embedding of row {numbers[start + bad[0]]} has NaN or infinite values (so have "
+                    f"{len(bad)} of its batch).",
+                    remedy="check the weights, then that image; in half precision an overflow looks like "
+                    "this, too: device=cpu has none",
                 )
             vectors[start:end] = encoded
             if progress is not None:
@@ -135,13 +149,15 @@ def embed(
 def normalise(features: np.ndarray, how: str, *, reference: np.ndarray | None = None) -> np.ndarray:
     """Scale embeddings.
 
-    ``l2``: x / ‖x‖. ``zscore``: (x − μ) / σ in each dimension, σ with N − 1 in the denominator. ``none``: as they are. A vector of norm
-    zero stays zero, a dimension that is constant becomes zero. Sums are in float64.
+    ``l2``: x / ‖x‖. ``zscore``: (x − μ) / σ in each dimension, σ with N − 1 in the denominator. ``none``: as
+    they are. A vector of norm zero stays zero, a dimension that is constant becomes zero. Sums are in
+    float64.
 
     Args:
         features: (N, D) float32 or float16.
         how: ``none``, ``l2`` or ``zscore``.
-        reference: (M, D) features whose μ and σ are used, default the features themselves; for test images those of the training images.
+        reference: (M, D) features whose μ and σ are used, default the features themselves; for test images
+            those of the training images.
 
     Returns:
         (N, D) float32, a new array.
@@ -170,7 +186,9 @@ def normalise(features: np.ndarray, how: str, *, reference: np.ndarray | None = 
         if reference is not None:
             _check(reference, "reference")
             if reference.shape[1] != features.shape[1]:
-                raise BadInput(f"reference has {reference.shape[1]} dimensions, features {features.shape[1]}.")
+                raise BadInput(
+                    f"reference has {reference.shape[1]} dimensions, features {features.shape[1]}."
+                )
         if len(source) < 2:
             raise BadInput(f"zscore needs the statistics of at least 2 rows, found {len(source)}.")
         mean = sum(block.sum(axis=0, dtype=np.float64) for block in _blocks(source)) / len(source)
@@ -188,7 +206,9 @@ def _blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
 
 def _check(features: np.ndarray, name: str) -> None:
     if features.ndim != 2 or features.dtype.kind != "f":
-        raise BadInput(f"{name} must be a floating-point matrix (N, D), found {features.dtype} {features.shape}.")
+        raise BadInput(
+            f"{name} must be a floating-point matrix (N, D), found {features.dtype} {features.shape}."
+        )
     for number, block in enumerate(_blocks(features)):
         bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
         if len(bad):

@@ -26,7 +26,9 @@ class Graph:
         return len(self.neighbours)
 
 
-def spans(starts: NDArray[np.integer], rows: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def spans(
+    starts: NDArray[np.integer], rows: NDArray[np.integer]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Positions of the entries of some rows, where row i has those from starts[i] to starts[i + 1]; and how many each row has.
 
     >>> positions, counts = spans(np.array([0, 2, 2, 5]), np.array([2, 0]))

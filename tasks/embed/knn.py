@@ -13,9 +13,9 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from tasks import hardware
-from tasks.embed.graph import Graph
-from tasks.errors import BadInput
+from winnow.tasks import hardware
+from winnow.tasks.embed.graph import Graph
+from winnow.tasks.errors import BadInput
 
 __all__ = ["UPSTREAM_CHUNK", "UPSTREAM_CHUNK_ABOVE", "Graph", "knn"]
 
@@ -26,7 +26,10 @@ Progress = Callable[[int, int, str], None]
 Task = TypeVar("Task")
 
 _SPARE = 8  # candidates kept beyond k, so that rounding rarely decides who is among them
-_TILE = {"cpu": 1024, "cuda": 8192}  # rows and columns of a tile: in a core's cache, large enough to fill a GPU
+_TILE = {
+    "cpu": 1024,
+    "cuda": 8192,
+}  # rows and columns of a tile: in a core's cache, large enough to fill a GPU
 _GROUP = 8  # candidates whose maximum bounds a row's k-th best from below
 _UNIT = 2.0**-24  # unit roundoff of float32
 
@@ -43,15 +46,17 @@ def knn(
 ) -> Graph:
     """Exact k nearest neighbours of every sample, itself left out by its index, ties by the lower index.
 
-    s_ij = ⟨x_i, x_j⟩ / (max(‖x_i‖, 1e-12) · max(‖x_j‖, 1e-12)), or s_ij = −‖x_i − x_j‖ for ``metric="euclidean"``; row i lists the k
-    largest s_ij, j ≠ i.
+    s_ij = ⟨x_i, x_j⟩ / (max(‖x_i‖, 1e-12) · max(‖x_j‖, 1e-12)), or s_ij = −‖x_i − x_j‖ for
+    ``metric="euclidean"``; row i lists the k largest s_ij, j ≠ i.
 
-    How: the features are shuffled by a fixed permutation and multiplied tile by tile in float32; each tile is computed once and serves
-    its rows and its columns. A candidate passes if it beats its row's running bound (one comparison an element), so that only some
-    k·log₂(N/k) candidates of a row are ever looked at one by one. What remains is measured again by one dot product a pair in a fixed
-    order, and ranked by (similarity, index): the result depends neither on the tiles nor on the number of threads. Rows where a rounding
-    error could have kept a true neighbour from the candidates are searched again in float64, hence the result is exact with respect to
-    those float32 similarities. Memory: one float32 copy of the features, O(N·k) candidates, a tile for each thread; never N×N.
+    How: the features are shuffled by a fixed permutation and multiplied tile by tile in float32; each tile is
+    computed once and serves its rows and its columns. A candidate passes if it beats its row's running bound
+    (one comparison an element), so that only some k·log₂(N/k) candidates of a row are ever looked at one by
+    one. What remains is measured again by one dot product a pair in a fixed order, and ranked by (similarity,
+    index): the result depends neither on the tiles nor on the number of threads. Rows where a rounding error
+    could have kept a true neighbour from the candidates are searched again in float64, hence the result is
+    exact with respect to those float32 similarities. Memory: one float32 copy of the features, O(N·k)
+    candidates, a tile for each thread; never N×N.
 
     Args:
         features: (N, D) float16, float32 or any real dtype.
@@ -63,7 +68,8 @@ def knn(
         upstream: replay the published code above ``UPSTREAM_CHUNK_ABOVE`` samples.
 
     Returns:
-        Graph with neighbours (N, k) int32 and similarity (N, k) float32, descending; Q rows where queries are given.
+        Graph with neighbours (N, k) int32 and similarity (N, k) float32, descending; Q rows where queries are
+        given.
 
     Raises:
         BadInput: k out of range, features that are not a matrix of numbers, or a NaN or infinite row.
@@ -75,14 +81,16 @@ def knn(
     array([1.    , 0.7071], dtype=float32)
 
     References:
-        Adaloglou et al., "Exploring the limits of deep image clustering using pretrained models", BMVC 2023, section 3 (the kNN of TEMI);
-        HHU-MMBS/TEMI-official-BMVC2023 gen_embeds.py, compute_neighbors. Error bound of a dot product: Higham and Mary, "A new approach
-        to probabilistic rounding error analysis", SIAM J. Sci. Comput. 41(5), 2019, theorem 3.1.
+        Adaloglou et al., "Exploring the limits of deep image clustering using pretrained models", BMVC 2023,
+        section 3 (the kNN of TEMI); HHU-MMBS/TEMI-official-BMVC2023 gen_embeds.py, compute_neighbors. Error
+        bound of a dot product: Higham and Mary, "A new approach to probabilistic rounding error analysis",
+        SIAM J. Sci. Comput. 41(5), 2019, theorem 3.1.
 
     Differences from upstream:
-        Above 80,000 samples the published code works on chunks of 64 rows and masks (r, r) of the chunk, not of the whole matrix: from
-        row 64 on every sample is its own nearest neighbour, and the unrelated sample i mod 64 is lost. ``upstream=True`` replays that.
-        Zero vectors have cosine 0 with everything (published: NaN, ranked first). Ties go to the lower index (published: any order).
+        Above 80,000 samples the published code works on chunks of 64 rows and masks (r, r) of the chunk, not
+        of the whole matrix: from row 64 on every sample is its own nearest neighbour, and the unrelated
+        sample i mod 64 is lost. ``upstream=True`` replays that. Zero vectors have cosine 0 with everything
+        (published: NaN, ranked first). Ties go to the lower index (published: any order).
     """
     if metric not in ("cosine", "euclidean"):
         raise BadInput(f"metric={metric!r} is neither 'cosine' nor 'euclidean'.")
@@ -92,10 +100,15 @@ def knn(
     if asked is not None and asked.shape[1] != features.shape[1]:
         raise BadInput(f"queries have {asked.shape[1]} columns, features have {features.shape[1]}.")
     if upstream and asked is not None:
-        raise BadInput("upstream=True replays the graph among the features; queries have no published counterpart.")
+        raise BadInput(
+            "upstream=True replays the graph among the features; queries have no published counterpart."
+        )
     limit = n if asked is not None else n - 1
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= limit:
-        raise BadInput(f"k={k!r}, but {n} samples have 1 to {max(limit, 0)} neighbours each.", remedy=f"pass 1 <= k <= {max(limit, 0)}")
+        raise BadInput(
+            f"k={k!r}, but {n} samples have 1 to {max(limit, 0)} neighbours each.",
+            remedy=f"pass 1 <= k <= {max(limit, 0)}",
+        )
     k = int(k)
 
     where = hardware.device() if device is None else device
@@ -111,14 +124,20 @@ def knn(
 def _matrix(name: str, values: np.ndarray) -> np.ndarray:
     values = np.asarray(values)
     if values.ndim != 2 or values.shape[1] == 0 or values.dtype.kind not in "fiub":
-        raise BadInput(f"{name} must be a matrix of numbers (rows, dimensions), got {values.dtype} of shape {values.shape}.")
+        raise BadInput(
+            f"{name} must be a matrix of numbers (rows, dimensions), got {values.dtype} of shape "
+            f"{values.shape}."
+        )
     if values.shape[0] == 0:
         raise BadInput(f"{name} has no rows.")
     if values.dtype.kind == "f":
         for start in range(0, len(values), 8192):
             bad = ~np.isfinite(values[start : start + 8192]).all(axis=1)
             if bad.any():
-                raise BadInput(f"{name} row {start + int(bad.argmax())} holds NaN or infinity.", remedy="drop or mend that row")
+                raise BadInput(
+                    f"{name} row {start + int(bad.argmax())} holds NaN or infinity.",
+                    remedy="drop or mend that row",
+                )
     return values
 
 
@@ -154,7 +173,8 @@ class _Space:
     @classmethod
     def build(cls, features: np.ndarray, k: int, metric: str, where: torch.device) -> _Space:
         n, dim = features.shape
-        # Shuffled, a prefix of the points is a fair sample, whatever order (by class, say) the data is stored in.
+        # Shuffled, a prefix of the points is a fair sample, whatever order (by class, say) the data is stored
+        # in.
         order = np.random.default_rng(0).permutation(n)
         position = np.argsort(order)
         scale = 1.0
@@ -175,9 +195,13 @@ class _Space:
         bias = None
         if metric == "euclidean":
             bias = torch.cat([-0.5 * part.double().square().sum(1) for part in data.split(4096)]).float()
-        return cls(metric, data, bias, order, n - int(extra.sum()), scale, _TILE.get(where.type, _TILE["cuda"]))
+        return cls(
+            metric, data, bias, order, n - int(extra.sum()), scale, _TILE.get(where.type, _TILE["cuda"])
+        )
 
-    def scores(self, left: torch.Tensor, left_bias: torch.Tensor | None, columns: slice, out: torch.Tensor) -> torch.Tensor:
+    def scores(
+        self, left: torch.Tensor, left_bias: torch.Tensor | None, columns: slice, out: torch.Tensor
+    ) -> torch.Tensor:
         right = self.points[columns]
         tile = out[: len(left) * len(right)].view(len(left), len(right))
         if self.bias is None or left_bias is None:
@@ -199,12 +223,24 @@ class _Space:
             found = torch.empty(ids.shape, dtype=torch.float32)
             import faiss  # here, so that who only needs Graph does not load it
 
-            call = getattr(faiss, "fvec_inner_products_by_idx" if self.metric == "cosine" else "fvec_L2sqr_by_idx")
+            call = getattr(
+                faiss, "fvec_inner_products_by_idx" if self.metric == "cosine" else "fvec_L2sqr_by_idx"
+            )
             rows, ids = rows.contiguous(), ids.contiguous()
             ptr = faiss.swig_ptr
-            call(ptr(found.numpy()), ptr(rows.numpy()), ptr(self.points.numpy()), ptr(ids.numpy()), rows.shape[1], len(rows), ids.shape[1])
+            call(
+                ptr(found.numpy()),
+                ptr(rows.numpy()),
+                ptr(self.points.numpy()),
+                ptr(ids.numpy()),
+                rows.shape[1],
+                len(rows),
+                ids.shape[1],
+            )
         else:
-            found = torch.cat([self._measure_there(r, i) for r, i in zip(rows.split(1024), ids.split(1024), strict=True)])
+            found = torch.cat(
+                [self._measure_there(r, i) for r, i in zip(rows.split(1024), ids.split(1024), strict=True)]
+            )
         found = found.clamp_(-1.0, 1.0) if self.metric == "cosine" else found.sqrt_().neg_()
         return found.masked_fill_(ids < 0, -torch.inf)
 
@@ -226,7 +262,9 @@ def _growth(dim: int) -> float:
 
 
 def _scale(features: np.ndarray) -> float:
-    largest = max(float(np.abs(features[i : i + 4096].astype(np.float64)).max()) for i in range(0, len(features), 4096))
+    largest = max(
+        float(np.abs(features[i : i + 4096].astype(np.float64)).max()) for i in range(0, len(features), 4096)
+    )
     if largest == 0.0:
         return 1.0
     # a power of two, so that scaling rounds nothing
@@ -301,7 +339,8 @@ class _Best:
                 self.merge()
 
     def _first_bound(self, tile: torch.Tensor, across: bool) -> torch.Tensor:
-        # maxima of disjoint groups are distinct candidates, so the keep-th largest of them bounds the keep-th best from below
+        # maxima of disjoint groups are distinct candidates, so the keep-th largest of them bounds the keep-th
+        # best from below
         others = tile.shape[0] if across else tile.shape[1]
         groups = others // _GROUP
         if groups < self.keep:
@@ -320,7 +359,9 @@ class _Best:
         row, order = torch.sort(row, stable=True)
         row = row.long()
         counts = torch.bincount(row, minlength=self.rows)
-        slot = torch.arange(len(row), device=self.where) - (counts.cumsum(0) - counts)[row] + self.score.shape[1]
+        slot = (
+            torch.arange(len(row), device=self.where) - (counts.cumsum(0) - counts)[row] + self.score.shape[1]
+        )
         width = self.score.shape[1] + int(counts.max())
         all_scores = torch.full((self.rows, width), -torch.inf, device=self.where)
         all_ids = torch.full((self.rows, width), -1, dtype=torch.int32, device=self.where)
@@ -375,11 +416,17 @@ class _Buffers(threading.local):
         self.mask = torch.empty(side, dtype=torch.bool, device=space.points.device)
 
 
-def _run(work: Callable[[Task], int], tasks: Iterator[Task], total: int, where: torch.device, progress: Progress | None) -> None:
+def _run(
+    work: Callable[[Task], int],
+    tasks: Iterator[Task],
+    total: int,
+    where: torch.device,
+    progress: Progress | None,
+) -> None:
     """Work through tasks, as many at once on a CPU as torch has threads, each on one thread.
 
-    Tiles side by side need no barrier inside a tile, which on a busy machine costs more than the work. What ``work`` returns adds up to
-    ``total``.
+    Tiles side by side need no barrier inside a tile, which on a busy machine costs more than the work. What
+    ``work`` returns adds up to ``total``.
     """
     done = 0
 
@@ -415,7 +462,8 @@ def _single_threaded(pool: ThreadPoolExecutor, threads: int) -> None:
     ready = threading.Barrier(threads + 1)
 
     def prepare() -> None:
-        torch.get_num_threads()  # a thread takes over the process-wide number when it first asks for it, and then no more
+        # a thread takes over the process-wide number when it first asks for it, and then no more
+        torch.get_num_threads()
         torch.set_num_threads(1)
         faiss.omp_set_num_threads(1)
         ready.wait()
@@ -426,7 +474,14 @@ def _single_threaded(pool: ThreadPoolExecutor, threads: int) -> None:
     torch.set_num_threads(threads)  # the process-wide number, for threads to come
 
 
-def _search(space: _Space, k: int, blocks: Iterator[_Block], total: int, progress: Progress | None, into: Graph | None = None) -> Graph:
+def _search(
+    space: _Space,
+    k: int,
+    blocks: Iterator[_Block],
+    total: int,
+    progress: Progress | None,
+    into: Graph | None = None,
+) -> Graph:
     """Neighbours of blocks of queries among the points: every tile serves its rows."""
     graph = into or _empty(total, k)
     columns, buffers = _columns(space), _Buffers(space)
@@ -518,7 +573,9 @@ def _finish(space: _Space, k: int, block: _Block, best: _Best, graph: Graph) -> 
         graph.similarity[block.target] /= np.float32(space.scale)
 
 
-def _search_again(space: _Space, k: int, part: torch.Tensor, block: _Block, floor: torch.Tensor, graph: Graph) -> None:
+def _search_again(
+    space: _Space, k: int, part: torch.Tensor, block: _Block, floor: torch.Tensor, graph: Graph
+) -> None:
     """Every point whose float64 score could reach the k-th best found so far is measured."""
     rows = block.rows[part]
     wide = rows.double()
@@ -537,7 +594,9 @@ def _search_again(space: _Space, k: int, part: torch.Tensor, block: _Block, floo
     row, ids = torch.cat(found).unbind(1)
     kept = ids != block.left_out[part, 0][row]
     row, ids = row[kept], ids[kept]
-    similarity = torch.cat([space.measure(rows[r], i[:, None]) for r, i in zip(row.split(2**16), ids.split(2**16), strict=True)])
+    similarity = torch.cat(
+        [space.measure(rows[r], i[:, None]) for r, i in zip(row.split(2**16), ids.split(2**16), strict=True)]
+    )
     owner, value, original = row.cpu().numpy(), similarity[:, 0].cpu().numpy(), space.order[ids.cpu().numpy()]
     ranked = np.lexsort((original, -value, owner))
     counts = np.bincount(owner, minlength=len(part))

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
-
 import torch
 import torchvision
 from torch import nn
 from torchvision.models import get_model, list_models
 
-from tasks.data.split import Images
-from tasks.embed.encoder import NetworkEncoder, seeded
-from tasks.embed.preprocess import imagenet_view
-from tasks.embed.timm_models import warn_random
-from tasks.embed.weights import in_weights_folder, load, read
-from tasks.errors import BadInput, UnknownName
+from winnow.tasks.data.split import Images
+from winnow.tasks.embed.encoder import NetworkEncoder, seeded
+from winnow.tasks.embed.preprocess import imagenet_view
+from winnow.tasks.embed.timm_models import warn_random
+from winnow.tasks.embed.weights import in_weights_folder, load, read
+from winnow.tasks.errors import BadInput, UnknownName, did_you_mean
 
 __all__ = ["network"]
 
@@ -32,14 +30,15 @@ def network(
 ) -> NetworkEncoder:
     """Penultimate features of a checkpoint: ``network:resnet18@/path/to/file.pth``, or ``network:/path/to/resnet18_mine.npz``.
 
-    The feature is the input of the last linear layer: pooled channels for most architectures, 4096 activations for AlexNet and VGG;
-    SqueezeNet, whose classifier is a convolution, gives its pooled channels. Images are normalised with ImageNet's mean and deviation.
+    The feature is the input of the last linear layer: pooled channels for most architectures, 4096
+    activations for AlexNet and VGG; SqueezeNet, whose classifier is a convolution, gives its pooled channels.
+    Images are normalised with ImageNet's mean and deviation.
 
     Args:
         images: decide whether photographs are cropped (see ``crop``).
-        variant: architecture, ``@`` and file (.pth, .pt, .bin, .safetensors, .npz, in torchvision's layout, with any number of classes).
-            Without ``@`` the architecture is the one that the file's name starts with. A bare file name is looked for in the weights
-            folder, too.
+        variant: architecture, ``@`` and file (.pth, .pt, .bin, .safetensors, .npz, in torchvision's layout,
+            with any number of classes). Without ``@`` the architecture is the one that the file's name starts
+            with. A bare file name is looked for in the weights folder, too.
         device: where it runs.
         dtype: of its products.
         generator: of random weights.
@@ -55,7 +54,7 @@ def network(
         MissingData: no such file.
         BadInput: a file that does not fit the architecture.
 
-    >>> from tasks.data.split import ArrayImages
+    >>> from winnow.tasks.data.split import ArrayImages
     >>> images = ArrayImages(torch.zeros(1, 32, 32, 3, dtype=torch.uint8).numpy())
     >>> where = {"device": torch.device("cpu"), "dtype": torch.float32, "generator": torch.Generator()}
     >>> network(images, variant="squeezenet1_1@mine.pth", size=64, random_weights=True, **where).dim
@@ -100,12 +99,14 @@ def _headless(architecture: str, size: int) -> tuple[nn.Module, tuple[str, ...]]
     """A torchvision model whose classifier is the identity, and the prefixes of the classifier's tensors."""
     known = _architectures()
     if architecture not in known:
-        close = difflib.get_close_matches(architecture, known, n=3)
-        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        hint = did_you_mean(architecture, known)
         raise UnknownName(
-            f"{architecture!r} is not an architecture of torchvision that can be used here.{hint} Available: {', '.join(known)}"
+            f"{architecture!r} is not an architecture of torchvision that can be used here.{hint} Available: "
+            f"{', '.join(known)}"
         )
-    model = get_model(architecture, weights=None, **({"image_size": size} if architecture.startswith("vit_") else {}))
+    model = get_model(
+        architecture, weights=None, **({"image_size": size} if architecture.startswith("vit_") else {})
+    )
     if architecture.startswith("squeezenet"):
         model.classifier = nn.AdaptiveAvgPool2d(1)  # the model flattens what comes out
         return model, ("classifier.",)

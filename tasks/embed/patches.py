@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from tasks.data.split import Images
-from tasks.embed.encoder import Encoder
-from tasks.embed.preprocess import pixels_of
-from tasks.errors import BadInput
+from winnow.tasks.data.split import Images
+from winnow.tasks.embed.encoder import Encoder
+from winnow.tasks.embed.preprocess import pixels_of
+from winnow.tasks.errors import BadInput
 
 __all__ = ["patches"]
 
-log = logging.getLogger("tasks.embed")
+log = logging.getLogger("winnow.tasks.embed")
 
 _SAMPLE = 5000  # images that dictionary and projection are learnt from
 _PATCHES = 50_000
@@ -31,8 +31,9 @@ _FLOOR = 0.1  # of the largest eigenvalue, added to all before dividing by their
 class _Dictionary:
     """Pooled triangle activations of one dictionary; the whole layer is one convolution.
 
-    With d numbers in a patch p, mean p̄ and s = √(var p + contrast), the whitened patch is z = W((p − p̄)/s − m). Hence
-    ⟨z, c⟩ = ⟨p, (I − 11ᵀ/d) W c⟩/s − ⟨m, W c⟩ for every centroid c, and likewise for every coordinate of z, whose squares give ‖z‖².
+    With d numbers in a patch p, mean p̄ and s = √(var p + contrast), the whitened patch is z = W((p − p̄)/s −
+    m). Hence ⟨z, c⟩ = ⟨p, (I − 11ᵀ/d) W c⟩/s − ⟨m, W c⟩ for every centroid c, and likewise for every
+    coordinate of z, whose squares give ‖z‖².
     """
 
     def __init__(self, shape: tuple[int, int, int], patch: int, cells: int, contrast: float) -> None:
@@ -44,7 +45,9 @@ class _Dictionary:
         pooling = F.one_hot(cell, self.cells**2).float()
         self.pooling = pooling / pooling.sum(dim=0)
 
-    def learn(self, images: torch.Tensor, centroids: int, whitening: float, generator: torch.Generator) -> None:
+    def learn(
+        self, images: torch.Tensor, centroids: int, whitening: float, generator: torch.Generator
+    ) -> None:
         """Whitening and centroids from uint8 (n, C, H, W), on the CPU in float32, so that every device gets the same dictionary."""
         sample = _random_patches(images, self.patch, generator).float()
         sample -= sample.mean(dim=1, keepdim=True)
@@ -53,9 +56,13 @@ class _Dictionary:
         variance, axes = torch.linalg.eigh((sample - mean).T.double().cov())
         whiten = ((axes / (variance.clamp_min(0) + whitening).sqrt()) @ axes.T).float()
         found = _kmeans((sample - mean) @ whiten, centroids, generator)
-        maps = torch.cat([whiten @ found.T, whiten], dim=1)  # inner products with the centroids, then the coordinates of z themselves
+        maps = torch.cat(
+            [whiten @ found.T, whiten], dim=1
+        )  # inner products with the centroids, then the coordinates of z themselves
         self.offset = (mean @ maps)[:, None, None]
-        self.filters = (maps - maps.mean(dim=0)).T.reshape(-1, images.shape[1], self.patch, self.patch).contiguous()
+        self.filters = (
+            (maps - maps.mean(dim=0)).T.reshape(-1, images.shape[1], self.patch, self.patch).contiguous()
+        )
         self.norms = found.square().sum(dim=1)[:, None, None]
 
     def to(self, device: torch.device) -> None:
@@ -68,7 +75,10 @@ class _Dictionary:
         size = self.filters[0].numel()
         x = images.float() - 128
         box = x.new_ones(1, *self.filters.shape[1:])
-        total, squares = F.conv2d(x, box), F.conv2d(x * x, box)  # sums of whole numbers below 2²⁴: exact in float32
+        total, squares = (
+            F.conv2d(x, box),
+            F.conv2d(x * x, box),
+        )  # sums of whole numbers below 2²⁴: exact in float32
         spread = ((squares - total.square() / size).clamp_min_(0) / (size - 1) + self.contrast).rsqrt_()
         y = F.conv2d(x, self.filters).mul_(spread).sub_(self.offset)
         centroids = len(self.norms)
@@ -81,7 +91,9 @@ class _Dictionary:
 class _Patches:
     def __init__(self, dictionary: _Dictionary, size: int | None, device: torch.device) -> None:
         self.dictionary, self.size, self.device = dictionary, size, device
-        self.chunk = 4 if device.type == "cpu" else 128  # on a CPU the activations of a chunk should stay in cache
+        self.chunk = (
+            4 if device.type == "cpu" else 128
+        )  # on a CPU the activations of a chunk should stay in cache
         self.dim = 0
 
     def activations(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -92,7 +104,8 @@ class _Patches:
         if tuple(pixels.shape[1:]) != (self.dictionary.shape[2], *self.dictionary.shape[:2]):
             channels, height, width = pixels.shape[1:]
             raise BadInput(
-                f"images are {(height, width, channels)}, those that patches were learnt from {self.dictionary.shape} (H, W, C)."
+                f"images are {(height, width, channels)}, those that patches were learnt from "
+                f"{self.dictionary.shape} (H, W, C)."
             )
         chunks = pixels.split(self.chunk)
         if self.device.type == "cpu":
@@ -135,27 +148,31 @@ def patches(
 ) -> Encoder:
     """Whitened-patch features learnt from the images: no labels, no download.
 
-    Every patch p is normalised, (p − p̄)/√(var p + contrast), and ZCA-whitened to z; k-means finds centroids c_1 … c_K; a patch activates
-    f_k(z) = max(0, μ(z) − ‖z − c_k‖), μ(z) the mean distance ("triangle"). Activations are averaged over a grid of cells, their roots
-    taken, and projected to principal axes, coordinate j divided by √(λ_j + λ_1/10).
+    Every patch p is normalised, (p − p̄)/√(var p + contrast), and ZCA-whitened to z; k-means finds centroids
+    c_1 … c_K; a patch activates f_k(z) = max(0, μ(z) − ‖z − c_k‖), μ(z) the mean distance ("triangle").
+    Activations are averaged over a grid of cells, their roots taken, and projected to principal axes,
+    coordinate j divided by √(λ_j + λ_1/10).
 
-    Measured: labels that agree among the 10 nearest neighbours by cosine, Hungarian accuracy of k-means on unit vectors, accuracy of a
-    ridge probe; pixels in brackets. Digits (1,442 training images) 96.4 (95.8) %, 81 (69) %, 96.9 (85.8) %; 10,000 of Fashion-MNIST
-    83.0 (77.1) %, 59 (53) %, 87.9 (80.5) %; 10,000 of CIFAR-10 45.5 (25.3) %, 27 (24) %, 65.0 (38.9) %. All 50,000 of CIFAR-10 take 133
-    seconds of one core, digits 1.
+    Measured: labels that agree among the 10 nearest neighbours by cosine, Hungarian accuracy of k-means on
+    unit vectors, accuracy of a ridge probe; pixels in brackets. Digits (1,442 training images) 96.4 (95.8) %,
+    81 (69) %, 96.9 (85.8) %; 10,000 of Fashion-MNIST 83.0 (77.1) %, 59 (53) %, 87.9 (80.5) %; 10,000 of
+    CIFAR-10 45.5 (25.3) %, 27 (24) %, 65.0 (38.9) %. All 50,000 of CIFAR-10 take 133 seconds of one core,
+    digits 1.
 
     Args:
         images: training images; at most 5,000 of them are looked at.
         device: where images are encoded.
         dtype: unused; distances need float32.
         generator: of the sampled patches and the first centroids.
-        dim: of the result; at most twice the number of pixels, and less where there are fewer images or activations.
-        size: images whose shorter side exceeds it, or of different sizes, are resized and cropped to this square.
+        dim: of the result; at most twice the number of pixels, and less where there are fewer images or
+            activations.
+        size: images whose shorter side exceeds it, or of different sizes, are resized and cropped to this
+            square.
         patch: side of a patch; default 3 for images below 16 pixels, else 6.
         centroids: K; default 128 for images below 16 pixels, else 400.
         cells: cells along each side of the grid.
-        contrast: added to the variance of a patch, in squared grey levels of 0 … 255, so that the noise of flat patches is not blown up;
-            default 100 for grey images, 1000 for colour.
+        contrast: added to the variance of a patch, in squared grey levels of 0 … 255, so that the noise of
+            flat patches is not blown up; default 100 for grey images, 1000 for colour.
         whitening: added to the eigenvalues of the normalised patches.
 
     Returns:
@@ -164,22 +181,26 @@ def patches(
     Raises:
         BadInput: a parameter out of range.
 
-    >>> from tasks.data.split import ArrayImages
+    >>> from winnow.tasks.data.split import ArrayImages
     >>> images = ArrayImages(np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1), dtype=np.uint8))
     >>> encoder = patches(images, device=torch.device("cpu"), dtype=torch.float32, generator=torch.Generator().manual_seed(0))
     >>> encoder(images.read([0, 1])).shape  # 20 images span 19 dimensions
     (2, 19)
 
     References:
-        Coates, Ng and Lee, An Analysis of Single-Layer Networks in Unsupervised Feature Learning, AISTATS 2011, sections 3 and 4.
+        Coates, Ng and Lee, An Analysis of Single-Layer Networks in Unsupervised Feature Learning, AISTATS
+        2011, sections 3 and 4.
 
     Differences from upstream:
-        The paper pools over quadrants (cells=2), adds 10 to the variance of a patch and hands all 4K sums to a linear SVM. Neighbours by
-        cosine and clusters gain from finer cells, roots and regularised principal axes.
+        The paper pools over quadrants (cells=2), adds 10 to the variance of a patch and hands all 4K sums to
+        a linear SVM. Neighbours by cosine and clusters gain from finer cells, roots and regularised principal
+        axes.
     """
     shape = images.shape
     resized = shape is None or min(shape[:2]) > size
-    height, width, channels = (size, size, 3 if shape is None else shape[2]) if resized or shape is None else shape
+    height, width, channels = (
+        (size, size, 3 if shape is None else shape[2]) if resized or shape is None else shape
+    )
     least = min(height, width)
     patch = (3 if least < 16 else 6) if patch is None else patch
     centroids = (128 if least < 16 else 400) if centroids is None else centroids
@@ -192,7 +213,10 @@ def patches(
         ("dim", dim, 1, 10**5),
     ):
         if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
-            raise BadInput(f"{name} = {value!r}: must be a whole number in {lowest} … {highest} for images of {height} x {width} pixels.")
+            raise BadInput(
+                f"{name} = {value!r}: must be a whole number in {lowest} … {highest} for images of {height} "
+                f"x {width} pixels."
+            )
     for name, real in (("contrast", contrast), ("whitening", whitening)):
         if not (real > 0 and math.isfinite(real)):
             raise BadInput(f"{name} = {real!r}: must be positive.")
@@ -202,7 +226,10 @@ def patches(
     rows = torch.randperm(len(images), generator=generator, device=generator.device)[:_SAMPLE].cpu().numpy()
     cpu = torch.device("cpu")
     side = size if resized else None
-    blocks = [pixels_of(images.read(rows[start : start + 500]), side, side, "bicubic", cpu) for start in range(0, len(rows), 500)]
+    blocks = [
+        pixels_of(images.read(rows[start : start + 500]), side, side, "bicubic", cpu)
+        for start in range(0, len(rows), 500)
+    ]
     sample = torch.cat(blocks)
     dictionary = _Dictionary((height, width, channels), patch, cells, contrast)
     with _one_core_each():
@@ -213,7 +240,12 @@ def patches(
     with _one_core_each():
         encoder.project(activations, min(dim, 2 * height * width), generator)
     log.info(
-        "patches: %d centroids of %d x %d pixels, %d dimensions, learnt from %d images", centroids, patch, patch, encoder.dim, len(rows)
+        "patches: %d centroids of %d x %d pixels, %d dimensions, learnt from %d images",
+        centroids,
+        patch,
+        patch,
+        encoder.dim,
+        len(rows),
     )
     return encoder
 
@@ -222,8 +254,8 @@ def patches(
 def _one_core_each() -> Iterator[int]:
     """Inside, torch's operations take one core, in this thread and in new ones; yields the cores that there are.
 
-    So results do not depend on the number of cores; and operations as small as these are several times as fast in threads of one's own
-    as divided among torch's, where the machine is busy.
+    So results do not depend on the number of cores; and operations as small as these are several times as
+    fast in threads of one's own as divided among torch's, where the machine is busy.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -237,7 +269,9 @@ def _random_patches(images: torch.Tensor, side: int, generator: torch.Generator)
     """uint8 (n, C · side²) at random places of random images."""
 
     def draw(below: int) -> torch.Tensor:
-        return torch.randint(below, (_PATCHES,), generator=generator, device=generator.device).cpu()[:, None, None]
+        return torch.randint(below, (_PATCHES,), generator=generator, device=generator.device).cpu()[
+            :, None, None
+        ]
 
     image, top, left = draw(len(images)), draw(images.shape[2] - side + 1), draw(images.shape[3] - side + 1)
     steps = torch.arange(side)
@@ -259,7 +293,9 @@ def _kmeans(points: torch.Tensor, count: int, generator: torch.Generator) -> tor
     return centroids
 
 
-def _principal_axes(centred: torch.Tensor, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def _principal_axes(
+    centred: torch.Tensor, count: int, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The first principal axes (D, count) and their variances, descending, by subspace iteration; at most n − 1 of them.
 
     The largest entry of each axis is positive.

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tasks.data.split import Images
-from tasks.embed.encoder import Encoder
-from tasks.embed.preprocess import pixels_of
-from tasks.errors import BadInput
+from winnow.tasks.data.split import Images
+from winnow.tasks.embed.encoder import Encoder
+from winnow.tasks.embed.preprocess import pixels_of
+from winnow.tasks.errors import BadInput
 
 __all__ = ["pixels"]
 
@@ -22,11 +22,21 @@ class _Pixels:
     def __call__(self, images: np.ndarray | list[Image.Image]) -> np.ndarray:
         found = pixels_of(images, self.size, self.size, "bicubic", torch.device("cpu")).permute(0, 2, 3, 1)
         if tuple(found.shape[1:]) != self.shape:
-            raise BadInput(f"images are {tuple(found.shape[1:])}, those that the embedder was made for {self.shape} (H, W, C).")
+            raise BadInput(
+                f"images are {tuple(found.shape[1:])}, those that the embedder was made for {self.shape} (H, "
+                "W, C)."
+            )
         return found.reshape(len(found), self.dim).numpy().astype(np.float32) / np.float32(255)
 
 
-def pixels(images: Images, *, device: torch.device, dtype: torch.dtype, generator: torch.Generator, size: int | None = None) -> Encoder:
+def pixels(
+    images: Images,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    generator: torch.Generator,
+    size: int | None = None,
+) -> Encoder:
     """Raw pixels in [0, 1]: no learning, no weights.
 
     Args:
@@ -34,7 +44,8 @@ def pixels(images: Images, *, device: torch.device, dtype: torch.dtype, generato
         device: unused.
         dtype: unused.
         generator: unused.
-        size: resize the shorter side to it and cut out the central square; default the images' own size, 32 where they differ in size.
+        size: resize the shorter side to it and cut out the central square; default the images' own size, 32
+            where they differ in size.
 
     Returns:
         the encoder; dim = H · W · C.

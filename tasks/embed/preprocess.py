@@ -9,11 +9,20 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tasks.data.index import threaded
-from tasks.data.split import Images
-from tasks.errors import BadInput
+from winnow.tasks.data.index import threaded
+from winnow.tasks.data.split import Images
+from winnow.tasks.errors import BadInput
 
-__all__ = ["CLIP_MEAN", "CLIP_STD", "IMAGENET_MEAN", "IMAGENET_STD", "Preprocess", "imagenet_view", "pixels_of", "resize"]
+__all__ = [
+    "CLIP_MEAN",
+    "CLIP_STD",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "Preprocess",
+    "imagenet_view",
+    "pixels_of",
+    "resize",
+]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -31,7 +40,8 @@ class Preprocess:
 
     Attributes:
         size: side of the square.
-        short: what the shorter side is resized to first; None resizes both sides to ``size``, whatever the aspect ratio.
+        short: what the shorter side is resized to first; None resizes both sides to ``size``, whatever the
+            aspect ratio.
         filter: ``bicubic`` or ``bilinear``; Pillow's, with antialiasing.
         mean: per channel, of pixels in [0, 1].
         std: per channel.
@@ -64,8 +74,8 @@ def imagenet_view(
 ) -> Preprocess:
     """The preprocessing of TEMI and ELFS.
 
-    With ``crop``, as for ImageNet: shorter side to ⌊256 size / 224⌋ (bilinear), then the central square. Without, as for CIFAR and STL:
-    shorter side to ``size`` (bicubic).
+    With ``crop``, as for ImageNet: shorter side to ⌊256 size / 224⌋ (bilinear), then the central square.
+    Without, as for CIFAR and STL: shorter side to ``size`` (bicubic).
 
     Args:
         images: whose ``shape`` decides where ``crop`` is None: photographs of different sizes are cropped.
@@ -84,13 +94,17 @@ def imagenet_view(
         Images that are not square lose their margins without ``crop``, too; upstream cannot batch them.
     """
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise BadInput(f"size = {size!r}: the side of the network's input must be a positive whole number of pixels.")
+        raise BadInput(
+            f"size = {size!r}: the side of the network's input must be a positive whole number of pixels."
+        )
     if images.shape is None if crop is None else crop:
         return Preprocess(size, int(256 * size / 224), "bilinear", mean, std)
     return Preprocess(size, size, "bicubic", mean, std)
 
 
-def pixels_of(images: Batch, size: int | None, short: int | None, filter: str, device: torch.device) -> torch.Tensor:
+def pixels_of(
+    images: Batch, size: int | None, short: int | None, filter: str, device: torch.device
+) -> torch.Tensor:
     """Resized and cropped pixels, not yet scaled.
 
     Args:
@@ -108,12 +122,24 @@ def pixels_of(images: Batch, size: int | None, short: int | None, filter: str, d
     """
     if isinstance(images, list):
         if size is None:
-            raise BadInput("images of different sizes need a size to be resized to.", remedy="pass size=<pixels> to the embedder")
-        pixels = np.stack(threaded(lambda image: _viewed(image.convert("RGB"), size, short, filter), images, fewest=4))
+            raise BadInput(
+                "images of different sizes need a size to be resized to.",
+                remedy="pass size=<pixels> to the embedder",
+            )
+        pixels = np.stack(
+            threaded(lambda image: _viewed(image.convert("RGB"), size, short, filter), images, fewest=4)
+        )
         return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)
-    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+    if (
+        not isinstance(images, np.ndarray)
+        or images.dtype != np.uint8
+        or images.ndim != 4
+        or images.shape[3] not in (1, 3)
+    ):
         found = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
-        raise BadInput(f"images must be uint8 (n, H, W, C) with 1 or 3 channels, or a list of PIL images, not {found}.")
+        raise BadInput(
+            f"images must be uint8 (n, H, W, C) with 1 or 3 channels, or a list of PIL images, not {found}."
+        )
     height, width = images.shape[1:3]
     if size is None:
         return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2)
@@ -153,8 +179,9 @@ def _cropped(pixels: torch.Tensor, size: int) -> torch.Tensor:
 def resize(pixels: torch.Tensor, height: int, width: int, filter: str = "bicubic") -> torch.Tensor:
     """Pillow's antialiased resize as two matrix products, for GPUs, where a copy per image would cost more than the network.
 
-    Every sum is of whole numbers below 2⁵³, so that float64 is exact and the result equals Pillow's on any device, in any batch.
-    Pillow's order is kept (rows first, rounded to 8 bits in between), which holds where both sides grow or both shrink.
+    Every sum is of whole numbers below 2⁵³, so that float64 is exact and the result equals Pillow's on any
+    device, in any batch. Pillow's order is kept (rows first, rounded to 8 bits in between), which holds where
+    both sides grow or both shrink.
 
     Args:
         pixels: (n, C, H, W) uint8.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torchvision.models import get_model
 
-from tasks.data.split import Images
-from tasks.embed.encoder import NetworkEncoder, seeded
-from tasks.embed.preprocess import imagenet_view
-from tasks.embed.timm_models import bytes_of, warn_random
-from tasks.embed.weights import Published, load, obtain, read
+from winnow.tasks.data.split import Images
+from winnow.tasks.embed.encoder import NetworkEncoder, seeded
+from winnow.tasks.embed.preprocess import imagenet_view
+from winnow.tasks.embed.timm_models import bytes_of, warn_random
+from winnow.tasks.embed.weights import Published, load, obtain, read
 
 __all__ = ["swav"]
 
@@ -42,19 +42,20 @@ def swav(
     Raises:
         MissingData: weights are not to be had.
 
-    >>> from tasks.data.split import ArrayImages
+    >>> from winnow.tasks.data.split import ArrayImages
     >>> images = ArrayImages(torch.zeros(1, 32, 32, 3, dtype=torch.uint8).numpy())
     >>> where = {"device": torch.device("cpu"), "dtype": torch.float32, "generator": torch.Generator()}
     >>> swav(images, size=32, random_weights=True, **where).dim
     2048
 
     References:
-        Caron et al., Unsupervised Learning of Visual Features by Contrasting Cluster Assignments, NeurIPS 2020; facebookresearch/swav,
-        hubconf.py (resnet50, 800 epochs).
+        Caron et al., Unsupervised Learning of Visual Features by Contrasting Cluster Assignments, NeurIPS
+        2020; facebookresearch/swav, hubconf.py (resnet50, 800 epochs).
 
     Differences from upstream:
-        ELFS leaves the classifier of torch.hub's model in place, which is randomly initialised, and so embeds with a random linear map to
-        1000 dimensions. ``upstream=True`` has such a map, drawn from ``generator``.
+        ELFS leaves the classifier of torch.hub's model in place, which is randomly initialised, and so embeds
+        with a random linear map to 1000 dimensions. ``upstream=True`` has such a map, drawn from
+        ``generator``.
     """
     view = imagenet_view(images, size, crop)
     with seeded(generator):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import sys
 from collections.abc import Mapping
@@ -12,15 +11,15 @@ import torch
 from timm import create_model, get_pretrained_cfg, is_model, list_models
 from timm.models import model_entrypoint
 
-from tasks.data.split import Images
-from tasks.embed.encoder import NetworkEncoder, seeded
-from tasks.embed.preprocess import imagenet_view
-from tasks.embed.weights import Published, load, obtain, read
-from tasks.errors import BadInput, UnknownName
+from winnow.tasks.data.split import Images
+from winnow.tasks.embed.encoder import NetworkEncoder, seeded
+from winnow.tasks.embed.preprocess import imagenet_view
+from winnow.tasks.embed.weights import Published, load, obtain, read
+from winnow.tasks.errors import BadInput, UnknownName, did_you_mean
 
 __all__ = ["build", "fill", "timm", "warn_random"]
 
-log = logging.getLogger("tasks.embed")
+log = logging.getLogger("winnow.tasks.embed")
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -38,8 +37,8 @@ def timm(
 ) -> NetworkEncoder:
     """Pooled features of any timm model, for example ``timm:resnet50.a1_in1k`` or ``timm:vit_base_patch16_224.mae``.
 
-    Weights are looked for as ``<model>.<tag>.safetensors`` (or .pth, .pt, .bin), then on Hugging Face. Images are normalised with the
-    mean and standard deviation that the model was trained with.
+    Weights are looked for as ``<model>.<tag>.safetensors`` (or .pth, .pt, .bin), then on Hugging Face. Images
+    are normalised with the mean and standard deviation that the model was trained with.
 
     Args:
         images: decide whether photographs are cropped (see ``crop``).
@@ -58,27 +57,31 @@ def timm(
         UnknownName: timm has no such model.
         MissingData: weights are not to be had.
 
-    >>> from tasks.data.split import ArrayImages
+    >>> from winnow.tasks.data.split import ArrayImages
     >>> images = ArrayImages(torch.zeros(1, 32, 32, 3, dtype=torch.uint8).numpy())
     >>> where = {"device": torch.device("cpu"), "dtype": torch.float32, "generator": torch.Generator()}
     >>> timm(images, variant="resnet10t", size=32, random_weights=True, **where).dim
     512
 
     References:
-        R. Wightman, PyTorch Image Models; create_model(…, num_classes=0), as in model_builders.py of HHU-MMBS/TEMI-official-BMVC2023.
+        R. Wightman, PyTorch Image Models; create_model(…, num_classes=0), as in model_builders.py of
+        HHU-MMBS/TEMI-official-BMVC2023.
 
     Differences from upstream:
         TEMI normalises every model's input with ImageNet's mean and standard deviation.
     """
     if not is_model(variant):
-        close = difflib.get_close_matches(variant, [*list_models(), *list_models(pretrained=True)], n=3)
-        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        hint = did_you_mean(variant, [*list_models(), *list_models(pretrained=True)])
         raise UnknownName(
-            f"timm has no model {variant!r}.{hint}", remedy="`python -c 'import timm; print(*timm.list_models())'` lists them"
+            f"timm has no model {variant!r}.{hint}",
+            remedy="`python -c 'import timm; print(*timm.list_models())'` lists them",
         )
     config = get_pretrained_cfg(variant)
     if config is None:
-        raise BadInput(f"timm says nothing about the weights and the input of {variant!r}.", remedy="choose one of its tags")
+        raise BadInput(
+            f"timm says nothing about the weights and the input of {variant!r}.",
+            remedy="choose one of its tags",
+        )
     side = config.input_size[-1] if size is None else size
     view = imagenet_view(images, side, crop, tuple(config.mean), tuple(config.std))
     network = build(variant, side, generator)
@@ -86,7 +89,12 @@ def timm(
         warn_random(f"timm:{variant}")
     else:
         name = f"{config.architecture}.{config.tag}" if config.tag else variant
-        published = Published((name,), url="" if config.hf_hub_id else config.url or "", hub=_repository(config), hub_files=HUB_FILES)
+        published = Published(
+            (name,),
+            url="" if config.hf_hub_id else config.url or "",
+            hub=_repository(config),
+            hub_files=HUB_FILES,
+        )
         path = obtain(f"timm:{variant}", published, size=bytes_of(network))
         fill(network, variant, read(path), path, generator)
     return NetworkEncoder(f"timm:{variant}", network, view, device, dtype)
@@ -106,7 +114,13 @@ def build(name: str, size: int, generator: torch.Generator) -> torch.nn.Module:
         return create_model(name, pretrained=False, num_classes=0, **options)
 
 
-def fill(network: torch.nn.Module, name: str, state: Mapping[str, torch.Tensor], path: Path, generator: torch.Generator) -> None:
+def fill(
+    network: torch.nn.Module,
+    name: str,
+    state: Mapping[str, torch.Tensor],
+    path: Path,
+    generator: torch.Generator,
+) -> None:
     """Load a state dict in timm's layout, or in that of the model's authors where timm can convert it."""
     own = network.state_dict()
     kept = _without_head(state, own, name, generator)

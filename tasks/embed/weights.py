@@ -1,7 +1,7 @@
 """Pretrained weights: found on disk, else fetched and said so beforehand, else asked for by name; loaded whole or not at all.
 
-Looked for in this order: the folder ``weights`` of the data root (``$WINNOW_DATA/weights``), under the names that each embedder lists;
-the caches of torch.hub and Hugging Face; the network, unless ``WINNOW_OFFLINE=1``.
+Looked for in this order: the folder ``weights`` of the data root (``$WINNOW_DATA/weights``), under the names
+that each embedder lists; the caches of torch.hub and Hugging Face; the network, unless ``WINNOW_OFFLINE=1``.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tasks.data.fetch import megabytes, offline
-from tasks.errors import BadInput, MissingData
-from tasks.hardware import data_root
+from winnow.tasks.data.fetch import megabytes, offline
+from winnow.tasks.errors import BadInput, MissingData
+from winnow.tasks.hardware import data_root
 
 if TYPE_CHECKING:  # a flow asks for a checkpoint's digest before it knows whether anything needs torch
     import torch
 
 __all__ = ["Published", "load", "local_checkpoint", "obtain", "read", "weights_folder"]
 
-log = logging.getLogger("tasks.embed")
+log = logging.getLogger("winnow.tasks.embed")
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
 
@@ -60,7 +60,9 @@ class Published:
     @property
     def files(self) -> list[str]:
         """Names that are looked for in the weights folder."""
-        return [stem + suffix for stem in self.names for suffix in SUFFIXES] + ([self.file] if self.url else [])
+        return [stem + suffix for stem in self.names for suffix in SUFFIXES] + (
+            [self.file] if self.url else []
+        )
 
 
 def weights_folder() -> Path:
@@ -105,7 +107,9 @@ def obtain(embedder: str, published: Published, *, size: int | None = None) -> P
 
     found = _on_disk(published)
     if found is None:
-        if reason := offline(download=True) or ("" if published.url or published.hub else "they are not published"):
+        if reason := offline(download=True) or (
+            "" if published.url or published.hub else "they are not published"
+        ):
             raise _absent(embedder, published, reason)
         found = _fetch(embedder, published, size)
     log.info("%s: weights from %s", embedder, found)
@@ -149,7 +153,13 @@ def _fetch(embedder: str, published: Published, size: int | None) -> Path:
         from huggingface_hub import constants, hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-        log.info("%s: fetching %s from Hugging Face (%s) into %s", embedder, published.hub, about, constants.HF_HUB_CACHE)
+        log.info(
+            "%s: fetching %s from Hugging Face (%s) into %s",
+            embedder,
+            published.hub,
+            about,
+            constants.HF_HUB_CACHE,
+        )
         reachable = _resolves(constants.ENDPOINT)
         if not reachable:
             reasons.append(f"{constants.ENDPOINT}: no such host; there is no network")
@@ -182,18 +192,24 @@ def _absent(embedder: str, published: Published, reason: str) -> MissingData:
     ways = [f"{published.url} as {published.file}"] if published.url else []
     if published.hub:
         file = published.hub_files[0]
-        ways.append(f"https://huggingface.co/{published.hub}/resolve/main/{file} as {published.names[0]}{Path(file).suffix}")
+        ways.append(
+            f"https://huggingface.co/{published.hub}/resolve/main/{file} as "
+            f"{published.names[0]}{Path(file).suffix}"
+        )
     return MissingData(
-        f"{embedder}: its weights ({' or '.join(part for part in (published.file, stems) if part)}) are not in {weights_folder()} nor in "
+        f"{embedder}: its weights ({' or '.join(part for part in (published.file, stems) if part)}) are not "
+        f"in {weights_folder()} nor in "
         f"the caches of torch.hub and Hugging Face, and could not be fetched: {reason}.",
-        remedy=f"put {' or '.join(ways) if ways else 'a checkpoint'} into {weights_folder()}; embedder=patches needs no download",
+        remedy=f"put {' or '.join(ways) if ways else 'a checkpoint'} into {weights_folder()}; "
+        "embedder=patches needs no download",
     )
 
 
 def read(path: Path) -> dict[str, torch.Tensor]:
     """The state dict in a ``.safetensors``, ``.npz`` or torch file; nothing that the file holds is executed.
 
-    Wrappers (``{"state_dict": …}``, ``{"model": …}``) are opened and the prefix ``module.`` of parallel training is taken off.
+    Wrappers (``{"state_dict": …}``, ``{"model": …}``) are opened and the prefix ``module.`` of parallel
+    training is taken off.
 
     Raises:
         MissingData: no such file.
@@ -203,21 +219,40 @@ def read(path: Path) -> dict[str, torch.Tensor]:
 
     if not path.is_file():
         raise MissingData(
-            f"{path}: no such checkpoint file.", remedy=f"check the path; bare file names are looked for in {weights_folder()}, too"
+            f"{path}: no such checkpoint file.",
+            remedy=f"check the path; bare file names are looked for in {weights_folder()}, too",
         )
     try:
         content = _content(path)
-    except (pickle.UnpicklingError, EOFError, RuntimeError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        RuntimeError,
+        OSError,
+        ValueError,
+        KeyError,
+        zipfile.BadZipFile,
+    ) as error:
         refused = isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error).lower()
-        why = "it holds more than tensors, and pickled code is not run" if refused else f"{type(error).__name__}: {error}"
+        why = (
+            "it holds more than tensors, and pickled code is not run"
+            if refused
+            else f"{type(error).__name__}: {error}"
+        )
         raise BadInput(
             f"{path} cannot be read as a state dict: {why}",
-            remedy="save it anew with torch.save(model.state_dict(), …) or as safetensors" if refused else "fetch it again",
+            remedy="save it anew with torch.save(model.state_dict(), …) or as safetensors"
+            if refused
+            else "fetch it again",
         ) from error
     for wrapper in ("state_dict", "model", "model_state_dict"):
         if isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
-    state = {str(name).removeprefix("module."): value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    state = {
+        str(name).removeprefix("module."): value
+        for name, value in content.items()
+        if isinstance(value, torch.Tensor)
+    }
     if not state:
         raise BadInput(f"{path} holds no tensors: not a state dict.")
     return state
@@ -243,7 +278,9 @@ def _content(path: Path) -> Mapping:
     return found
 
 
-def load(network: torch.nn.Module, state: Mapping[str, torch.Tensor], path: Path, *, without: tuple[str, ...] = ()) -> None:
+def load(
+    network: torch.nn.Module, state: Mapping[str, torch.Tensor], path: Path, *, without: tuple[str, ...] = ()
+) -> None:
     """Copy a state dict into a network: every tensor of the network must be there, in its shape, and nothing else may be.
 
     Args:
@@ -256,7 +293,11 @@ def load(network: torch.nn.Module, state: Mapping[str, torch.Tensor], path: Path
         BadInput: tensors are missing, left over or of another shape.
     """
     own = network.state_dict()
-    given = {name: value for name, value in state.items() if not name.startswith(without)} if without else dict(state)
+    given = (
+        {name: value for name, value in state.items() if not name.startswith(without)}
+        if without
+        else dict(state)
+    )
     missing = [name for name in own if name not in given and not name.endswith("num_batches_tracked")]
     left = [name for name in given if name not in own]
     differing = [name for name in given if name in own and given[name].shape != own[name].shape]
@@ -266,9 +307,12 @@ def load(network: torch.nn.Module, state: Mapping[str, torch.Tensor], path: Path
             for what, names in (("missing", missing), ("unknown", left), ("of another shape", differing))
             if names
         ]
-        shapes = "".join(f"; {name} is {tuple(given[name].shape)}, not {tuple(own[name].shape)}" for name in differing[:1])
+        shapes = "".join(
+            f"; {name} is {tuple(given[name].shape)}, not {tuple(own[name].shape)}" for name in differing[:1]
+        )
         raise BadInput(
-            f"{path} does not fit {type(network).__name__}: of {len(own)} tensors, {', '.join(examples)}{shapes}.",
+            f"{path} does not fit {type(network).__name__}: of {len(own)} tensors, "
+            f"{', '.join(examples)}{shapes}.",
             remedy="use the checkpoint of this architecture, or name the architecture that it belongs to",
         )
     network.load_state_dict(given, strict=False)

@@ -14,9 +14,9 @@ from typing import Any
 import jinja2
 from PIL import Image
 
-from tasks.errors import BadInput
-from tasks.report.plots import Picture, compact_png
-from tasks.report.tables import Table, escape_markdown, to_markdown
+from winnow.tasks.errors import BadInput
+from winnow.tasks.report.plots import Picture, compact_png
+from winnow.tasks.report.tables import Table, escape_markdown, to_markdown
 
 __all__ = ["Report", "Section", "markdown_report", "render_report"]
 
@@ -51,7 +51,8 @@ class Report:
         verdicts: the results in sentences, as of ``tables.verdicts``.
         table: the main table.
         sections: the rest, in order.
-        provenance: heading (``"Parameters"``, ``"Artifacts"``, ``"Steps"``, …) to key and value pairs or a table.
+        provenance: heading (``"Parameters"``, ``"Artifacts"``, ``"Steps"``, …) to key and value pairs or a
+            table.
         files: what, and where it lies.
         csv: the numbers of the run for download, as of ``tables.to_csv``; empty for none.
     """
@@ -116,17 +117,26 @@ def _tight(text: str) -> str:
 def render_report(report: Report) -> str:
     """The report as one HTML file: styles and images inside, no script, no request to anywhere.
 
-    Figures go in as SVG, photographs as PNG. The page reads in light and dark, on a telephone and on paper, and by a screen reader.
+    Figures go in as SVG, photographs as PNG. The page reads in light and dark, on a telephone and on paper,
+    and by a screen reader.
 
     >>> page = render_report(Report("ELFS on <digits>", sections=[Section("Scores", "AUM & co.")]))
     >>> "ELFS on &lt;digits&gt;" in page, "AUM &amp; co." in page, "://" in page
     (True, True, False)
     """
-    template = resources.files("tasks.report").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = (
+        resources.files("winnow.tasks.report")
+        .joinpath("templates/report.html.j2")
+        .read_text(encoding="utf-8")
+    )
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters.update(said=_said, paragraphs=_paragraphs, source=_source, size=_size, tight=_tight)
     environment.tests["table"] = lambda value: isinstance(value, Table)
-    return environment.from_string(template).render(report=report, csv=_uri(report.csv.encode(), "text/csv;charset=utf-8"))
+    return environment.from_string(template).render(
+        report=report, csv=_uri(report.csv.encode(), "text/csv;charset=utf-8")
+    )
 
 
 def _picture_markdown(picture: Picture, png: bytes | None) -> str:
@@ -139,7 +149,10 @@ def _picture_markdown(picture: Picture, png: bytes | None) -> str:
 
 def _pairs_markdown(values: Mapping[str, Any]) -> str:
     lines = ["| | |", "| :--- | :--- |"]
-    return "\n".join(lines + [f"| {escape_markdown(key)} | {escape_markdown(_said(value))} |" for key, value in values.items()])
+    return "\n".join(
+        lines
+        + [f"| {escape_markdown(key)} | {escape_markdown(_said(value))} |" for key, value in values.items()]
+    )
 
 
 def _smaller(png: bytes, step: int) -> bytes | None:
@@ -148,15 +161,17 @@ def _smaller(png: bytes, step: int) -> bytes | None:
         return None
     with Image.open(io.BytesIO(png)) as image:
         scale = (1, 1, 2, 3)[step]
-        small = image.convert("RGB").resize((max(1, image.width // scale), max(1, image.height // scale)), Image.Resampling.LANCZOS)
+        small = image.convert("RGB").resize(
+            (max(1, image.width // scale), max(1, image.height // scale)), Image.Resampling.LANCZOS
+        )
         return compact_png(small, (0, 48, 48, 32)[step])
 
 
 def markdown_report(report: Report, max_bytes: int = 800_000) -> str:
     """The report as Markdown with inline PNGs, for a Prefect markdown artifact.
 
-    The largest figure is first drawn with fewer colours, then smaller, then left out with a note, until the text is below the limit;
-    then the last blocks go (files, provenance, sections).
+    The largest figure is first drawn with fewer colours, then smaller, then left out with a note, until the
+    text is below the limit; then the last blocks go (files, provenance, sections).
 
     Args:
         report: the report.
@@ -182,7 +197,9 @@ def markdown_report(report: Report, max_bytes: int = 800_000) -> str:
     if report.table is not None:
         blocks.append(to_markdown(report.table))
     for section in report.sections:
-        lead = "\n\n".join([f"## {escape_markdown(section.heading)}", *map(escape_markdown, _paragraphs(section.text))])
+        lead = "\n\n".join(
+            [f"## {escape_markdown(section.heading)}", *map(escape_markdown, _paragraphs(section.text))]
+        )
         blocks += [lead, *section.pictures]
         if section.table is not None:
             blocks.append(to_markdown(section.table))
@@ -195,7 +212,10 @@ def markdown_report(report: Report, max_bytes: int = 800_000) -> str:
     pictures = {i: block for i, block in enumerate(blocks) if isinstance(block, Picture)}
     pngs: dict[int, bytes | None] = {i: picture.png for i, picture in pictures.items()}
     steps = dict.fromkeys(pictures, 0)
-    written = {i: block if isinstance(block, str) else _picture_markdown(block, block.png) for i, block in enumerate(blocks)}
+    written = {
+        i: block if isinstance(block, str) else _picture_markdown(block, block.png)
+        for i, block in enumerate(blocks)
+    }
 
     def length() -> int:
         return sum(len(text.encode()) + 2 for text in (*head, *written.values())) - 2
@@ -215,6 +235,7 @@ def markdown_report(report: Report, max_bytes: int = 800_000) -> str:
     text = "\n\n".join([*head, *written.values(), *([note] if cut else [])])
     if len(text.encode()) > max_bytes:
         raise BadInput(
-            f"max_bytes is {max_bytes:,}; the title and the verdicts alone take {len(text.encode()):,}.", remedy="give a larger max_bytes"
+            f"max_bytes is {max_bytes:,}; the title and the verdicts alone take {len(text.encode()):,}.",
+            remedy="give a larger max_bytes",
         )
     return text

@@ -12,8 +12,18 @@ from matplotlib import font_manager
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from tasks.errors import BadInput
-from tasks.report.plots import DROPPED_BETWEEN, DROPPED_EASY, DROPPED_HARD, INK, KEPT, HigherIs, Picture, compact_png, regions
+from winnow.tasks.errors import BadInput
+from winnow.tasks.report.plots import (
+    DROPPED_BETWEEN,
+    DROPPED_EASY,
+    DROPPED_HARD,
+    INK,
+    KEPT,
+    HigherIs,
+    Picture,
+    compact_png,
+    regions,
+)
 
 __all__ = ["Group", "montage", "selection_montage"]
 
@@ -52,8 +62,12 @@ class Group:
 
 @lru_cache(maxsize=8)
 def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    weight = "bold" if bold else "normal"  # the font that matplotlib brings along: the same everywhere, and with more than Latin letters
-    return ImageFont.truetype(font_manager.findfont(font_manager.FontProperties(family="DejaVu Sans", weight=weight)), size)
+    weight = (
+        "bold" if bold else "normal"
+    )  # the font that matplotlib brings along: the same everywhere, and with more than Latin letters
+    return ImageFont.truetype(
+        font_manager.findfont(font_manager.FontProperties(family="DejaVu Sans", weight=weight)), size
+    )
 
 
 def _clip(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
@@ -68,8 +82,14 @@ def _clip(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
 def _to_pil(name: str, images: Pixels) -> list[Image.Image]:
     if not isinstance(images, np.ndarray):
         return [image.convert("RGB") for image in images]
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
-        raise BadInput(f"{name} has shape {images.shape} and dtype {images.dtype}, not (n, H, W, 1 or 3) uint8.")
+    if (
+        images.dtype != np.uint8
+        or images.ndim not in (3, 4)
+        or (images.ndim == 4 and images.shape[3] not in (1, 3))
+    ):
+        raise BadInput(
+            f"{name} has shape {images.shape} and dtype {images.dtype}, not (n, H, W, 1 or 3) uint8."
+        )
     if images.ndim == 4 and images.shape[3] == 1:
         images = images[..., 0]
     return [Image.fromarray(image).convert("RGB") for image in images]
@@ -80,7 +100,10 @@ def _fit(image: Image.Image, tile: int) -> Image.Image:
     longest = max(image.size)
     if longest > tile:
         ratio = tile / longest
-        return image.resize((max(1, round(image.width * ratio)), max(1, round(image.height * ratio))), Image.Resampling.LANCZOS)
+        return image.resize(
+            (max(1, round(image.width * ratio)), max(1, round(image.height * ratio))),
+            Image.Resampling.LANCZOS,
+        )
     factor = tile // longest
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
@@ -97,7 +120,8 @@ def montage(groups: Sequence[Group], *, columns: int = 10, max_bytes: int = 300_
         PNG bytes.
 
     Raises:
-        BadInput: nothing to show, captions that do not match the images, or more images than fit into ``max_bytes``.
+        BadInput: nothing to show, captions that do not match the images, or more images than fit into
+            ``max_bytes``.
 
     >>> sheet = montage([Group("kept", np.zeros((3, 8, 8, 1), np.uint8), [["id 1"], ["id 2"], ["id 3"]])])
     >>> sheet[:4]
@@ -109,7 +133,9 @@ def montage(groups: Sequence[Group], *, columns: int = 10, max_bytes: int = 300_
     for i, group in enumerate(groups):
         images = _to_pil(f"groups[{i}].images", group.images)
         if len(images) != len(group.captions):
-            raise BadInput(f"groups[{i}] ({group.title}) has {len(images)} images and {len(group.captions)} captions.")
+            raise BadInput(
+                f"groups[{i}] ({group.title}) has {len(images)} images and {len(group.captions)} captions."
+            )
         if images:
             drawn.append((group, images))
     if not drawn:
@@ -119,7 +145,10 @@ def montage(groups: Sequence[Group], *, columns: int = 10, max_bytes: int = 300_
         png = compact_png(_sheet(drawn, columns, round(TILE * scale)), palette, dither=dither)
         if len(png) <= max_bytes:
             return png
-    raise BadInput(f"{sum(len(images) for _, images in drawn)} images do not fit into {max_bytes:,} bytes.", remedy="show fewer images")
+    raise BadInput(
+        f"{sum(len(images) for _, images in drawn)} images do not fit into {max_bytes:,} bytes.",
+        remedy="show fewer images",
+    )
 
 
 def _sheet(drawn: Sequence[tuple[Group, list[Image.Image]]], columns: int, tile: int) -> Image.Image:
@@ -149,7 +178,12 @@ def _sheet(drawn: Sequence[tuple[Group, list[Image.Image]]], columns: int, tile:
             sheet.paste(image, (x + (cell - image.width) // 2, y + tallest - image.height))
             for j, text in enumerate(caption):
                 text = _clip(text, cell, small)
-                pen.text((x + (cell - small.getlength(text)) / 2, y + tallest + 4 + j * line), text, fill=INK, font=small)
+                pen.text(
+                    (x + (cell - small.getlength(text)) / 2, y + tallest + 4 + j * line),
+                    text,
+                    fill=INK,
+                    font=small,
+                )
         top += height + 10
     return sheet
 
@@ -206,22 +240,42 @@ def selection_montage(
         shown += [("dropped", "a cross-section", _even(parts["between"], count), DROPPED_EASY)]
         sizes = {"kept": len(parts["kept"]), "dropped": len(parts["between"])}
     else:
-        shown += [("dropped as too hard", f"{side[0]} {score_name}", by_ease["too hard"][:count], DROPPED_HARD)]
+        shown += [
+            ("dropped as too hard", f"{side[0]} {score_name}", by_ease["too hard"][:count], DROPPED_HARD)
+        ]
         shown += [("kept", "from hard to easy", _even(by_ease["kept"], count), KEPT)]
-        shown += [("dropped in between", "from hard to easy", _even(by_ease["between"], count), DROPPED_BETWEEN)]
-        shown += [("dropped as too easy", f"{side[1]} {score_name}", by_ease["too easy"][::-1][:count], DROPPED_EASY)]
-        sizes = {title: len(parts[name]) for (title, *_), name in zip(shown, ("too hard", "kept", "between", "too easy"), strict=True)}
+        shown += [
+            ("dropped in between", "from hard to easy", _even(by_ease["between"], count), DROPPED_BETWEEN)
+        ]
+        shown += [
+            (
+                "dropped as too easy",
+                f"{side[1]} {score_name}",
+                by_ease["too easy"][::-1][:count],
+                DROPPED_EASY,
+            )
+        ]
+        sizes = {
+            title: len(parts[name])
+            for (title, *_), name in zip(shown, ("too hard", "kept", "between", "too easy"), strict=True)
+        }
     marks = None if labels is None else np.asarray(labels)
     known = None if scores is None else values
     groups = []
     for title, which, rows, colour in shown:
         if len(rows):
             captions = [_caption(int(row), ids, marks, classes, known, score_name) for row in rows]
-            groups.append(Group(f"{title}: {len(rows):,} of {sizes[title]:,}, {which}", read(rows), captions, colour))
+            groups.append(
+                Group(f"{title}: {len(rows):,} of {sizes[title]:,}, {which}", read(rows), captions, colour)
+            )
     alt = "Contact sheet of samples. " + " ".join(f"{group.title}." for group in groups)
-    what = ", ".join(["id", *(["label"] if labels is not None else []), *([score_name] if scores is not None else [])])
+    what = ", ".join(
+        ["id", *(["label"] if labels is not None else []), *([score_name] if scores is not None else [])]
+    )
     return Picture(
-        montage(groups, columns=columns, max_bytes=max_bytes), alt, caption=f"Samples kept and dropped; under each image its {what}."
+        montage(groups, columns=columns, max_bytes=max_bytes),
+        alt,
+        caption=f"Samples kept and dropped; under each image its {what}.",
     )
 
 
@@ -234,10 +288,14 @@ def _caption(
     score_name: str,
 ) -> list[str]:
     lines = [f"id {ids[row]}"]
-    whole = scores is not None and bool(np.all(scores == np.floor(scores)))  # counts, such as forgetting events
+    whole = scores is not None and bool(
+        np.all(scores == np.floor(scores))
+    )  # counts, such as forgetting events
     if labels is not None:
         label = int(labels[row])
-        lines.append("no label" if label < 0 else str(classes[label]) if label < len(classes) else f"class {label}")
+        lines.append(
+            "no label" if label < 0 else str(classes[label]) if label < len(classes) else f"class {label}"
+        )
     if scores is not None:
         value = float(scores[row])
         text = f"{value:#.3g}" if abs(value) < 100 and not whole else f"{value:.0f}"

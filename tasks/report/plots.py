@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from scipy.optimize import isotonic_regression
 
-from tasks.errors import BadInput
-from tasks.report.tables import WHOLE, Accuracy, methods, percent
+from winnow.tasks.errors import BadInput
+from winnow.tasks.report.tables import WHOLE, Accuracy, methods, percent
 
 __all__ = [
     "DROPPED_BETWEEN",
@@ -81,7 +81,9 @@ def colours(names: Iterable[str]) -> dict[str, str]:
     {'random': '#7F7F7F', 'elfs': '#0072B2', 'herding': '#D55E00'}
     """
     names = list(dict.fromkeys(names))
-    free = [colour for colour in PALETTE if colour not in {PINNED.get(name) for name in names}] or list(PALETTE)
+    free = [colour for colour in PALETTE if colour not in {PINNED.get(name) for name in names}] or list(
+        PALETTE
+    )
     others = [name for name in names if name not in PINNED]
     given = {name: free[i % len(free)] for i, name in enumerate(sorted(others))}
     return {name: PINNED.get(name) or given[name] for name in names}
@@ -106,7 +108,9 @@ def compact_png(image: Image.Image, colours: int | None = 256, *, dither: bool =
     return stream.getvalue()
 
 
-def _figure(height: float, rows: int = 1, columns: int = 1, **shared: Any) -> tuple[Figure, NDArray[np.object_]]:
+def _figure(
+    height: float, rows: int = 1, columns: int = 1, **shared: Any
+) -> tuple[Figure, NDArray[np.object_]]:
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
     figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.07)
     FigureCanvasAgg(figure)
@@ -159,7 +163,8 @@ def _numbered(svg: bytes) -> bytes:
 def _apart(wanted: NDArray[np.float64], gap: float, low: float, high: float) -> NDArray[np.float64]:
     """The places nearest to the wanted ones that are at least ``gap`` apart, between low and high where they fit.
 
-    With p_i − i·gap for p_i, "at least gap apart" reads "not decreasing", and the nearest such values are the isotonic regression.
+    With p_i − i·gap for p_i, "at least gap apart" reads "not decreasing", and the nearest such values are the
+    isotonic regression.
     """
     order = np.argsort(wanted, kind="stable")
     steps = gap * np.arange(len(wanted))
@@ -170,7 +175,9 @@ def _apart(wanted: NDArray[np.float64], gap: float, low: float, high: float) -> 
     return result
 
 
-def _label_ends(figure: Figure, axis: Axes, ends: Sequence[tuple[float, float, str, str]], size: float = 9.5) -> None:
+def _label_ends(
+    figure: Figure, axis: Axes, ends: Sequence[tuple[float, float, str, str]], size: float = 9.5
+) -> None:
     """Write (x, y, text, colour) to the right of the axes at the height of y, moved apart where they would overlap."""
     size = size if len(ends) <= 14 else 8
     figure.draw_without_rendering()  # fixes the height of the axes
@@ -207,11 +214,20 @@ def _finite(name: str, values: ArrayLike) -> NDArray[np.float64]:
         raise BadInput(f"{name} is empty.")
     bad = np.argwhere(~np.isfinite(array))
     if len(bad):
-        raise BadInput(f"{name}[{', '.join(map(str, bad[0]))}] is {array[tuple(bad[0])]}, not a finite number.")
+        raise BadInput(
+            f"{name}[{', '.join(map(str, bad[0]))}] is {array[tuple(bad[0])]}, not a finite number."
+        )
     return array
 
 
-def _room(axis: Axes, values: Sequence[float], share: float = 0.08, *, low: float | None = None, high: float | None = None) -> None:
+def _room(
+    axis: Axes,
+    values: Sequence[float],
+    share: float = 0.08,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+) -> None:
     """Limits of y with some air; a flat line gets a window of its own."""
     least, most = float(min(values)), float(max(values))
     air = share * (most - least) if most > least else max(0.05 * abs(most), 0.5)
@@ -229,7 +245,9 @@ def accuracy_curve(rows: Sequence[Mapping[str, Any]], *, accuracy: Accuracy = "l
         accuracy: which accuracy is drawn.
     """
     if not rows:
-        raise BadInput("rows is empty: there is nothing to draw.", remedy="pass what summarise(trials) returns")
+        raise BadInput(
+            "rows is empty: there is nothing to draw.", remedy="pass what summarise(trials) returns"
+        )
     parts = {row["method"] for row in rows if row["fraction"] < WHOLE}
     names = [name for name in methods(rows) if name in parts]
     wholes = [row for row in rows if row["method"] not in parts]
@@ -250,9 +268,13 @@ def accuracy_curve(rows: Sequence[Mapping[str, Any]], *, accuracy: Accuracy = "l
         if sd.any() and len(names) <= 6:
             axis.fill_between(x, y - sd, y + sd, color=paint[name], alpha=0.16, linewidth=0, zorder=2)
         elif sd.any():  # many bands would only be mud
-            axis.errorbar(x, y, sd, fmt="none", ecolor=paint[name], elinewidth=0.9, capsize=2, alpha=0.6, zorder=2)
+            axis.errorbar(
+                x, y, sd, fmt="none", ecolor=paint[name], elinewidth=0.9, capsize=2, alpha=0.6, zorder=2
+            )
         stroke = "--" if name == "random" else STROKES[i // len(MARKERS) % len(STROKES)]
-        axis.plot(x, y, marker=MARKERS[i % len(MARKERS)], markersize=5, linewidth=1.8, linestyle=stroke, **kind)
+        axis.plot(
+            x, y, marker=MARKERS[i % len(MARKERS)], markersize=5, linewidth=1.8, linestyle=stroke, **kind
+        )
         ends.append((float(x[0]), float(y[0]), name, paint[name]))
         seen += [*(y - sd), *(y + sd)]
     for row in wholes:
@@ -266,7 +288,9 @@ def accuracy_curve(rows: Sequence[Mapping[str, Any]], *, accuracy: Accuracy = "l
         axis.set_xlim(fractions[-1] * 1.15, fractions[0] * 0.85)
     else:
         air = 0.04 * (fractions[-1] - fractions[0])
-        axis.set_xlim(fractions[-1] + air, fractions[0] - air)  # as in the papers: pruning grows to the right, where methods part
+        axis.set_xlim(
+            fractions[-1] + air, fractions[0] - air
+        )  # as in the papers: pruning grows to the right, where methods part
     _fraction_ticks(axis, fractions, wide, pruned=True)
     axis.set_xlabel("pruned (% of the training set)")
     axis.set_ylabel(f"test accuracy (%), {accuracy} epoch")
@@ -281,11 +305,16 @@ def accuracy_curve(rows: Sequence[Mapping[str, Any]], *, accuracy: Accuracy = "l
     _label_ends(figure, axis, ends)
     spread = any(row[f"{accuracy}_sd"] for row in rows)
     shown = "band" if len(names) <= 6 else "bar"
-    caption = f"Test accuracy against the pruning rate{f'; {shown}s are ± 1 sample sd over seeds' if spread else '; one seed'}."
+    caption = (
+        "Test accuracy against the pruning "
+        f"rate{f'; {shown}s are ± 1 sample sd over seeds' if spread else '; one seed'}."
+    )
     best = max((row for row in rows if row["method"] in parts), key=lambda row: row[f"{accuracy}_mean"])
     alt = (
-        f"Line chart of test accuracy against the pruning rate, from {percent(1 - fractions[-1])} to {percent(1 - fractions[0])}, "
-        f"for {', '.join(names)}. Highest: {best['method']}, {100 * best[f'{accuracy}_mean']:.1f} % at {percent(best['fraction'])} kept."
+        f"Line chart of test accuracy against the pruning rate, from {percent(1 - fractions[-1])} to "
+        f"{percent(1 - fractions[0])}, "
+        f"for {', '.join(names)}. Highest: {best['method']}, {100 * best[f'{accuracy}_mean']:.1f} % at "
+        f"{percent(best['fraction'])} kept."
     )
     return _save(figure, alt, caption)
 
@@ -313,11 +342,32 @@ def _accuracy_dots(rows: Sequence[Mapping[str, Any]], accuracy: Accuracy) -> Pic
     labels = []
     for i, row in enumerate(order):
         mean, sd = 100 * row[f"{accuracy}_mean"], 100 * (row[f"{accuracy}_sd"] or 0.0)
-        axis.errorbar(mean, i, xerr=sd or None, fmt="o", color=paint[row["method"]], markersize=7, elinewidth=2, capsize=3)
+        axis.errorbar(
+            mean,
+            i,
+            xerr=sd or None,
+            fmt="o",
+            color=paint[row["method"]],
+            markersize=7,
+            elinewidth=2,
+            capsize=3,
+        )
         text = f"{mean:.1f} ± {sd:.1f}" if sd else f"{mean:.1f}"
-        axis.annotate(text, (1.02, i), xycoords=("axes fraction", "data"), va="center", fontsize=9.5, color=INK, annotation_clip=False)
+        axis.annotate(
+            text,
+            (1.02, i),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=9.5,
+            color=INK,
+            annotation_clip=False,
+        )
         labels.append(f"{_plain(row['method'])} ({percent(row['fraction'])})")
-    ends = [100 * (row[f"{accuracy}_mean"] + side * (row[f"{accuracy}_sd"] or 0.0)) for row in order for side in (-1, 1)]
+    ends = [
+        100 * (row[f"{accuracy}_mean"] + side * (row[f"{accuracy}_sd"] or 0.0))
+        for row in order
+        for side in (-1, 1)
+    ]
     air = 0.08 * (max(ends) - min(ends)) or 0.5
     axis.set_xlim(max(min(ends) - air, -0.5), min(max(ends) + air, 100.5))
     axis.set_ylim(-0.6, len(order) - 0.4)
@@ -328,12 +378,16 @@ def _accuracy_dots(rows: Sequence[Mapping[str, Any]], accuracy: Accuracy) -> Pic
     best = order[-1]
     return _save(
         figure,
-        f"Dot chart of the test accuracy of {', '.join(names)}. Highest: {best['method']}, {100 * best[f'{accuracy}_mean']:.1f} %.",
-        f"Test accuracy of each method; in brackets the fraction kept{'; bars are ± 1 sample sd over seeds' if spread else '; one seed'}.",
+        f"Dot chart of the test accuracy of {', '.join(names)}. Highest: {best['method']}, "
+        f"{100 * best[f'{accuracy}_mean']:.1f} %.",
+        "Test accuracy of each method; in brackets the fraction "
+        f"kept{'; bars are ± 1 sample sd over seeds' if spread else '; one seed'}.",
     )
 
 
-def regions(scores: ArrayLike, kept: ArrayLike, *, higher_is: HigherIs = "easier") -> dict[str, NDArray[np.int64]]:
+def regions(
+    scores: ArrayLike, kept: ArrayLike, *, higher_is: HigherIs = "easier"
+) -> dict[str, NDArray[np.int64]]:
     """Rows kept, and the rows dropped: harder than every kept one, easier than every kept one, or in between.
 
     Args:
@@ -342,7 +396,8 @@ def regions(scores: ArrayLike, kept: ArrayLike, *, higher_is: HigherIs = "easier
         higher_is: what a high score means.
 
     Returns:
-        ``{"too hard", "kept", "too easy", "between"}`` to int64 rows in ascending order; together they are all N.
+        ``{"too hard", "kept", "too easy", "between"}`` to int64 rows in ascending order; together they are
+        all N.
 
     >>> {name: rows.tolist() for name, rows in regions([0.1, 0.2, 0.3, 0.4, 0.5], [1, 3]).items()}
     {'too hard': [0], 'kept': [1, 3], 'too easy': [4], 'between': [2]}
@@ -354,7 +409,10 @@ def regions(scores: ArrayLike, kept: ArrayLike, *, higher_is: HigherIs = "easier
     if np.isnan(values).any():
         raise BadInput(f"scores[{int(np.flatnonzero(np.isnan(values))[0])}] is NaN.")
     if len(rows) and (rows.min() < 0 or rows.max() >= len(values)):
-        raise BadInput(f"kept names row {int(rows.max()) if rows.max() >= len(values) else int(rows.min())} of {len(values)}.")
+        raise BadInput(
+            f"kept names row {int(rows.max()) if rows.max() >= len(values) else int(rows.min())} of "
+            f"{len(values)}."
+        )
     if len(rows) == 0:
         raise BadInput("kept is empty: nothing was selected.")
     inside = np.zeros(len(values), bool)
@@ -369,7 +427,9 @@ def regions(scores: ArrayLike, kept: ArrayLike, *, higher_is: HigherIs = "easier
     }
 
 
-def _cuts(scores: NDArray[np.float64], parts: Mapping[str, NDArray[np.int64]], higher_is: HigherIs) -> dict[str, float]:
+def _cuts(
+    scores: NDArray[np.float64], parts: Mapping[str, NDArray[np.int64]], higher_is: HigherIs
+) -> dict[str, float]:
     """Score of the last kept sample at each end beyond which samples were dropped."""
     inside = scores[parts["kept"]]
     ends = (inside.min(), inside.max()) if higher_is == "easier" else (inside.max(), inside.min())
@@ -377,12 +437,27 @@ def _cuts(scores: NDArray[np.float64], parts: Mapping[str, NDArray[np.int64]], h
     return {name: float(end) for name, end in named if len(parts[name]) and np.isfinite(end)}
 
 
-_REGION_COLOURS = {"too hard": DROPPED_HARD, "kept": KEPT, "too easy": DROPPED_EASY, "between": DROPPED_BETWEEN}
-_REGION_NAMES = {"too hard": "dropped, too hard", "kept": "kept", "too easy": "dropped, too easy", "between": "dropped in between"}
+_REGION_COLOURS = {
+    "too hard": DROPPED_HARD,
+    "kept": KEPT,
+    "too easy": DROPPED_EASY,
+    "between": DROPPED_BETWEEN,
+}
+_REGION_NAMES = {
+    "too hard": "dropped, too hard",
+    "kept": "kept",
+    "too easy": "dropped, too easy",
+    "between": "dropped in between",
+}
 
 
 def score_histogram(
-    scores: ArrayLike, selections: Mapping[str, ArrayLike], *, score_name: str = "AUM", higher_is: HigherIs = "easier", bins: int = 60
+    scores: ArrayLike,
+    selections: Mapping[str, ArrayLike],
+    *,
+    score_name: str = "AUM",
+    higher_is: HigherIs = "easier",
+    bins: int = 60,
 ) -> Picture:
     """Histogram of a score, coloured by what became of the samples: one panel a selection.
 
@@ -413,7 +488,14 @@ def score_histogram(
             rows = parts[name]
             counts = np.histogram(values[rows[drawn[rows]]], edges)[0]
             if counts.any():
-                axis.stairs(bottom + counts, edges, baseline=bottom, fill=True, color=_REGION_COLOURS[name], linewidth=0)
+                axis.stairs(
+                    bottom + counts,
+                    edges,
+                    baseline=bottom,
+                    fill=True,
+                    color=_REGION_COLOURS[name],
+                    linewidth=0,
+                )
             bottom = bottom + counts
         for cut in _cuts(values, parts, higher_is).values():
             axis.axvline(cut, color=INK, linewidth=1, linestyle=(0, (3, 2)))
@@ -425,7 +507,9 @@ def score_histogram(
         for i, name in enumerate(shown):
             y = 0.78 - 0.185 * i
             axis.annotate("■", (1.03, y), color=_REGION_COLOURS[name], fontsize=10, **beside)
-            axis.annotate(f"{_REGION_NAMES[name]}: {len(parts[name]):,}", (1.075, y), color=INK, fontsize=9, **beside)
+            axis.annotate(
+                f"{_REGION_NAMES[name]}: {len(parts[name]):,}", (1.075, y), color=INK, fontsize=9, **beside
+            )
     figure.supylabel("samples per bin", fontsize=10, color=INK)
     left, right = ("harder", "easier") if higher_is == "easier" else ("easier", "harder")
     axes[-1, 0].set_xlabel(f"\u2190 {left}     {_plain(score_name)}     {right} \u2192")
@@ -449,17 +533,22 @@ def _counts(name: str, labels: ArrayLike, classes: int) -> NDArray[np.int64]:
     if not len(array):
         raise BadInput(f"{name} is empty.")
     if array.min() < 0 or array.max() >= classes:
-        raise BadInput(f"{name}[{int(np.argmax((array < 0) | (array >= classes)))}] is not one of {classes} classes.")
+        raise BadInput(
+            f"{name}[{int(np.argmax((array < 0) | (array >= classes)))}] is not one of {classes} classes."
+        )
     return np.bincount(array, minlength=classes)
 
 
-def class_balance(coreset: ArrayLike, classes: Sequence[str], *, dataset: ArrayLike | None = None, kind: str = "labels") -> Picture:
+def class_balance(
+    coreset: ArrayLike, classes: Sequence[str], *, dataset: ArrayLike | None = None, kind: str = "labels"
+) -> Picture:
     """Share of each class in the coreset against its share in the dataset.
 
     Args:
         coreset: (k,) int labels or pseudo-labels of the coreset, in [0, C).
         classes: C names.
-        dataset: (N,) int labels of the whole dataset; None where they are not known, and an even share is the measure.
+        dataset: (N,) int labels of the whole dataset; None where they are not known, and an even share is the
+            measure.
         kind: what the labels are, for example ``"labels"`` or ``"pseudo-labels"``.
     """
     count = len(classes)
@@ -468,10 +557,19 @@ def class_balance(coreset: ArrayLike, classes: Sequence[str], *, dataset: ArrayL
     measure = np.full(count, 1 / count) if whole is None else whole
     against = "an even share" if whole is None else "the dataset"
     empty = int(((share == 0) & (measure > 0)).sum())
-    caption = f"Share of each class in the coreset ({kind}) against {against}: {100 * share.min():.3g} % to {100 * share.max():.3g} %, "
-    caption += f"where {'an even share is' if whole is None else 'the dataset has'} {100 * measure.min():.3g} %"
+    caption = (
+        f"Share of each class in the coreset ({kind}) against {against}: {100 * share.min():.3g} % to "
+        f"{100 * share.max():.3g} %, "
+    )
+    caption += (
+        f"where {'an even share is' if whole is None else 'the dataset has'} {100 * measure.min():.3g} %"
+    )
     caption += f"{'' if np.ptp(measure) == 0 else f' to {100 * measure.max():.3g} %'}."
-    caption += f" {empty} of {count} classes {'has' if empty == 1 else 'have'} no sample in the coreset." if empty else ""
+    caption += (
+        f" {empty} of {count} classes {'has' if empty == 1 else 'have'} no sample in the coreset."
+        if empty
+        else ""
+    )
     if count <= 40:
         figure, axes = _figure(0.85 + 0.25 * count)
         axis = axes[0, 0]
@@ -479,8 +577,17 @@ def class_balance(coreset: ArrayLike, classes: Sequence[str], *, dataset: ArrayL
         axis.barh(places, 100 * share, 0.7, color=KEPT)
         axis.vlines(100 * measure, places - 0.43, places + 0.43, color=INK, linewidth=2)
         for place, value in enumerate(share):
-            axis.annotate(f"{100 * value:.1f}", (1.015, place), xycoords=("axes fraction", "data"), va="center", fontsize=9, color=INK)
-        axis.set_yticks(places, [_plain(name if len(name) <= 28 else f"{name[:27]}…") for name in map(str, classes)])
+            axis.annotate(
+                f"{100 * value:.1f}",
+                (1.015, place),
+                xycoords=("axes fraction", "data"),
+                va="center",
+                fontsize=9,
+                color=INK,
+            )
+        axis.set_yticks(
+            places, [_plain(name if len(name) <= 28 else f"{name[:27]}…") for name in map(str, classes)]
+        )
         axis.tick_params(axis="y", length=0)
         axis.set_ylim(count - 0.4, -0.6)
         axis.set_xlim(0, 108 * max(share.max(), measure.max()))
@@ -491,7 +598,9 @@ def class_balance(coreset: ArrayLike, classes: Sequence[str], *, dataset: ArrayL
         axis = axes[0, 0]
         _grid(axis)
         ratio = np.sort(np.divide(share, measure, out=np.zeros(count), where=measure > 0)[measure > 0])
-        axis.fill_between(np.arange(1, len(ratio) + 1), 1, ratio, step="mid", color=KEPT, alpha=0.25, linewidth=0)
+        axis.fill_between(
+            np.arange(1, len(ratio) + 1), 1, ratio, step="mid", color=KEPT, alpha=0.25, linewidth=0
+        )
         axis.step(np.arange(1, len(ratio) + 1), ratio, where="mid", color=KEPT, linewidth=1.6)
         axis.axhline(1, color=INK, linewidth=1.1)
         axis.annotate(f"as in {against}", (1, 1), (4, 4), textcoords="offset points", fontsize=9, color=INK)
@@ -525,22 +634,35 @@ def head_losses(losses: ArrayLike, chosen: int) -> Picture:
     _epochs(axis, len(values))
     _room(axis, [values.min(), values.max()])
     axis.set_ylabel("loss of the head")
-    ends = [(float(epochs[-1]), float(values[-1, chosen]), _minus(f"head {chosen}, chosen: {values[-1, chosen]:.3f}"), KEPT)]
+    ends = [
+        (
+            float(epochs[-1]),
+            float(values[-1, chosen]),
+            _minus(f"head {chosen}, chosen: {values[-1, chosen]:.3f}"),
+            KEPT,
+        )
+    ]
     if others.size:
         middle = float(np.median(others[-1]))
         ends.append((float(epochs[-1]), middle, _minus(f"others, median: {middle:.3f}"), FAINT))
     _label_ends(figure, axis, ends)
     count = values.shape[1]
-    caption = f"Loss of {'the one cluster head' if count == 1 else f'all {count} cluster heads'}; head {chosen} gave the pseudo-labels."
+    caption = (
+        f"Loss of {'the one cluster head' if count == 1 else f'all {count} cluster heads'}; head "
+        f"{chosen} gave the pseudo-labels."
+    )
     return _save(
         figure,
-        f"{caption} Its loss ends at {values[-1, chosen]:.3f}, the others between {values[-1].min():.3f} and {values[-1].max():.3f}.",
+        f"{caption} Its loss ends at {values[-1, chosen]:.3f}, the others between {values[-1].min():.3f} and "
+        f"{values[-1].max():.3f}.",
         caption,
     )
 
 
 def _epochs(axis: Axes, count: int, label: str = "epoch") -> None:
-    axis.xaxis.set_major_locator(FixedLocator([1]) if count == 1 else MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
+    axis.xaxis.set_major_locator(
+        FixedLocator([1]) if count == 1 else MaxNLocator(8, integer=True, steps=[1, 2, 5, 10])
+    )
     axis.set_xlim(*((0.5, 1.5) if count == 1 else (1, count)))
     axis.set_xlabel(label)
 
@@ -572,7 +694,13 @@ def clustering_bars(metrics: Mapping[str, Mapping[str, float]]) -> Picture:
         for place, value in zip(places, table[i], strict=True):
             text = "not measured" if np.isnan(value) else f"{value:.1f}".replace("-", "\u2212")
             axis.annotate(
-                text, (max(np.nan_to_num(value), 0), place), (4, 0), textcoords="offset points", va="center", fontsize=9, color=INK
+                text,
+                (max(np.nan_to_num(value), 0), place),
+                (4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=9,
+                color=INK,
             )
     axis.set_yticks(range(len(kinds)), [_METRICS.get(kind, _plain(kind)) for kind in kinds])
     axis.tick_params(axis="y", length=0)
@@ -580,9 +708,17 @@ def clustering_bars(metrics: Mapping[str, Mapping[str, float]]) -> Picture:
     axis.set_xlim(min(0.0, 1.1 * float(np.nanmin(table))), max(1.0, 1.12 * float(np.nanmax(table))))
     axis.axvline(0, color=FAINT, linewidth=0.8)
     axis.set_xlabel("agreement with the true labels (× 100)")
-    figure.legend(loc="outside upper left", ncols=len(names), frameon=False, fontsize=9.5, handlelength=1, handleheight=1)
+    figure.legend(
+        loc="outside upper left",
+        ncols=len(names),
+        frameon=False,
+        fontsize=9.5,
+        handlelength=1,
+        handleheight=1,
+    )
     said = "; ".join(
-        f"{name}: {', '.join(f'{_METRICS.get(k, k)} {100 * v:.1f}' for k, v in values.items())}" for name, values in metrics.items()
+        f"{name}: {', '.join(f'{_METRICS.get(k, k)} {100 * v:.1f}' for k, v in values.items())}"
+        for name, values in metrics.items()
     )
     return _save(
         figure,
@@ -592,7 +728,12 @@ def clustering_bars(metrics: Mapping[str, Mapping[str, float]]) -> Picture:
 
 
 def search_curve(
-    values: ArrayLike, accuracies: Sequence[ArrayLike], chosen: float, *, name: str = "mis_ratio", judged_on: str = "pseudo-labels"
+    values: ArrayLike,
+    accuracies: Sequence[ArrayLike],
+    chosen: float,
+    *,
+    name: str = "mis_ratio",
+    judged_on: str = "pseudo-labels",
 ) -> Picture:
     """Accuracy over the tried values of a hyper-parameter, the chosen one marked.
 
@@ -620,7 +761,15 @@ def search_curve(
     if sd.any():
         axis.fill_between(x, mean - sd, mean + sd, color=KEPT, alpha=0.16, linewidth=0)
     axis.plot(x, mean, "o-", color=KEPT, linewidth=1.8, markersize=5)
-    axis.plot(x[best], mean[best], "o", markersize=12, markerfacecolor="none", markeredgecolor=DROPPED_HARD, markeredgewidth=2)
+    axis.plot(
+        x[best],
+        mean[best],
+        "o",
+        markersize=12,
+        markerfacecolor="none",
+        markeredgecolor=DROPPED_HARD,
+        markeredgewidth=2,
+    )
     _room(axis, [*(mean - sd), *(mean + sd)], 0.22)
     axis.annotate(
         f"chosen: {chosen:g} ({mean[best]:.1f} %)",
@@ -637,25 +786,32 @@ def search_curve(
     axis.set_ylabel(f"accuracy on {_plain(judged_on)} (%)")
     band = "; band ± 1 sample sd" if sd.any() else ""
     caption = f"Search for {name}, judged on {judged_on}: {chosen:g} was chosen out of {len(x)} values{band}."
-    return _save(figure, f"{caption} Accuracies range from {mean.min():.1f} % to {mean.max():.1f} %.", caption)
+    return _save(
+        figure, f"{caption} Accuracies range from {mean.min():.1f} % to {mean.max():.1f} %.", caption
+    )
 
 
 _STEPS = {"epoch": "epoch", "step": "training step", "samples_seen": "samples seen", "seconds": "seconds"}
 
 
-def training_curves(runs: Sequence[tuple[str, Mapping[str, Sequence[Any]]]], *, over: str = "epoch") -> Picture:
+def training_curves(
+    runs: Sequence[tuple[str, Mapping[str, Sequence[Any]]]], *, over: str = "epoch"
+) -> Picture:
     """Training loss and test accuracy over training; runs of the same name (seeds) share a colour.
 
     Args:
-        runs: (name, columns) with columns as in a metrics artifact: ``over``, ``split`` (``"train"``, ``"test"``), ``loss``, ``accuracy``
-            in [0, 1]; missing values are None or NaN.
+        runs: (name, columns) with columns as in a metrics artifact: ``over``, ``split`` (``"train"``,
+            ``"test"``), ``loss``, ``accuracy`` in [0, 1]; missing values are None or NaN.
         over: the column on the x axis.
     """
     if not runs:
         raise BadInput("runs is empty: there is no training to draw.")
     names = list(dict.fromkeys(name for name, _ in runs))
     paint = colours(names)
-    lines: dict[str, list[tuple[str, NDArray[np.float64], NDArray[np.float64]]]] = {"loss": [], "accuracy": []}
+    lines: dict[str, list[tuple[str, NDArray[np.float64], NDArray[np.float64]]]] = {
+        "loss": [],
+        "accuracy": [],
+    }
     for i, (name, columns) in enumerate(runs):
         for column in (over, "split", "loss", "accuracy"):
             if column not in columns:
@@ -667,7 +823,9 @@ def training_curves(runs: Sequence[tuple[str, Mapping[str, Sequence[Any]]]], *, 
             use = (split == wanted) & np.isfinite(y) & np.isfinite(where)
             if use.any():
                 order = np.argsort(where[use], kind="stable")
-                lines[quantity].append((name, where[use][order], (y[use] * (100 if quantity == "accuracy" else 1))[order]))
+                lines[quantity].append(
+                    (name, where[use][order], (y[use] * (100 if quantity == "accuracy" else 1))[order])
+                )
     shown = [quantity for quantity in lines if lines[quantity]]
     if not shown:
         raise BadInput("runs has neither a training loss nor a test accuracy.")
@@ -675,12 +833,25 @@ def training_curves(runs: Sequence[tuple[str, Mapping[str, Sequence[Any]]]], *, 
     for axis, quantity in zip(axes[0], shown, strict=True):
         _grid(axis)
         for name, x, y in lines[quantity]:
-            axis.plot(x, y, color=paint[name], linewidth=1.4, alpha=0.85, marker="o" if len(x) == 1 else "", markersize=4)
+            axis.plot(
+                x,
+                y,
+                color=paint[name],
+                linewidth=1.4,
+                alpha=0.85,
+                marker="o" if len(x) == 1 else "",
+                markersize=4,
+            )
         every = [value for _, _, y in lines[quantity] for value in y]
         if quantity == "loss" and min(every) > 0 and max(every) > 50 * min(every):
             axis.set_yscale("log")
         else:
-            _room(axis, every, low=0 if min(every) >= 0 else None, high=100.5 if quantity == "accuracy" else None)
+            _room(
+                axis,
+                every,
+                low=0 if min(every) >= 0 else None,
+                high=100.5 if quantity == "accuracy" else None,
+            )
         axis.set_xlabel(_STEPS.get(over, over))
         axis.set_ylabel("training loss" if quantity == "loss" else "test accuracy (%)")
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=over != "seconds", steps=[1, 2, 5, 10]))
@@ -691,13 +862,16 @@ def training_curves(runs: Sequence[tuple[str, Mapping[str, Sequence[Any]]]], *, 
     for name in names:
         finals = [(x[-1], y[-1]) for other, x, y in lines[shown[-1]] if other == name]
         if finals:
-            ends.append((max(x for x, _ in finals), float(np.mean([y for _, y in finals])), name, paint[name]))
+            ends.append(
+                (max(x for x, _ in finals), float(np.mean([y for _, y in finals])), name, paint[name])
+            )
     if len(names) > 1:
         _label_ends(figure, last, ends)
     several = len(runs) > len(names)
     caption = f"Training of {', '.join(names)}{'; one line a seed' if several else ''}."
     said = "; ".join(
-        f"{name} ends at {y:.3g}{' % test accuracy' if shown[-1] == 'accuracy' else ' training loss'}" for _, y, name, _ in ends
+        f"{name} ends at {y:.3g}{' % test accuracy' if shown[-1] == 'accuracy' else ' training loss'}"
+        for _, y, name, _ in ends
     )
     return _save(figure, f"Training curves: {said}.", caption)
 

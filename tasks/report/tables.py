@@ -16,7 +16,7 @@ import rich.table
 import rich.text
 from scipy.special import stdtr
 
-from tasks.errors import BadInput
+from winnow.tasks.errors import BadInput
 
 __all__ = [
     "Table",
@@ -129,23 +129,29 @@ def _paired_p(differences: np.ndarray) -> float:
 
 def _check(trials: Sequence[Mapping[str, Any]]) -> None:
     if not trials:
-        raise BadInput("trials is empty: there is no training run to report.", remedy="train on at least one coreset")
+        raise BadInput(
+            "trials is empty: there is no training run to report.", remedy="train on at least one coreset"
+        )
     seen: dict[tuple[str, float, Any], int] = {}
     for i, trial in enumerate(trials):
         for name in ("method", "fraction", "seed", "last_accuracy", "best_accuracy"):
             if trial.get(name) is None:
-                raise BadInput(f"trials[{i}] has no {name!r}; it has {', '.join(map(str, trial)) or 'nothing'}.")
+                raise BadInput(
+                    f"trials[{i}] has no {name!r}; it has {', '.join(map(str, trial)) or 'nothing'}."
+                )
         if not 0 < trial["fraction"] <= 1:
             raise BadInput(f"trials[{i}]: fraction is {trial['fraction']!r}, not in (0, 1].")
         for name in ("last_accuracy", "best_accuracy"):
             if not 0 <= trial[name] <= 1:
                 raise BadInput(
-                    f"trials[{i}]: {name} is {trial[name]!r}, not in [0, 1].", remedy="give accuracies as fractions: 0.931, not 93.1"
+                    f"trials[{i}]: {name} is {trial[name]!r}, not in [0, 1].",
+                    remedy="give accuracies as fractions: 0.931, not 93.1",
                 )
         key = (str(trial["method"]), round(float(trial["fraction"]), 9), trial["seed"])
         if key in seen:
             raise BadInput(
-                f"trials[{i}] repeats trials[{seen[key]}]: method {key[0]!r}, fraction {key[1]:g}, seed {key[2]}.",
+                f"trials[{i}] repeats trials[{seen[key]}]: method {key[0]!r}, fraction {key[1]:g}, seed "
+                f"{key[2]}.",
                 remedy="name variants of a method apart, for example 'elfs (mis_ratio 0.3)'",
             )
         seen[key] = i
@@ -160,22 +166,23 @@ def methods(trials: Sequence[Mapping[str, Any]], baseline: str = "random") -> li
 def summarise(trials: Sequence[Mapping[str, Any]], *, baseline: str = "random") -> list[dict[str, Any]]:
     r"""Mean, spread and paired difference against a baseline, of each method at each fraction.
 
-    With accuracies :math:`a_s` and the baseline's :math:`b_s` on their common seeds :math:`s`, the difference is
-    :math:`\bar d = \frac1n \sum_s (a_s - b_s)`, its sd has :math:`n - 1` in the denominator, and p is that of the two-sided
-    paired t-test, :math:`t = \bar d \sqrt n / \mathrm{sd}(d)`. A baseline that was trained on the whole dataset only
-    (``full``, or a hiding run that hides nothing) is compared with every fraction.
+    With accuracies :math:`a_s` and the baseline's :math:`b_s` on their common seeds :math:`s`, the difference
+    is :math:`\bar d = \frac1n \sum_s (a_s - b_s)`, its sd has :math:`n - 1` in the denominator, and p is that
+    of the two-sided paired t-test, :math:`t = \bar d \sqrt n / \mathrm{sd}(d)`. A baseline that was trained
+    on the whole dataset only (``full``, or a hiding run that hides nothing) is compared with every fraction.
 
     Args:
-        trials: one mapping a training run with ``method``, ``fraction`` (kept), ``seed``, ``last_accuracy`` and
-            ``best_accuracy`` (fractions in [0, 1]), and, where known, ``samples``, ``seconds`` and ``selection_seconds``.
+        trials: one mapping a training run with ``method``, ``fraction`` (kept), ``seed``, ``last_accuracy``
+            and ``best_accuracy`` (fractions in [0, 1]), and, where known, ``samples``, ``seconds`` and
+            ``selection_seconds``.
         baseline: the method to compare with.
 
     Returns:
-        One dict for each (method, fraction), with the baseline's first, ``full`` last and fractions ascending: ``method, fraction, n,
-        samples, seconds, selection_seconds`` (means),
-        ``last_mean, last_sd, best_mean, best_sd``, ``baseline`` (None where there is none to compare with),
-        ``pairs`` (common seeds), and ``last_difference, last_difference_sd, last_p`` and the same of best. What cannot be had is None:
-        an sd of one value, a p of fewer than two pairs or of differences without spread.
+        One dict for each (method, fraction), with the baseline's first, ``full`` last and fractions
+        ascending: ``method, fraction, n, samples, seconds, selection_seconds`` (means), ``last_mean, last_sd,
+        best_mean, best_sd``, ``baseline`` (None where there is none to compare with), ``pairs`` (common
+        seeds), and ``last_difference, last_difference_sd, last_p`` and the same of best. What cannot be had
+        is None: an sd of one value, a p of fewer than two pairs or of differences without spread.
 
     Raises:
         BadInput: no trials, a missing or impossible value, or the same method, fraction and seed twice.
@@ -188,7 +195,9 @@ def summarise(trials: Sequence[Mapping[str, Any]], *, baseline: str = "random") 
     _check(trials)
     cells: dict[tuple[str, float], dict[Any, Mapping[str, Any]]] = {}
     for trial in trials:
-        cells.setdefault((str(trial["method"]), round(float(trial["fraction"]), 9)), {})[trial["seed"]] = trial
+        cells.setdefault((str(trial["method"]), round(float(trial["fraction"]), 9)), {})[trial["seed"]] = (
+            trial
+        )
     anchors = [fraction for name, fraction in cells if name == baseline]
     whole = len(anchors) == 1 and anchors[0] > WHOLE
     rank = {name: i for i, name in enumerate(methods(trials, baseline))}
@@ -227,11 +236,20 @@ def _seeds_said(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"mean ± sample sd over {counts[0]} to {counts[-1]} seeds, n in brackets"
 
 
-def _index(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[float], dict[tuple[str, float], Mapping[str, Any]]]:
+def _index(
+    rows: Sequence[Mapping[str, Any]],
+) -> tuple[list[str], list[float], dict[tuple[str, float], Mapping[str, Any]]]:
     if not rows:
-        raise BadInput("rows is empty: there is nothing to put into a table.", remedy="pass what summarise(trials) returns")
+        raise BadInput(
+            "rows is empty: there is nothing to put into a table.",
+            remedy="pass what summarise(trials) returns",
+        )
     names = list(dict.fromkeys(row["method"] for row in rows))
-    return names, sorted({row["fraction"] for row in rows}), {(row["method"], row["fraction"]): row for row in rows}
+    return (
+        names,
+        sorted({row["fraction"] for row in rows}),
+        {(row["method"], row["fraction"]): row for row in rows},
+    )
 
 
 def accuracy_table(rows: Sequence[Mapping[str, Any]], *, accuracy: Accuracy = "last") -> Table:
@@ -254,9 +272,15 @@ def accuracy_table(rows: Sequence[Mapping[str, Any]], *, accuracy: Accuracy = "l
     digits, mixed = _digits(rows, accuracy), len({row["n"] for row in rows}) > 1
     bold = set()
     for c, fraction in enumerate(fractions):
-        column = {name: round(100 * cells[name, fraction][f"{accuracy}_mean"], digits) for name in names if (name, fraction) in cells}
+        column = {
+            name: round(100 * cells[name, fraction][f"{accuracy}_mean"], digits)
+            for name in names
+            if (name, fraction) in cells
+        }
         if len(column) > 1:
-            bold |= {(names.index(name), c + 1) for name, value in column.items() if value == max(column.values())}
+            bold |= {
+                (names.index(name), c + 1) for name, value in column.items() if value == max(column.values())
+            }
     body = []
     for name in names:
         line = [name]
@@ -266,7 +290,12 @@ def accuracy_table(rows: Sequence[Mapping[str, Any]], *, accuracy: Accuracy = "l
             line.append(f"{text} ({row['n']})" if row is not None and mixed else text)
         body.append(tuple(line))
     caption = f"{_SAID[accuracy]}; {_seeds_said(rows)}." + (" Best in bold." if bold else "")
-    return Table(("method", *(f"{percent(fraction)} kept" for fraction in fractions)), tuple(body), caption, frozenset(bold))
+    return Table(
+        ("method", *(f"{percent(fraction)} kept" for fraction in fractions)),
+        tuple(body),
+        caption,
+        frozenset(bold),
+    )
 
 
 def difference_table(rows: Sequence[Mapping[str, Any]], *, accuracy: Accuracy = "last") -> Table | None:
@@ -297,12 +326,15 @@ def difference_table(rows: Sequence[Mapping[str, Any]], *, accuracy: Accuracy = 
     pairs = sorted({row["pairs"] for row in compared})
     seeds = f"{pairs[0]}" if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]}"
     caption = (
-        f"Difference from {compared[0]['baseline']} with the same seed, in percentage points of test accuracy, {accuracy} epoch: mean"
+        f"Difference from {compared[0]['baseline']} with the same seed, in percentage points of test "
+        f"accuracy, {accuracy} epoch: mean"
         f"{' ± sample sd' if spreads else ''} over {seeds} seed{'' if pairs == [1] else 's'}"
     )
     if any(row[f"{accuracy}_p"] is not None for row in compared):
         caption += f"; p of a two-sided paired t-test, not adjusted for the number of comparisons; bold: p < {LEVEL:g}"
-    return Table(("method", *(f"{percent(f)} kept" for f in fractions)), tuple(body), caption + ".", frozenset(bold))
+    return Table(
+        ("method", *(f"{percent(f)} kept" for f in fractions)), tuple(body), caption + ".", frozenset(bold)
+    )
 
 
 def cost_table(rows: Sequence[Mapping[str, Any]]) -> Table | None:
@@ -337,12 +369,16 @@ def mean_ranks(trials: Sequence[Mapping[str, Any]], *, accuracy: Accuracy = "las
     races: dict[tuple[float, Any], dict[str, float]] = {}
     for trial in trials:
         if trial["fraction"] < WHOLE:
-            races.setdefault((round(float(trial["fraction"]), 9), trial["seed"]), {})[str(trial["method"])] = trial[f"{accuracy}_accuracy"]
+            races.setdefault((round(float(trial["fraction"]), 9), trial["seed"]), {})[
+                str(trial["method"])
+            ] = trial[f"{accuracy}_accuracy"]
     ranks: dict[str, list[float]] = {}
     for race in races.values():
         values = np.array(list(race.values()))
         for name, value in race.items():
-            ranks.setdefault(name, []).append(float((values > value).sum() + ((values == value).sum() + 1) / 2))
+            ranks.setdefault(name, []).append(
+                float((values > value).sum() + ((values == value).sum() + 1) / 2)
+            )
     return {name: float(np.mean(found)) for name, found in ranks.items()}
 
 
@@ -369,7 +405,11 @@ def comparison_table(trials: Sequence[Mapping[str, Any]], *, accuracy: Accuracy 
         for fraction, text in zip(fractions, texts, strict=True):
             row = cells.get((name, fraction))
             differs = row is not None and row[f"{accuracy}_p"] is not None and row[f"{accuracy}_p"] < LEVEL
-            line.append(f"{text} {'↑' if row[f'{accuracy}_difference'] > 0 else '↓'}" if differs and row is not None else text)
+            line.append(
+                f"{text} {'↑' if row[f'{accuracy}_difference'] > 0 else '↓'}"
+                if differs and row is not None
+                else text
+            )
             marked |= differs
         line.append(f"{ranks[name]:.1f}" if name in ranks else MISSING)
         for quantity in costs:
@@ -383,7 +423,8 @@ def comparison_table(trials: Sequence[Mapping[str, Any]], *, accuracy: Accuracy 
     caption += f" Rank among {len(ranks)} methods, 1 the best, mean over {races} pairs of fraction and seed."
     if costs:
         caption += (
-            " Times are wall-clock: one selection, without the proxy's training that all share, and one training on the coreset, mean "
+            " Times are wall-clock: one selection, without the proxy's training that all share, and one "
+            "training on the coreset, mean "
             "over all."
         )
     return Table((*table.columns, "rank", *(named[cost] for cost in costs)), tuple(body), caption, table.bold)
@@ -396,7 +437,9 @@ def _duration(seconds: float) -> str:
     return f"{minutes:.{0 if minutes >= 10 else 1}f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
 
 
-def verdicts(rows: Sequence[Mapping[str, Any]], *, method: str | None = None, accuracy: Accuracy = "last") -> list[str]:
+def verdicts(
+    rows: Sequence[Mapping[str, Any]], *, method: str | None = None, accuracy: Accuracy = "last"
+) -> list[str]:
     """What the numbers say, one sentence for each fraction.
 
     Args:
@@ -410,7 +453,8 @@ def verdicts(rows: Sequence[Mapping[str, Any]], *, method: str | None = None, ac
     >>> runs = [("random", 0, 0.90), ("random", 1, 0.92), ("elfs", 0, 0.93), ("elfs", 1, 0.9501)]
     >>> rows = summarise([dict(method=m, fraction=0.1, seed=s, last_accuracy=a, best_accuracy=a) for m, s, a in runs])
     >>> print(*verdicts(rows))
-    At 10 % kept (90 % pruned): elfs 94.0 ± 1.4 against random 91.0 ± 1.4: +3.0 points, paired over 2 seeds, p = 0.001; beats random.
+    At 10 % kept (90 % pruned): elfs 94.0 ± 1.4 against random 91.0 ± 1.4: +3.0 points, paired over 2 seeds, p
+    = 0.001; beats random.
     """
     names, fractions, cells = _index(rows)
     if method is not None and method not in names:
@@ -420,15 +464,26 @@ def verdicts(rows: Sequence[Mapping[str, Any]], *, method: str | None = None, ac
     rivals = {row["baseline"] for row in rows} - {None}
     lines = []
     for fraction in fractions:
-        here = [row for row in rows if row["fraction"] == fraction and row["method"] not in rivals | {"full", "random"}]
+        here = [
+            row
+            for row in rows
+            if row["fraction"] == fraction and row["method"] not in rivals | {"full", "random"}
+        ]
         if method is not None:
             here = [row for row in rows if row["fraction"] == fraction and row["method"] == method]
         if not here:
             continue
         row = max(here, key=lambda row: row[f"{accuracy}_mean"])
-        place = f"At {percent(fraction)} kept ({percent(1 - fraction)} pruned)" if fraction <= WHOLE else "On all samples"
+        place = (
+            f"At {percent(fraction)} kept ({percent(1 - fraction)} pruned)"
+            if fraction <= WHOLE
+            else "On all samples"
+        )
         best_of = f"the best of {len(here)} methods, " if len(here) > 1 else ""
-        text = f"{place}: {best_of}{row['method']} {mean_sd(row[f'{accuracy}_mean'], row[f'{accuracy}_sd'], digits)}"
+        text = (
+            f"{place}: {best_of}{row['method']} "
+            f"{mean_sd(row[f'{accuracy}_mean'], row[f'{accuracy}_sd'], digits)}"
+        )
         if row["baseline"] is None:
             text += "; no baseline was trained at this fraction, so there is nothing to compare it with"
         else:
@@ -439,14 +494,25 @@ def verdicts(rows: Sequence[Mapping[str, Any]], *, method: str | None = None, ac
             side = "below" if whole > 100 * row[f"{accuracy}_mean"] else "above"
             text += f"; {f'{gap} points {side}' if float(gap) else 'level with'} full ({whole:.{digits}f})"
         lines.append(f"{text}.")
-    return lines or [f"Only {' and '.join(names)} {'was' if len(names) == 1 else 'were'} trained: there is nothing to compare."]
+    return lines or [
+        f"Only {' and '.join(names)} {'was' if len(names) == 1 else 'were'} trained: there is nothing to "
+        "compare."
+    ]
 
 
 def _comparison(
-    row: Mapping[str, Any], cells: Mapping[tuple[str, float], Mapping[str, Any]], accuracy: Accuracy, digits: int, *, chosen: bool
+    row: Mapping[str, Any],
+    cells: Mapping[tuple[str, float], Mapping[str, Any]],
+    accuracy: Accuracy,
+    digits: int,
+    *,
+    chosen: bool,
 ) -> str:
     name = row["baseline"]
-    rival = cells.get((name, row["fraction"])) or cells[name, max(fraction for other, fraction in cells if other == name)]
+    rival = (
+        cells.get((name, row["fraction"]))
+        or cells[name, max(fraction for other, fraction in cells if other == name)]
+    )
     text = f" against {name} {mean_sd(rival[f'{accuracy}_mean'], rival[f'{accuracy}_sd'], digits)}"
     difference, p = row[f"{accuracy}_difference"], row[f"{accuracy}_p"]
     if difference is None:
@@ -454,7 +520,9 @@ def _comparison(
     text += f": {_signed(difference, digits)} points"
     if p is None:
         text += (
-            " on one seed, too few for a test" if row["pairs"] == 1 else f", the same on all {row['pairs']} seeds, too little for a test"
+            " on one seed, too few for a test"
+            if row["pairs"] == 1
+            else f", the same on all {row['pairs']} seeds, too little for a test"
         )
         return text if difference > 0 else f"{text}; does not beat {name}"
     text += f", paired over {row['pairs']} seeds, {p_value(p)}"
@@ -467,7 +535,9 @@ def _comparison(
 def escape_markdown(text: str) -> str:
     """The text with everything that Markdown or HTML would act on made literal, on one line."""
     escaped = re.sub(r"([\\`*_\[\]|~#])", r"\\\1", " ".join(str(text).split()))
-    escaped = re.sub(r"^([-+=])(?=\s|[-=]*$)", r"\\\1", escaped)  # what would start a list, an underline or a rule
+    escaped = re.sub(
+        r"^([-+=])(?=\s|[-=]*$)", r"\\\1", escaped
+    )  # what would start a list, an underline or a rule
     escaped = re.sub(r"^(\d+)([.)])(?=\s|$)", r"\1\\\2", escaped)
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
@@ -475,9 +545,14 @@ def escape_markdown(text: str) -> str:
 def to_markdown(table: Table) -> str:
     """The table as Markdown, the caption as a line under it."""
     lines = ["| " + " | ".join(map(escape_markdown, table.columns)) + " |"]
-    lines.append("| " + " | ".join("---:" if table.numeric(c) else ":---" for c in range(len(table.columns))) + " |")
+    lines.append(
+        "| " + " | ".join("---:" if table.numeric(c) else ":---" for c in range(len(table.columns))) + " |"
+    )
     for r, row in enumerate(table.rows):
-        cells = (f"**{escape_markdown(cell)}**" if (r, c) in table.bold else escape_markdown(cell) for c, cell in enumerate(row))
+        cells = (
+            f"**{escape_markdown(cell)}**" if (r, c) in table.bold else escape_markdown(cell)
+            for c, cell in enumerate(row)
+        )
         lines.append("| " + " | ".join(cells) + " |")
     if table.caption:
         lines += ["", escape_markdown(table.caption)]
@@ -486,12 +561,22 @@ def to_markdown(table: Table) -> str:
 
 def to_rich(table: Table) -> rich.table.Table:
     """The table for a terminal."""
-    drawn = rich.table.Table(caption=rich.text.Text(table.caption), caption_justify="left", box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    drawn = rich.table.Table(
+        caption=rich.text.Text(table.caption),
+        caption_justify="left",
+        box=rich.box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     for c, column in enumerate(table.columns):
-        drawn.add_column(rich.text.Text(column), justify="right" if table.numeric(c) else "left", no_wrap=c == 0)
+        drawn.add_column(
+            rich.text.Text(column), justify="right" if table.numeric(c) else "left", no_wrap=c == 0
+        )
     for r, row in enumerate(table.rows):
         drawn.add_row(
-            *(rich.text.Text(cell.replace(" ± ", "±"), style="bold" if (r, c) in table.bold else "") for c, cell in enumerate(row))
+            *(
+                rich.text.Text(cell.replace(" ± ", "±"), style="bold" if (r, c) in table.bold else "")
+                for c, cell in enumerate(row)
+            )
         )
     return drawn
 
@@ -511,5 +596,8 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     writer.writerow(columns)
     for row in rows:
         values = (row.get(name) for name in columns)
-        writer.writerow("" if value is None or (isinstance(value, float) and math.isnan(value)) else value for value in values)
+        writer.writerow(
+            "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
+            for value in values
+        )
     return text.getvalue()

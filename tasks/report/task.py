@@ -12,23 +12,31 @@ from typing import TYPE_CHECKING, Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.artifacts import Artifact, store, write
-from tasks.cache import cached_task, library_versions, provenances
-from tasks.data.task import open_split, rows_of
-from tasks.progress import progress
+from winnow.tasks.artifacts import Artifact, store, write
+from winnow.tasks.cache import cached_task, library_versions, provenances
+from winnow.tasks.data.task import open_split, rows_of
+from winnow.tasks.progress import progress
 
 if TYPE_CHECKING:
-    from tasks.report.html import Section
-    from tasks.report.tables import Table
+    from winnow.tasks.report.html import Section
+    from winnow.tasks.report.tables import Table
 
 __all__ = ["draw", "draw_comparison", "publish"]
 
-log = logging.getLogger("tasks.report")
+log = logging.getLogger("winnow.tasks.report")
 
 
-BEST_EPOCH = "The published code reports the best test accuracy of a run, which chooses the epoch by test labels."
+BEST_EPOCH = (
+    "The published code reports the best test accuracy of a run, which chooses the epoch by test labels."
+)
 
-REPORT = ("tasks.report.html", "tasks.report.montage", "tasks.report.plots", "tasks.report.tables", "tasks.train.metrics")
+REPORT = (
+    "winnow.tasks.report.html",
+    "winnow.tasks.report.montage",
+    "winnow.tasks.report.plots",
+    "winnow.tasks.report.tables",
+    "winnow.tasks.train.metrics",
+)
 
 
 @cached_task(version="3", name="report", run_name="report-{dataset}", modules=REPORT)
@@ -63,7 +71,8 @@ def draw(
         history: of the training that the scores were recorded in.
         params: the selector's parameters by fraction.
         settings: all that the run was made with.
-        searches: by fraction: ``name`` of what was searched, ``tried`` values and their accuracies, the ``chosen`` one, ``judged_on``.
+        searches: by fraction: ``name`` of what was searched, ``tried`` values and their accuracies, the
+            ``chosen`` one, ``judged_on``.
         pseudo_labels: clusters in place of labels.
         kmeans: their baseline.
         head_losses: of the cluster heads.
@@ -71,8 +80,15 @@ def draw(
     Returns:
         ``trials`` and ``report``.
     """
-    from tasks.report.plots import accuracy_curve
-    from tasks.report.tables import accuracy_table, cost_table, difference_table, percent, summarise, verdicts
+    from winnow.tasks.report.plots import accuracy_curve
+    from winnow.tasks.report.tables import (
+        accuracy_table,
+        cost_table,
+        difference_table,
+        percent,
+        summarise,
+        verdicts,
+    )
 
     with progress("report"):
         runs, where = _measured(trials, coresets)
@@ -84,16 +100,34 @@ def draw(
             _section("Best epoch", BEST_EPOCH, [], accuracy_table(rows, accuracy="best")),
             *_clustering_sections(train, pseudo_labels, kmeans, head_losses),
             *_search_sections(searches or {}),
-            *_selection_sections(train, pseudo_labels, scores, score, [(f, kept) for name, f, kept in coresets if name == method], params),
+            *_selection_sections(
+                train,
+                pseudo_labels,
+                scores,
+                score,
+                [(f, kept) for name, f, kept in coresets if name == method],
+                params,
+            ),
             _section("Proxy training", "", [_training([("proxy", history)])]),
-            _section("Cost", "Measured when each training ran; a cached one keeps its figure.", [], cost_table(rows)),
+            _section(
+                "Cost",
+                "Measured when each training ran; a cached one keeps its figure.",
+                [],
+                cost_table(rows),
+            ),
         ]
-        chosen = {f"{percent(f)} kept": ", ".join(f"{name} {value}" for name, value in some.items()) for f, some in params.items()}
+        chosen = {
+            f"{percent(f)} kept": ", ".join(f"{name} {value}" for name, value in some.items())
+            for f, some in params.items()
+        }
         artifacts = {"samples": train, "scores": scores, "trials": table}
         artifacts |= {} if pseudo_labels is None else {"pseudo-labels": pseudo_labels}
         artifacts |= {f"coreset {name} {fraction:g}": coreset for name, fraction, coreset in coresets}
         main = accuracy_table(rows)
-        return {"trials": table, "report": _pages(title, train, where, found, main, rows, sections, chosen, settings, artifacts)}
+        return {
+            "trials": table,
+            "report": _pages(title, train, where, found, main, rows, sections, chosen, settings, artifacts),
+        }
 
 
 @cached_task(version="2", name="comparison", run_name="comparison-{dataset}", modules=REPORT)
@@ -123,8 +157,16 @@ def draw_comparison(
     Returns:
         ``trials`` and ``report``.
     """
-    from tasks.report.plots import accuracy_curve
-    from tasks.report.tables import accuracy_table, comparison_table, cost_table, difference_table, mean_ranks, summarise, verdicts
+    from winnow.tasks.report.plots import accuracy_curve
+    from winnow.tasks.report.tables import (
+        accuracy_table,
+        comparison_table,
+        cost_table,
+        difference_table,
+        mean_ranks,
+        summarise,
+        verdicts,
+    )
 
     with progress("report"):
         runs, where = _measured(trials, coresets)
@@ -135,8 +177,17 @@ def draw_comparison(
         sections = [
             _section("Accuracy", "", [accuracy_curve(rows)], difference_table(rows)),
             _section("Best epoch", BEST_EPOCH, [], accuracy_table(rows, accuracy="best")),
-            _section("Proxy training", "", [_training([(f"seed {seed}", history) for seed, history in histories.items()])]),
-            _section("Cost", "Measured when each training ran; a cached one keeps its figure.", [], cost_table(rows)),
+            _section(
+                "Proxy training",
+                "",
+                [_training([(f"seed {seed}", history) for seed, history in histories.items()])],
+            ),
+            _section(
+                "Cost",
+                "Measured when each training ran; a cached one keeps its figure.",
+                [],
+                cost_table(rows),
+            ),
         ]
         chosen = {
             f"{name}, {fraction:g} kept": ", ".join(f"{key} {value}" for key, value in some.items())
@@ -146,10 +197,15 @@ def draw_comparison(
         }
         artifacts = {"samples": train, "trials": table}
         main = comparison_table(runs)
-        return {"trials": table, "report": _pages(title, train, where, found, main, rows, sections, chosen, settings, artifacts)}
+        return {
+            "trials": table,
+            "report": _pages(title, train, where, found, main, rows, sections, chosen, settings, artifacts),
+        }
 
 
-def _measured(trials: list[tuple[str, float, int, Artifact]], coresets: Iterable[tuple[Any, ...]]) -> tuple[list[dict[str, Any]], str]:
+def _measured(
+    trials: list[tuple[str, float, int, Artifact]], coresets: Iterable[tuple[Any, ...]]
+) -> tuple[list[dict[str, Any]], str]:
     """One row a training, with what it and its selection took when they ran, and the device that most of them ran on."""
     made = {output["digest"]: step for step in provenances() for output in step["outputs"]}
     steps = [made.get(trial[3].digest, {}) for trial in trials]
@@ -158,15 +214,22 @@ def _measured(trials: list[tuple[str, float, int, Artifact]], coresets: Iterable
         annotated = made.get(coreset.digest, {"inputs": {}})["inputs"].get("coreset")
         if annotated is not None and annotated["artifact"] in made:
             selecting[name, fraction] = made[annotated["artifact"]]["seconds"]
-    runs = [_trial(*trial, step.get("seconds"), selecting.get(trial[:2])) for trial, step in zip(trials, steps, strict=True)]
+    runs = [
+        _trial(*trial, step.get("seconds"), selecting.get(trial[:2]))
+        for trial, step in zip(trials, steps, strict=True)
+    ]
     devices = Counter(step["device"] for step in steps if "device" in step)
     return runs, next((name for name, _ in devices.most_common(1)), "")
 
 
-def _trials_table(runs: list[dict[str, Any]], dataset: str, verdicts: Sequence[str], *, compared: bool = False) -> Artifact:
+def _trials_table(
+    runs: list[dict[str, Any]], dataset: str, verdicts: Sequence[str], *, compared: bool = False
+) -> Artifact:
     """The trainings as an artifact; wall-clock times stay out of it, so that equal results have equal digests."""
     columns = {name: [run[name] for run in runs] for name in runs[0] if not name.endswith("seconds")}
-    return write("table", columns, meta={"dataset": dataset, "verdicts": list(verdicts), "compared": compared})
+    return write(
+        "table", columns, meta={"dataset": dataset, "verdicts": list(verdicts), "compared": compared}
+    )
 
 
 def _pages(
@@ -182,8 +245,8 @@ def _pages(
     artifacts: dict[str, Artifact],
 ) -> Artifact:
     """The report as HTML, as Markdown for the UI, its main table as Markdown, its numbers as CSV."""
-    from tasks.report.html import Report, markdown_report, render_report
-    from tasks.report.tables import to_csv, to_markdown
+    from winnow.tasks.report.html import Report, markdown_report, render_report
+    from winnow.tasks.report.tables import to_csv, to_markdown
 
     facts = [f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", f"{train.rows:,} training samples", device]
     report = Report(
@@ -216,16 +279,21 @@ def publish(name: str, drawn: dict[str, Artifact], settings: dict[str, Any]) -> 
 
     trials, columns = drawn["trials"], drawn["report"].table().to_pydict()
     pages = dict(zip(columns["name"], columns["content"], strict=True))
-    key = "".join(c if c.isascii() and c.isalnum() else "-" for c in name.lower()).strip("-")  # the UI keeps the versions of a key
+    key = "".join(c if c.isascii() and c.isalnum() else "-" for c in name.lower()).strip(
+        "-"
+    )  # the UI keeps the versions of a key
     stem = f"reports/{key}-{trials.digest[:8]}"
     file = f"{stem}.html"
     for suffix in ("html", "csv", "md"):
         store().write(f"{stem}.{suffix}", pages[suffix])
     store().write(
-        f"results/{trials.digest}.json", json.dumps({"digest": trials.digest, "report": file, "settings": settings}, indent=1).encode()
+        f"results/{trials.digest}.json",
+        json.dumps({"digest": trials.digest, "report": file, "settings": settings}, indent=1).encode(),
     )
     create_markdown_artifact(
-        pages["markdown"].decode(), key=key, description="Result table, accuracy curve, clustering, selection, provenance"
+        pages["markdown"].decode(),
+        key=key,
+        description="Result table, accuracy curve, clustering, selection, provenance",
     )
     for verdict in trials.meta["verdicts"]:
         log.info("%s", verdict)
@@ -234,7 +302,12 @@ def publish(name: str, drawn: dict[str, Artifact], settings: dict[str, Any]) -> 
 
 
 def _trial(
-    method: str, fraction: float, seed: int, metrics: Artifact, seconds: float | None, selection_seconds: float | None
+    method: str,
+    fraction: float,
+    seed: int,
+    metrics: Artifact,
+    seconds: float | None,
+    selection_seconds: float | None,
 ) -> dict[str, Any]:
     return {
         "method": method,
@@ -250,7 +323,7 @@ def _trial(
 
 
 def _section(heading: str, text: str, pictures: list[Any], table: Any = None) -> Section | None:
-    from tasks.report.html import Section
+    from winnow.tasks.report.html import Section
 
     return Section(heading, text, pictures, table) if pictures or table is not None else None
 
@@ -259,9 +332,9 @@ def _clustering_sections(
     train: Artifact, pseudo_labels: Artifact | None, kmeans: Artifact | None, head_losses: Artifact | None
 ) -> list[Section | None]:
     """Agreement of pseudo-labels with true labels, where these exist: reported, never used."""
-    from tasks.report.plots import clustering_bars
-    from tasks.report.plots import head_losses as draw_losses
-    from tasks.train.metrics import clustering_metrics
+    from winnow.tasks.report.plots import clustering_bars
+    from winnow.tasks.report.plots import head_losses as draw_losses
+    from winnow.tasks.train.metrics import clustering_metrics
 
     if pseudo_labels is None:
         return []
@@ -272,7 +345,10 @@ def _clustering_sections(
         pictures.append(
             clustering_bars(
                 {
-                    name: {key: value / 100 for key, value in clustering_metrics(labels.numpy("cluster"), truth).items()}
+                    name: {
+                        key: value / 100
+                        for key, value in clustering_metrics(labels.numpy("cluster"), truth).items()
+                    }
                     for name, labels in clusterings.items()
                 }
             )
@@ -282,22 +358,28 @@ def _clustering_sections(
         pictures.append(draw_losses(losses, head_losses.meta["head"]))
     used = pseudo_labels.meta.get("used")
     text = [
-        f"{used} of {pseudo_labels.meta['clusters']} clusters are used." if used is not None else "The pseudo-labels were brought along."
+        f"{used} of {pseudo_labels.meta['clusters']} clusters are used."
+        if used is not None
+        else "The pseudo-labels were brought along."
     ]
     if head_losses is not None:
         if pseudo_labels.meta["oracle"]:
             text.append(
-                f"Epoch {pseudo_labels.meta['epoch'] + 1} was chosen by TEST LABELS, as the published code does: not a label-free result."
+                f"Epoch {pseudo_labels.meta['epoch'] + 1} was chosen by TEST LABELS, as the published code "
+                "does: not a label-free result."
             )
         else:
-            text.append(f"Head and epoch ({pseudo_labels.meta['epoch'] + 1}) were chosen by training loss; true labels were not seen.")
+            text.append(
+                f"Head and epoch ({pseudo_labels.meta['epoch'] + 1}) were chosen by training loss; true "
+                "labels were not seen."
+            )
     return [_section("Pseudo-labels", " ".join(text), pictures)]
 
 
 def _search_sections(searches: dict[float, dict[str, Any]]) -> list[Section | None]:
     """One section a search: a curve over numbers, a table over settings of several parameters."""
-    from tasks.report.plots import search_curve
-    from tasks.report.tables import Table, mean_sd, percent
+    from winnow.tasks.report.plots import search_curve
+    from winnow.tasks.report.tables import Table, mean_sd, percent
 
     sections = []
     for fraction, search in searches.items():
@@ -306,12 +388,21 @@ def _search_sections(searches: dict[float, dict[str, Any]]) -> list[Section | No
         name = f"{search['name'] if one else 'the parameters'} at {percent(fraction)} kept"
         picture, table = [], None
         if one:
-            picture = [search_curve(list(tried), list(tried.values()), chosen, name=name, judged_on=search["judged_on"])]
+            picture = [
+                search_curve(
+                    list(tried), list(tried.values()), chosen, name=name, judged_on=search["judged_on"]
+                )
+            ]
         else:
-            best_first = sorted(tried, key=lambda value: (value != chosen, -sum(tried[value]) / len(tried[value])))
+            best_first = sorted(
+                tried, key=lambda value: (value != chosen, -sum(tried[value]) / len(tried[value]))
+            )
             cells = tuple((value, mean_sd(*_mean_sd(tried[value]))) for value in best_first)
             table = Table(
-                (search["name"], f"accuracy on {search['judged_on']} (%)"), cells, "The chosen one comes first.", frozenset({(0, 1)})
+                (search["name"], f"accuracy on {search['judged_on']} (%)"),
+                cells,
+                "The chosen one comes first.",
+                frozenset({(0, 1)}),
             )
         sections.append(_section(f"Search for {name}", search["text"], picture, table))
     return sections
@@ -331,10 +422,10 @@ def _selection_sections(
     coresets: list[tuple[float, Artifact]],
     params: dict[float, dict[str, Any]],
 ) -> list[Section | None]:
-    from tasks.report.montage import selection_montage
-    from tasks.report.plots import class_balance, score_histogram
-    from tasks.report.tables import percent
-    from tasks.score import higher_is
+    from winnow.tasks.report.montage import selection_montage
+    from winnow.tasks.report.plots import class_balance, score_histogram
+    from winnow.tasks.report.tables import percent
+    from winnow.tasks.score import higher_is
 
     split = open_split(train)
     ids, values, higher = scores.numpy("id"), scores.numpy(score), higher_is(score)
@@ -343,7 +434,9 @@ def _selection_sections(
     kept = {}
     for fraction, coreset in ours:
         cut = params.get(fraction, {}).get("mis_ratio")
-        kept[f"{percent(fraction)} kept" + ("" if cut is None else f", mis_ratio {cut:g}")] = rows_of(ids, coreset.numpy("id"))
+        kept[f"{percent(fraction)} kept" + ("" if cut is None else f", mis_ratio {cut:g}")] = rows_of(
+            ids, coreset.numpy("id")
+        )
     smallest, coreset = ours[0]
     found = coreset.numpy("label")
     if pseudo_labels is not None:
@@ -353,7 +446,9 @@ def _selection_sections(
     else:
         shown, names, note = split.labels()[rows_of(split.ids, ids)], list(split.classes), ""
     pictures = [
-        score_histogram(values, kept, score_name=score.upper() if score == "aum" else score, higher_is=higher),
+        score_histogram(
+            values, kept, score_name=score.upper() if score == "aum" else score, higher_is=higher
+        ),
         class_balance(found, split.classes, dataset=split.truth),
         selection_montage(
             split.images.read,
@@ -371,6 +466,6 @@ def _selection_sections(
 
 
 def _training(histories: list[tuple[str, Artifact]]) -> Any:
-    from tasks.report.plots import training_curves
+    from winnow.tasks.report.plots import training_curves
 
     return training_curves([(name, history.table().to_pydict()) for name, history in histories])

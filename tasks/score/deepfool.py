@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from tasks.errors import BadInput
+from winnow.tasks.errors import BadInput
 
 __all__ = ["deepfool"]
 
@@ -26,28 +26,31 @@ def deepfool(
 ) -> NDArray[np.float32]:
     """DeepFool: squared length of the smallest perturbation found that changes the prediction; far is easy.
 
-    From x⁰ = x and with y the class predicted there, each step goes to the nearest boundary of the network's linearisation:
+    From x⁰ = x and with y the class predicted there, each step goes to the nearest boundary of the network's
+    linearisation:
 
         w_c = ∇f_c(xᵗ) − ∇f_y(xᵗ),   l = argmin_{c≠y} |f_c(xᵗ) − f_y(xᵗ)| / ‖w_c‖
         r ← r + |f_l − f_y| w_l / ‖w_l‖²,   xᵗ⁺¹ = x + (1 + overshoot) r
 
-    until the prediction is no longer y, or for ``max_iterations``. The score is ‖r‖². No labels are used. A sample is done once its own
-    prediction has changed: the batch shrinks.
+    until the prediction is no longer y, or for ``max_iterations``. The score is ‖r‖². No labels are used. A
+    sample is done once its own prediction has changed: the batch shrinks.
 
     Args:
         network: logits from images; evaluated in eval mode, and left as it was.
         images: float (N, …), as the network takes them, or batches of these; on the network's device.
         max_iterations: steps at most.
         overshoot: of each step, so that it ends beyond the boundary and not on it.
-        classes: consider only this many of the classes, those of highest logits at x (10 in DeepFool's own code); default all. Each costs
-            one backward pass a step.
+        classes: consider only this many of the classes, those of highest logits at x (10 in DeepFool's own
+            code); default all. Each costs one backward pass a step.
         batch_size: samples at a time where ``images`` is one tensor.
 
     Returns:
-        float32 (N,). A sample whose prediction no small step changes, since all gradients are 0, is given float32's largest number.
+        float32 (N,). A sample whose prediction no small step changes, since all gradients are 0, is given
+        float32's largest number.
 
     Raises:
-        BadInput: no images, a network with one output, NaN or infinity in its logits, or parameters out of range.
+        BadInput: no images, a network with one output, NaN or infinity in its logits, or parameters out of
+            range.
 
     >>> network = nn.Linear(1, 2)
     >>> _ = network.load_state_dict({"weight": torch.tensor([[1.0], [-1.0]]), "bias": torch.zeros(2)})
@@ -55,17 +58,20 @@ def deepfool(
     [9.0, 4.0]
 
     References:
-        Moosavi-Dezfooli, Fawzi and Frossard, DeepFool: a simple and accurate method to fool deep neural networks, CVPR 2016, algorithm 2;
-        Ducoffe and Precioso, Adversarial Active Learning for Deep Networks: a Margin Based Approach, 2018.
+        Moosavi-Dezfooli, Fawzi and Frossard, DeepFool: a simple and accurate method to fool deep neural
+        networks, CVPR 2016, algorithm 2; Ducoffe and Precioso, Adversarial Active Learning for Deep Networks:
+        a Margin Based Approach, 2018.
         Upstream: PatrickZH/DeepCore@74ec709 deepcore/methods/deepfool.py.
 
     Differences from upstream:
-        Upstream has no overshoot (``overshoot=0`` is that): samples end on the boundary itself, where rounding decides, and may use up all
-        iterations. It fails on a CPU, and leaves the network's parameters without gradients.
+        Upstream has no overshoot (``overshoot=0`` is that): samples end on the boundary itself, where
+        rounding decides, and may use up all iterations. It fails on a CPU, and leaves the network's
+        parameters without gradients.
     """
     if max_iterations < 1 or batch_size < 1 or not overshoot >= 0 or (classes is not None and classes < 2):
         raise BadInput(
-            f"max_iterations = {max_iterations}, batch_size = {batch_size}, overshoot = {overshoot}, classes = {classes}: "
+            f"max_iterations = {max_iterations}, batch_size = {batch_size}, overshoot = {overshoot}, classes "
+            f"= {classes}: "
             "at least 1, 1, 0 and 2 are needed."
         )
     batches = images.split(batch_size) if isinstance(images, torch.Tensor) else images
@@ -74,7 +80,9 @@ def deepfool(
         for batch in batches:
             if len(batch):
                 start = sum(map(len, found))
-                found.append(_squared_lengths(network, batch.detach(), max_iterations, 1 + overshoot, classes, start))
+                found.append(
+                    _squared_lengths(network, batch.detach(), max_iterations, 1 + overshoot, classes, start)
+                )
     if not found:
         raise BadInput("images: there are none.")
     return np.concatenate(found)
@@ -93,7 +101,12 @@ def _evaluated(network: nn.Module) -> Iterator[None]:
 
 
 def _squared_lengths(
-    network: nn.Module, images: torch.Tensor, max_iterations: int, reach: float, classes: int | None, start: int
+    network: nn.Module,
+    images: torch.Tensor,
+    max_iterations: int,
+    reach: float,
+    classes: int | None,
+    start: int,
 ) -> NDArray[np.float32]:
     total = torch.zeros_like(images)
     stuck = torch.zeros(len(images), dtype=torch.bool, device=images.device)
@@ -124,7 +137,9 @@ def _squared_lengths(
     return squared.float().cpu().numpy()
 
 
-def _to_nearest(network: nn.Module, images: torch.Tensor, compared: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _to_nearest(
+    network: nn.Module, images: torch.Tensor, compared: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Step to the nearest linearised boundary, shaped like the images, and whether there is one for each."""
     images = images.requires_grad_()
     with torch.enable_grad():
@@ -137,7 +152,9 @@ def _to_nearest(network: nn.Module, images: torch.Tensor, compared: torch.Tensor
             (other,) = torch.autograd.grad(logits[:, c].sum(), images, retain_graph=c + 1 < candidates)
             normal = other - own
             length = normal.flatten(1).norm(dim=1)
-            distance = torch.where(length > 0, (logits[:, c] - logits[:, 0]).detach().abs() / length, torch.inf)
+            distance = torch.where(
+                length > 0, (logits[:, c] - logits[:, 0]).detach().abs() / length, torch.inf
+            )
             closer = distance < nearest
             nearest = torch.where(closer, distance, nearest)
             towards = torch.where(_like(closer, images), normal / _like(length, images), towards)

@@ -5,7 +5,8 @@ Per visit of sample i with label y in epoch t, with p = softmax(logits):
     margin = p_y − max_{j≠y} p_j        loss = −log p_y        correct = [argmax_j p_j = y]
     el2n = ‖p − onehot(y)‖₂             entropy = −Σ_j p_j log p_j
 
-and every score is a sum, mean, spread or count of these over epochs. ``HIGHER_IS`` says which end of each score is the hard one.
+and every score is a sum, mean, spread or count of these over epochs. ``HIGHER_IS`` says which end of each
+score is the hard one.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from tasks.errors import BadInput, WinnowError
+from winnow.tasks.errors import BadInput, WinnowError
 
 __all__ = [
     "COLUMNS",
@@ -59,7 +60,10 @@ HIGHER_IS = {
 }
 COLUMNS = ("margin", "loss", "correct", "el2n", "entropy")
 
-HELD_VALUES = {"cpu": 1 << 15, "cuda": 1 << 22}  # logits held back, so that small batches are measured together
+HELD_VALUES = {
+    "cpu": 1 << 15,
+    "cuda": 1 << 22,
+}  # logits held back, so that small batches are measured together
 
 Array = np.ndarray | torch.Tensor
 
@@ -72,23 +76,36 @@ def _measure(log_probs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     others = probs.scatter(-1, at, -1.0).amax(-1)
     correct = log_probs.argmax(-1) == labels
     error = torch.linalg.vector_norm(probs.scatter(-1, at, (own - 1).unsqueeze(-1)), dim=-1)
-    return torch.stack([own - others, -own_log, correct.float(), error, -(probs * log_probs.clamp(min=-1e4)).sum(-1)], dim=-1)
+    return torch.stack(
+        [own - others, -own_log, correct.float(), error, -(probs * log_probs.clamp(min=-1e4)).sum(-1)], dim=-1
+    )
 
 
-# -- the definitions ----------------------------------------------------------------------------------------------------
+# -- the definitions -----------------------------------------------------------------------------------------
 
 
 def _column(name: str, log_probs: Array, labels: Array) -> np.ndarray:
     """One column for all epochs, float64 (E, N), an epoch at a time."""
     outputs, targets = _checked(log_probs, labels, "log_probs")
-    return np.stack([_measure(epoch.float(), targets)[:, COLUMNS.index(name)].double().numpy() for epoch in outputs])
+    return np.stack(
+        [_measure(epoch.float(), targets)[:, COLUMNS.index(name)].double().numpy() for epoch in outputs]
+    )
 
 
 def _checked(outputs: Array, labels: Array, name: str) -> tuple[torch.Tensor, torch.Tensor]:
     found = torch.as_tensor(outputs)
     targets = torch.as_tensor(labels).long()
-    if found.ndim != 3 or found.shape[0] < 1 or found.shape[1] < 1 or found.shape[2] < 2 or not found.is_floating_point():
-        raise BadInput(f"{name} is {found.dtype} {tuple(found.shape)}, not a float array of (epochs, samples, 2 or more classes).")
+    if (
+        found.ndim != 3
+        or found.shape[0] < 1
+        or found.shape[1] < 1
+        or found.shape[2] < 2
+        or not found.is_floating_point()
+    ):
+        raise BadInput(
+            f"{name} is {found.dtype} {tuple(found.shape)}, not a float array of (epochs, samples, 2 or more "
+            "classes)."
+        )
     if targets.shape != found.shape[1:2]:
         raise BadInput(f"labels have shape {tuple(targets.shape)}, {name} has {found.shape[1]} samples.")
     wrong = ((targets < 0) | (targets >= found.shape[2])).nonzero()
@@ -121,11 +138,12 @@ def aum(log_probs: Array, labels: Array) -> np.ndarray:
     array([0.2], dtype=float32)
 
     References:
-        Pleiss et al., Identifying Mislabeled Data using the Area Under the Margin Ranking, NeurIPS 2020, eq. 1-2;
-        Coverage-centric-coreset-selection generate_importance_score.py (accumulated_margin)
+        Pleiss et al., Identifying Mislabeled Data using the Area Under the Margin Ranking, NeurIPS 2020, eq.
+        1-2; Coverage-centric-coreset-selection generate_importance_score.py (accumulated_margin)
 
     Differences from upstream:
-        none in value. As in CCS, D2 and ELFS the margins are of probabilities and summed; Pleiss et al. average logits.
+        none in value. As in CCS, D2 and ELFS the margins are of probabilities and summed; Pleiss et al.
+        average logits.
     """
     return _column("margin", log_probs, labels).sum(0).astype(np.float32)
 
@@ -139,7 +157,8 @@ def correctness(log_probs: Array, labels: Array) -> np.ndarray:
     [1.0]
 
     References:
-        Swayamdipta et al., Dataset Cartography, EMNLP 2020; Coverage-centric-coreset-selection generate_importance_score.py
+        Swayamdipta et al., Dataset Cartography, EMNLP 2020; Coverage-centric-coreset-selection
+        generate_importance_score.py
     """
     return _column("correct", log_probs, labels).sum(0).astype(np.float32)
 
@@ -161,7 +180,8 @@ def last_correctness(log_probs: Array, labels: Array) -> np.ndarray:
 def forgetting(log_probs: Array, labels: Array) -> np.ndarray:
     """Forgetting events: how often a correctly predicted sample was predicted wrongly at the next visit.
 
-    Σ_{t≥1} [c_{t−1} = 1 and c_t = 0]; a sample that was never predicted correctly has 0, as in CCS, D2 and ELFS.
+    Σ_{t≥1} [c_{t−1} = 1 and c_t = 0]; a sample that was never predicted correctly has 0, as in CCS, D2 and
+    ELFS.
 
     Args, returns and errors as in :func:`aum`.
 
@@ -169,8 +189,8 @@ def forgetting(log_probs: Array, labels: Array) -> np.ndarray:
     [2.0]
 
     References:
-        Toneva et al., An Empirical Study of Example Forgetting during Deep Neural Network Learning, ICLR 2019, section 3;
-        Coverage-centric-coreset-selection generate_importance_score.py (forgetting)
+        Toneva et al., An Empirical Study of Example Forgetting during Deep Neural Network Learning, ICLR
+        2019, section 3; Coverage-centric-coreset-selection generate_importance_score.py (forgetting)
 
     Differences from upstream:
         none; :func:`forgetting_toneva` counts never-learned samples as the hardest.
@@ -221,7 +241,8 @@ def el2n(log_probs: Array, labels: Array, *, epochs: int = 10) -> np.ndarray:
         Coverage-centric-coreset-selection generate_importance_score.py (EL2N)
 
     Differences from upstream:
-        none against CCS, D2 and ELFS, which sum over 10 epochs of one run; Paul et al. average one epoch of 10 runs.
+        none against CCS, D2 and ELFS, which sum over 10 epochs of one run; Paul et al. average one epoch of
+        10 runs.
     """
     return _column("el2n", log_probs, labels)[:epochs].sum(0).astype(np.float32)
 
@@ -296,7 +317,7 @@ def loss(log_probs: Array, labels: Array) -> np.ndarray:
     return _column("loss", log_probs, labels).mean(0).astype(np.float32)
 
 
-# -- streaming ----------------------------------------------------------------------------------------------------------
+# -- streaming -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -325,15 +346,31 @@ def _spilled(epoch: int) -> str:
 
 
 def _packed(rows: EpochRows) -> dict[str, Any]:
-    return {name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for name, value in vars(rows).items()}
+    return {
+        name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        for name, value in vars(rows).items()
+    }
 
 
 def _unpacked(state: dict[str, Any]) -> EpochRows:
-    arrays: dict[str, Any] = {name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in state.items()}
+    arrays: dict[str, Any] = {
+        name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in state.items()
+    }
     return EpochRows(**arrays)
 
 
-_SUMS = ("aum", "el2n", "entropy", "loss", "correctness", "forgetting", "confidence", "spread", "visits", "was_correct")
+_SUMS = (
+    "aum",
+    "el2n",
+    "entropy",
+    "loss",
+    "correctness",
+    "forgetting",
+    "confidence",
+    "spread",
+    "visits",
+    "was_correct",
+)
 
 
 class _Running:
@@ -369,7 +406,8 @@ class _Running:
         unseen = np.flatnonzero(s["visits"] == 0)
         if len(unseen):
             raise BadInput(
-                f"sample {unseen[0]} was never seen ({len(unseen)} of {len(s['visits'])}).", remedy="record a whole epoch at least"
+                f"sample {unseen[0]} was never seen ({len(unseen)} of {len(s['visits'])}).",
+                remedy="record a whole epoch at least",
             )
         out = {
             "aum": s["aum"],
@@ -389,9 +427,9 @@ class _Running:
 class DynamicsAccumulator:
     """Every dynamics score from batches as they come, with O(N) state on the device and one synchronisation an epoch.
 
-    A batch costs one copy of its logits; every few batches these are measured together and five numbers a sample are written; when the
-    epoch ends, its columns are checked and folded into float64 sums. Calling the accumulator is what the training loop's ``observe``
-    expects.
+    A batch costs one copy of its logits; every few batches these are measured together and five numbers a
+    sample are written; when the epoch ends, its columns are checked and folded into float64 sums. Calling the
+    accumulator is what the training loop's ``observe`` expects.
 
     Args:
         n: samples; ids run from 0 to n − 1.
@@ -399,11 +437,12 @@ class DynamicsAccumulator:
         device: where the batches are.
         el2n_epochs: EL2N sums over so many epochs.
         keep_rows: keep each finished epoch's columns for :meth:`epoch_rows`.
-        spill: a scratch (``save(name, state)``, ``load(name)``) that keeps them on disk, one state an epoch, instead of in memory.
+        spill: a scratch (``save(name, state)``, ``load(name)``) that keeps them on disk, one state an epoch,
+            instead of in memory.
 
     Raises:
-        BadInput: from a batch: shapes that do not fit, an epoch that comes back. At the epoch's end at the latest: ids or labels out of
-            range, NaN or infinite logits, a sample visited twice.
+        BadInput: from a batch: shapes that do not fit, an epoch that comes back. At the epoch's end at the
+            latest: ids or labels out of range, NaN or infinite logits, a sample visited twice.
 
     >>> dynamics = DynamicsAccumulator(2, classes=2)
     >>> for epoch, logits in enumerate([[[2.0, 0.0], [0.0, 1.0]], [[0.0, 2.0], [0.0, 1.0]]]):
@@ -413,17 +452,26 @@ class DynamicsAccumulator:
     (array([1., 0.], dtype=float32), array([0.   , 0.924], dtype=float32))
 
     References:
-        Coverage-centric-coreset-selection generate_importance_score.py, core/training/TrainingLogger.py; Welford, 1962
+        Coverage-centric-coreset-selection generate_importance_score.py, core/training/TrainingLogger.py;
+        Welford, 1962
 
     Differences from upstream:
-        upstream logs every output as float16 (154 GB for ImageNet) and reduces the log afterwards; here nothing is logged, probabilities
-        are float32 and sums float64. Names: ``accumulated_margin`` is ``aum``; ``entropy``, ``loss`` and ``confidence`` are means over
-        epochs, upstream's are of one pass after training (:func:`final_scores`). Never-learned samples: ``forgetting`` is upstream's
-        count, ``forgetting_toneva`` the original's.
+        upstream logs every output as float16 (154 GB for ImageNet) and reduces the log afterwards; here
+        nothing is logged, probabilities are float32 and sums float64. Names: ``accumulated_margin`` is
+        ``aum``; ``entropy``, ``loss`` and ``confidence`` are means over epochs, upstream's are of one pass
+        after training (:func:`final_scores`). Never-learned samples: ``forgetting`` is upstream's count,
+        ``forgetting_toneva`` the original's.
     """
 
     def __init__(
-        self, n: int, classes: int, device: torch.device | str = "cpu", *, el2n_epochs: int = 10, keep_rows: bool = False, spill: Any = None
+        self,
+        n: int,
+        classes: int,
+        device: torch.device | str = "cpu",
+        *,
+        el2n_epochs: int = 10,
+        keep_rows: bool = False,
+        spill: Any = None,
     ) -> None:
         if n < 1 or classes < 2:
             raise BadInput(f"n = {n}, classes = {classes}: dynamics need a sample and two classes.")
@@ -457,11 +505,15 @@ class DynamicsAccumulator:
         """
         self._take(ids, logits, labels, epoch, normalised=False)
 
-    def add_log_probs(self, ids: torch.Tensor, log_probs: torch.Tensor, labels: torch.Tensor, epoch: int) -> None:
+    def add_log_probs(
+        self, ids: torch.Tensor, log_probs: torch.Tensor, labels: torch.Tensor, epoch: int
+    ) -> None:
         """Take a batch's log-probabilities (b, C) as they are; other arguments as in calling the accumulator."""
         self._take(ids, log_probs, labels, epoch, normalised=True)
 
-    def _take(self, ids: torch.Tensor, outputs: torch.Tensor, labels: torch.Tensor, epoch: int, *, normalised: bool) -> None:
+    def _take(
+        self, ids: torch.Tensor, outputs: torch.Tensor, labels: torch.Tensor, epoch: int, *, normalised: bool
+    ) -> None:
         self._check_shapes(ids, outputs, labels)
         if epoch != self._epoch:
             self._begin(epoch)
@@ -486,7 +538,8 @@ class DynamicsAccumulator:
         self._range = torch.minimum(self._range, torch.stack([low, -high, least, -greatest]))
         if self.device.type == "cpu":
             self._check_range()
-        else:  # asking now would make the device wait: write where it is harmless and refuse at the epoch's end
+        # asking now would make the device wait: write where it is harmless and refuse at the epoch's end
+        else:
             ids = ids.where((ids >= 0) & (ids < self.n), self.n)
             labels = labels.clamp(0, self.classes - 1)
         log_probs = outputs if self._normalised else F.log_softmax(outputs, dim=1)
@@ -498,7 +551,8 @@ class DynamicsAccumulator:
         b = len(ids)
         if outputs.shape != (b, self.classes) or labels.shape != (b,) or ids.ndim != 1:
             raise BadInput(
-                f"ids {tuple(ids.shape)}, logits {tuple(outputs.shape)} and labels {tuple(labels.shape)} do not fit: "
+                f"ids {tuple(ids.shape)}, logits {tuple(outputs.shape)} and labels {tuple(labels.shape)} do "
+                "not fit: "
                 f"(b,), (b, {self.classes}) and (b,) are needed."
             )
 
@@ -517,7 +571,10 @@ class DynamicsAccumulator:
     def _begin(self, epoch: int) -> None:
         self.end_epoch()
         if epoch <= self._last:
-            raise BadInput(f"epoch {epoch} comes after epoch {self._last}, which is closed.", remedy="number epochs from 0 upwards")
+            raise BadInput(
+                f"epoch {epoch} comes after epoch {self._last}, which is closed.",
+                remedy="number epochs from 0 upwards",
+            )
         self._epoch = epoch
 
     def _checked_epoch(self) -> torch.Tensor:
@@ -601,7 +658,10 @@ class DynamicsAccumulator:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state_dict`."""
         if (state["n"], state["classes"]) != (self.n, self.classes):
-            raise BadInput(f"a state of {state['n']} samples and {state['classes']} classes, not {self.n} and {self.classes}.")
+            raise BadInput(
+                f"a state of {state['n']} samples and {state['classes']} classes, not {self.n} and "
+                f"{self.classes}."
+            )
         self._held, self._held_values = [], 0
         self._epoch, self._last, self._running.epochs = state["epoch"], state["last"], state["epochs"]
         self._running.sums.copy_(state["sums"])
@@ -612,7 +672,9 @@ class DynamicsAccumulator:
         self._rows = [rows if isinstance(rows, int) else _unpacked(rows) for rows in state["rows"]]
 
 
-def scores_from_epoch_rows(epochs: Iterable[EpochRows], n: int, *, el2n_epochs: int = 10) -> dict[str, np.ndarray]:
+def scores_from_epoch_rows(
+    epochs: Iterable[EpochRows], n: int, *, el2n_epochs: int = 10
+) -> dict[str, np.ndarray]:
     """All dynamics scores from stored epochs, read one at a time.
 
     Args:
@@ -639,7 +701,9 @@ def scores_from_epoch_rows(epochs: Iterable[EpochRows], n: int, *, el2n_epochs: 
             raise BadInput(f"epoch {rows.epoch} comes after epoch {last}.")
         ids = np.asarray(rows.ids)
         if len(ids) and (ids.min() < 0 or ids.max() >= n):
-            raise BadInput(f"epoch {rows.epoch}: id {ids[(ids < 0) | (ids >= n)][0]} is outside 0 to {n - 1}.")
+            raise BadInput(
+                f"epoch {rows.epoch}: id {ids[(ids < 0) | (ids >= n)][0]} is outside 0 to {n - 1}."
+            )
         if len(np.unique(ids)) != len(ids):
             raise BadInput(f"epoch {rows.epoch}: an id occurs twice.")
         columns = np.zeros((len(COLUMNS), n), np.float32)
@@ -660,8 +724,8 @@ def scores_from_log_probs(log_probs: Array, labels: Array, *, el2n_epochs: int =
         el2n_epochs: EL2N sums over so many epochs.
 
     Returns:
-        ``aum, forgetting, forgetting_toneva, correctness, last_correctness, el2n, confidence, variability, entropy, loss``, float32 (N,)
-        each.
+        ``aum, forgetting, forgetting_toneva, correctness, last_correctness, el2n, confidence, variability,
+        entropy, loss``, float32 (N,) each.
 
     Raises:
         BadInput: wrong shapes, NaN, or a label outside the classes.
@@ -689,8 +753,12 @@ def scores_from_logits(logits: Array, labels: Array, *, el2n_epochs: int = 10) -
     return _replay(outputs, targets, el2n_epochs, already_log_probs=False)
 
 
-def _replay(outputs: torch.Tensor, labels: torch.Tensor, el2n_epochs: int, *, already_log_probs: bool) -> dict[str, np.ndarray]:
-    accumulator = DynamicsAccumulator(outputs.shape[1], outputs.shape[2], outputs.device, el2n_epochs=el2n_epochs)
+def _replay(
+    outputs: torch.Tensor, labels: torch.Tensor, el2n_epochs: int, *, already_log_probs: bool
+) -> dict[str, np.ndarray]:
+    accumulator = DynamicsAccumulator(
+        outputs.shape[1], outputs.shape[2], outputs.device, el2n_epochs=el2n_epochs
+    )
     ids = torch.arange(outputs.shape[1], device=outputs.device)
     take = accumulator.add_log_probs if already_log_probs else accumulator
     for epoch, rows in enumerate(outputs):
@@ -698,7 +766,7 @@ def _replay(outputs: torch.Tensor, labels: torch.Tensor, el2n_epochs: int, *, al
     return accumulator.scores()
 
 
-# -- after training -----------------------------------------------------------------------------------------------------
+# -- after training ------------------------------------------------------------------------------------------
 
 
 def final_scores(logits: Array, labels: Array) -> dict[str, np.ndarray]:
@@ -721,13 +789,17 @@ def final_scores(logits: Array, labels: Array) -> dict[str, np.ndarray]:
         d2pruning generate_importance_score.py (post_training_metrics)
 
     Differences from upstream:
-        upstream feeds images that are not normalised to a network trained on normalised ones; pass such logits to replay that. Its
-        entropy adds 1e-10 inside the logarithm.
+        upstream feeds images that are not normalised to a network trained on normalised ones; pass such
+        logits to replay that. Its entropy adds 1e-10 inside the logarithm.
     """
     outputs, targets = _checked(torch.as_tensor(logits).unsqueeze(0), labels, "logits")
     columns = _measure(F.log_softmax(outputs[0].float(), dim=1), targets.to(outputs.device)).cpu().numpy()
     loss_ = columns[:, COLUMNS.index("loss")]
-    return {"entropy": columns[:, COLUMNS.index("entropy")].copy(), "loss": loss_.copy(), "confidence": np.exp(-loss_)}
+    return {
+        "entropy": columns[:, COLUMNS.index("entropy")].copy(),
+        "loss": loss_.copy(),
+        "confidence": np.exp(-loss_),
+    }
 
 
 def final_entropy(logits: Array, labels: Array) -> np.ndarray:

@@ -8,15 +8,37 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.errors import BadInput
+from winnow.tasks.errors import BadInput
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["batch_sizes", "grand", "grand_full"]
+__all__ = ["batch_sizes", "grand", "grand_full", "residuals_of", "softmax"]
 
 CHUNK_NUMBERS = 2**26  # of the gradients that are held at a time: 256 MiB in float32
+
+
+def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """Probabilities of logits (N, C); float32.
+
+    >>> softmax(np.array([[0.0, 0.0]]))
+    array([[0.5, 0.5]], dtype=float32)
+    """
+    shifted = np.exp(logits.astype(np.float32) - logits.max(axis=1, keepdims=True).astype(np.float32))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def residuals_of(probabilities: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Softmax minus one-hot: the gradient of each sample's cross-entropy by its logits; float32 (N, C).
+
+    >>> residuals_of(np.array([[0.5, 0.5]]), np.array([0]))
+    array([[-0.5,  0.5]], dtype=float32)
+    """
+    residuals = probabilities.astype(np.float32, copy=True)
+    residuals[np.arange(len(labels)), labels] -= 1
+    return residuals
+
 
 Repeats = NDArray[Any] | Sequence[NDArray[Any]]
 
@@ -24,8 +46,8 @@ Repeats = NDArray[Any] | Sequence[NDArray[Any]]
 def grand(residuals: Repeats, features: Repeats, *, upstream_batch: int | None = None) -> NDArray[np.float32]:
     """GraNd: length of the loss's gradient with respect to the last layer, averaged over trainings; long is hard.
 
-    The gradient of the cross-entropy in a linear layer's weights and bias is g_i = b_i ⊗ [h_i, 1] with b_i = softmax(z_i) − onehot(y_i),
-    so that its length needs no gradient:
+    The gradient of the cross-entropy in a linear layer's weights and bias is g_i = b_i ⊗ [h_i, 1] with b_i =
+    softmax(z_i) − onehot(y_i), so that its length needs no gradient:
 
         ‖g_i‖ = ‖b_i‖ · √(1 + ‖h_i‖²)
 
@@ -44,15 +66,14 @@ def grand(residuals: Repeats, features: Repeats, *, upstream_batch: int | None =
     [3.0]
 
     References:
-        Paul, Ganguli and Dziugaite, Deep Learning on a Data Diet: Finding Important Examples Early in Training, NeurIPS 2021, definition
-        2.1.
+        Paul, Ganguli and Dziugaite, Deep Learning on a Data Diet: Finding Important Examples Early in
+        Training, NeurIPS 2021, definition 2.1.
         Upstream: PatrickZH/DeepCore@74ec709 deepcore/methods/grand.py.
 
     Differences from upstream:
-        The paper takes the gradient in all weights (:func:`grand_full`) and averages over 10 trainings early on; DeepCore takes the last
-        layer, as here.
-        DeepCore divides each gradient by the size of its batch, which makes the samples of a smaller last batch look harder:
-        ``upstream_batch`` does so.
+        The paper takes the gradient in all weights (:func:`grand_full`) and averages over 10 trainings early
+        on; DeepCore takes the last layer, as here. DeepCore divides each gradient by the size of its batch,
+        which makes the samples of a smaller last batch look harder: ``upstream_batch`` does so.
     """
     errors, inputs = _repeats(residuals), _repeats(features)
     if len(errors) != len(inputs) or not errors:
@@ -61,28 +82,38 @@ def grand(residuals: Repeats, features: Repeats, *, upstream_batch: int | None =
     for repeat, (error, h) in enumerate(zip(errors, inputs, strict=True)):
         for name, values in (("residuals", error), ("features", h)):
             if values.ndim != 2 or len(values) != len(total):
-                raise BadInput(f"{name}[{repeat}]: shape {values.shape}, expected 2 dimensions and {len(total)} rows.")
+                raise BadInput(
+                    f"{name}[{repeat}]: shape {values.shape}, expected 2 dimensions and {len(total)} rows."
+                )
         lengths = np.sqrt(_squared(error) * (1 + _squared(h)))
         if not np.isfinite(lengths).all():
-            raise BadInput(f"training {repeat}: row {np.flatnonzero(~np.isfinite(lengths))[0]} of residuals or features is not finite.")
+            raise BadInput(
+                f"training {repeat}: row {np.flatnonzero(~np.isfinite(lengths))[0]} of residuals or features "
+                "is not finite."
+            )
         total += lengths
     if upstream_batch is not None:
         total /= batch_sizes(len(total), upstream_batch)
     return (total / len(errors)).astype(np.float32)
 
 
-def grand_full(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, *, chunk: int | None = None) -> NDArray[np.float32]:
+def grand_full(
+    network: nn.Module, images: torch.Tensor, labels: torch.Tensor, *, chunk: int | None = None
+) -> NDArray[np.float32]:
     """GraNd as its paper defines it: length of the loss's gradient in all trainable parameters; long is hard.
 
         ‖∇_θ CE(f_θ(x_i), y_i)‖₂
 
-    of one trained network in eval mode. The paper averages over trainings: call this for each and take the mean.
+    of one trained network in eval mode. The paper averages over trainings: call this for each and take the
+    mean.
 
     Args:
-        network: logits from images; left as it was. Parameters that do not require gradients count as constants.
+        network: logits from images; left as it was. Parameters that do not require gradients count as
+            constants.
         images: float (N, …), as the network takes them, on its device.
         labels: int (N,).
-        chunk: samples whose gradients are held at a time; default as many as fit 256 MiB. The result does not depend on it.
+        chunk: samples whose gradients are held at a time; default as many as fit 256 MiB. The result does not
+            depend on it.
 
     Returns:
         float32 (N,).
@@ -97,17 +128,20 @@ def grand_full(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, *
     array([2.1213], dtype=float32)
 
     Cost:
-        One forward and one backward pass a sample, in chunks; memory of a chunk: its samples times all parameters.
+        One forward and one backward pass a sample, in chunks; memory of a chunk: its samples times all
+        parameters.
 
     References:
-        Paul, Ganguli and Dziugaite, Deep Learning on a Data Diet: Finding Important Examples Early in Training, NeurIPS 2021, definition
-        2.1.
+        Paul, Ganguli and Dziugaite, Deep Learning on a Data Diet: Finding Important Examples Early in
+        Training, NeurIPS 2021, definition 2.1.
     """
     import torch
     from torch.func import functional_call, grad, vmap
 
     if labels.shape != (len(images),) or labels.is_floating_point():
-        raise BadInput(f"labels: shape {tuple(labels.shape)}, {labels.dtype}; expected {len(images)} integers.")
+        raise BadInput(
+            f"labels: shape {tuple(labels.shape)}, {labels.dtype}; expected {len(images)} integers."
+        )
     parameters = {name: value.detach() for name, value in network.named_parameters() if value.requires_grad}
     if not parameters:
         raise BadInput("network: none of its parameters requires a gradient.")
@@ -127,7 +161,9 @@ def grand_full(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, *
         for start in range(0, len(images), chunk):
             rows = slice(start, start + chunk)
             gradients = per_sample(parameters, images[rows], labels[rows].long())
-            squared = sum(value.flatten(1).square().sum(1, dtype=torch.float64) for value in gradients.values())
+            squared = sum(
+                value.flatten(1).square().sum(1, dtype=torch.float64) for value in gradients.values()
+            )
             lengths[rows] = torch.as_tensor(squared).sqrt().cpu().numpy()
     finally:
         for module in training:
@@ -152,7 +188,11 @@ def batch_sizes(n: int, batch: int) -> NDArray[np.int64]:
 
 
 def _repeats(values: Repeats) -> list[NDArray[Any]]:
-    return [values] if isinstance(values, np.ndarray) and values.ndim != 3 else [np.asarray(one) for one in values]
+    return (
+        [values]
+        if isinstance(values, np.ndarray) and values.ndim != 3
+        else [np.asarray(one) for one in values]
+    )
 
 
 def _squared(rows: NDArray[Any]) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from tasks.errors import BadInput
+from winnow.tasks.errors import BadInput
 
 __all__ = ["prototypicality"]
 
@@ -17,7 +17,9 @@ ITERATIONS = 100  # of spherical k-means, which settles before
 ROWS = 4096  # converted at a time
 
 
-def prototypicality(features: NDArray[Any], clusters: int, *, metric: str = "cosine", seed: int = 0) -> NDArray[np.float32]:
+def prototypicality(
+    features: NDArray[Any], clusters: int, *, metric: str = "cosine", seed: int = 0
+) -> NDArray[np.float32]:
     """Prototypicality: distance to the nearest k-means centre in the space of a self-supervised network; far is hard.
 
     With x_i = h_i / ‖h_i‖ and c_1, …, c_k the unit-length centres of spherical k-means,
@@ -27,7 +29,8 @@ def prototypicality(features: NDArray[Any], clusters: int, *, metric: str = "cos
     Args:
         features: (N, D) float.
         clusters: k, number of centres; the paper takes the number of classes.
-        metric: ``"cosine"``, or ``"euclidean"``: k-means and distance ‖h_i − c_j‖ on the features as they are.
+        metric: ``"cosine"``, or ``"euclidean"``: k-means and distance ‖h_i − c_j‖ on the features as they
+            are.
         seed: of the starting centres, which also depend on the order of the rows; below 2³¹.
 
     Returns:
@@ -43,25 +46,29 @@ def prototypicality(features: NDArray[Any], clusters: int, *, metric: str = "cos
     [0.0, 0.0, 0.0]
 
     References:
-        Sorscher, Geirhos, Shekhar, Ganguli and Morcos, Beyond neural scaling laws: beating power law scaling via data pruning, NeurIPS
-        2022, section 6.
+        Sorscher, Geirhos, Shekhar, Ganguli and Morcos, Beyond neural scaling laws: beating power law scaling
+        via data pruning, NeurIPS 2022, section 6.
         Upstream: eltsai/elfs@089444b core/utils/misc.py find_centroid_kmeans, calculate_distances.
 
     Differences from upstream:
-        The paper's authors published their scores, but no code. ELFS's distances are those of ``metric="euclidean"`` with as many clusters
-        as classes and seed 0.
+        The paper's authors published their scores, but no code. ELFS's distances are those of
+        ``metric="euclidean"`` with as many clusters as classes and seed 0.
     """
     if features.ndim != 2 or len(features) < 1:
         raise BadInput(f"features: shape {features.shape}, expected (N, D).")
     if not 1 <= clusters <= len(features):
-        raise BadInput(f"clusters = {clusters} of {len(features)} samples.", remedy=f"pass 1 to {len(features)} clusters")
+        raise BadInput(
+            f"clusters = {clusters} of {len(features)} samples.", remedy=f"pass 1 to {len(features)} clusters"
+        )
     if metric not in ("cosine", "euclidean"):
         raise BadInput(f"metric = {metric!r}: it is 'cosine' or 'euclidean'.")
     points = np.empty(features.shape, np.float32)
     for start in range(0, len(features), ROWS):
         rows = features[start : start + ROWS].astype(np.float64)
         if not np.isfinite(rows).all():
-            raise BadInput(f"features: row {start + int(np.argwhere(~np.isfinite(rows))[0][0])} is not finite.")
+            raise BadInput(
+                f"features: row {start + int(np.argwhere(~np.isfinite(rows))[0][0])} is not finite."
+            )
         if metric == "cosine":
             rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
         points[start : start + ROWS] = rows
@@ -74,7 +81,9 @@ def prototypicality(features: NDArray[Any], clusters: int, *, metric: str = "cos
     return (squared / 2 if metric == "cosine" else np.sqrt(squared)).astype(np.float32)
 
 
-def _spherical(points: NDArray[np.float32], clusters: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def _spherical(
+    points: NDArray[np.float32], clusters: int, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Centres of unit length and each point's nearest, by faiss on all points (by default it samples 256 a cluster)."""
     import faiss
 
@@ -92,7 +101,9 @@ def _spherical(points: NDArray[np.float32], clusters: int, seed: int) -> tuple[N
     return found.centroids, found.assign(points)[1]
 
 
-def _euclidean(points: NDArray[np.float32], clusters: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def _euclidean(
+    points: NDArray[np.float32], clusters: int, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
@@ -100,4 +111,6 @@ def _euclidean(points: NDArray[np.float32], clusters: int, seed: int) -> tuple[N
     with threadpool_limits(limits=1, user_api="openmp"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than clusters
         found = KMeans(n_clusters=clusters, random_state=seed).fit(points)
-        return found.cluster_centers_, found.predict(points)  # with such points, labels_ are not of the nearest centre
+        return found.cluster_centers_, found.predict(
+            points
+        )  # with such points, labels_ are not of the nearest centre

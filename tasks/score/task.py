@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from tasks.artifacts import Artifact, ArtifactWriter, write
-from tasks.cache import cached_task, context
-from tasks.data.task import labels_of, open_split
-from tasks.progress import progress
-from tasks.train.recipe import Recipe
-from tasks.train.task import TRAINING, history_columns, trained_by, write_network
+from winnow.tasks.artifacts import Artifact, ArtifactWriter, write
+from winnow.tasks.cache import cached_task, context
+from winnow.tasks.data.task import labels_of, open_split
+from winnow.tasks.progress import progress
+from winnow.tasks.train.recipe import Recipe
+from winnow.tasks.train.task import TRAINING, history_columns, trained_by, write_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from tasks.data.split import Split
-    from tasks.train.loop import Trained
+    from winnow.tasks.data.split import Split
+    from winnow.tasks.train.loop import Trained
 
 __all__ = ["PASSES", "add_score", "average_score", "record_dynamics"]
 
 PASSES = ("deepfool", "grand_full")  # scores that a training does not give: they take a pass of their own
 
-log = logging.getLogger("tasks.score")
+log = logging.getLogger("winnow.tasks.score")
 
 
 @cached_task(
@@ -35,7 +35,7 @@ log = logging.getLogger("tasks.score")
     run_name="dynamics",
     ignore=("device",),
     seen_as={"recipe": trained_by},
-    modules=("tasks.score.dynamics", "tasks.score.gradients", *TRAINING),
+    modules=("winnow.tasks.score.dynamics", "winnow.tasks.score.gradients", *TRAINING),
 )
 def record_dynamics(
     samples: Artifact,
@@ -57,27 +57,36 @@ def record_dynamics(
         recipe: of the proxy's training.
         seed: of the proxy.
         store_dynamics: also keep each epoch's margin, loss, correctness, EL2N and entropy of each sample.
-        final_pass: also pass all images, not augmented, through the trained network: scores of that pass, GraNd, features, logits.
+        final_pass: also pass all images, not augmented, through the trained network: scores of that pass,
+            GraNd, features, logits.
         normalised: whether that pass normalises images as the training does; the published CCS and D2 do not.
-        grand_batch: divide GraNd by the size of each sample's batch of so many, as the published DeepCore does.
+        grand_batch: divide GraNd by the size of each sample's batch of so many, as the published DeepCore
+            does.
         device: where.
 
     Returns:
-        ``scores``, ``history``; ``dynamics`` if stored; ``features`` (penultimate), ``logits`` and ``network`` of the final pass.
+        ``scores``, ``history``; ``dynamics`` if stored; ``features`` (penultimate), ``logits`` and
+        ``network`` of the final pass.
     """
     import numpy as np
     import pyarrow as pa
 
-    from tasks.hardware import describe, leased_device
-    from tasks.score.dynamics import DynamicsAccumulator
-    from tasks.train.loop import train as run_training
+    from winnow.tasks.hardware import describe, leased_device
+    from winnow.tasks.score.dynamics import DynamicsAccumulator
+    from winnow.tasks.train.loop import train as run_training
 
     split = open_split(samples)
     targets = labels_of(labels, split.ids)
     classes = int(targets.max()) + 1
     with leased_device(device) as where, progress(f"dynamics of {recipe.network}") as tell:
         context().notes |= {"device": describe(where), "seed": seed}
-        log.info("dynamics: %s on %s samples, %s, seed %d", recipe.network, f"{len(targets):,}", describe(where), seed)
+        log.info(
+            "dynamics: %s on %s samples, %s, seed %d",
+            recipe.network,
+            f"{len(targets):,}",
+            describe(where),
+            seed,
+        )
         spill = context().scratch if store_dynamics else None  # finished epochs leave memory and checkpoints
         accumulator = DynamicsAccumulator(len(targets), classes, where, keep_rows=store_dynamics, spill=spill)
         trained = run_training(
@@ -107,7 +116,13 @@ def record_dynamics(
         "history": write("metrics", history_columns(trained.history)),
     }
     if store_dynamics:
-        types = {"epoch": pa.int16(), "id": pa.int64(), "label": pa.int32(), "margin": pa.float32(), "loss": pa.float32()}
+        types = {
+            "epoch": pa.int16(),
+            "id": pa.int64(),
+            "label": pa.int32(),
+            "margin": pa.float32(),
+            "loss": pa.float32(),
+        }
         schema = pa.schema({**types, "correct": pa.bool_(), "el2n": pa.float32(), "entropy": pa.float32()})
         with ArtifactWriter("dynamics", schema) as writer:
             for rows in accumulator.epoch_rows():
@@ -130,24 +145,39 @@ def record_dynamics(
 
 
 def _final_pass(
-    split: Split, targets: np.ndarray, trained: Trained, normalised: bool, grand_batch: int | None, where: torch.device, tell: Any
+    split: Split,
+    targets: np.ndarray,
+    trained: Trained,
+    normalised: bool,
+    grand_batch: int | None,
+    where: torch.device,
+    tell: Any,
 ) -> tuple[dict[str, np.ndarray], dict[str, Artifact]]:
     """Scores of the trained network, and its features and logits as artifacts."""
-    from tasks.score.dynamics import final_scores, max_logit
-    from tasks.score.gradients import grand
-    from tasks.select.signals import residuals_of, softmax
-    from tasks.train.loop import predict
+    from winnow.tasks.score.dynamics import final_scores, max_logit
+    from winnow.tasks.score.gradients import grand, residuals_of, softmax
+    from winnow.tasks.train.loop import predict
 
     channels = split.images.shape[-1] if split.images.shape else 3
     mean, std = (split.mean, split.std) if normalised else ((0.0,) * channels, (1.0,) * channels)
     logits, features = predict(
-        trained.module(where), split.images, mean=mean, std=std, device=where, size=trained.recipe.size, progress=tell
+        trained.module(where),
+        split.images,
+        mean=mean,
+        std=std,
+        device=where,
+        size=trained.recipe.size,
+        progress=tell,
     )
     scores = {f"final_{name}": values for name, values in final_scores(logits, targets).items()}
     scores["max_logit"] = max_logit(logits)
     scores["grand"] = grand(residuals_of(softmax(logits), targets), features, upstream_batch=grand_batch)
     return scores, {
-        "features": write("embeddings", {"id": split.ids, "vector": features}, meta={"embedder": f"proxy {trained.recipe.network}"}),
+        "features": write(
+            "embeddings",
+            {"id": split.ids, "vector": features},
+            meta={"embedder": f"proxy {trained.recipe.network}"},
+        ),
         "logits": write("logits", {"id": split.ids, "logits": logits}),
         "network": write_network(trained),
     }
@@ -159,10 +189,17 @@ def _final_pass(
     run_name="score-{name}",
     ignore=("device",),
     seen_as={"recipe": trained_by},
-    modules=("tasks.score.deepfool", "tasks.score.gradients", *TRAINING),
+    modules=("winnow.tasks.score.deepfool", "winnow.tasks.score.gradients", *TRAINING),
 )
 def add_score(
-    samples: Artifact, labels: Artifact, scores: Artifact, network: Artifact, recipe: Recipe, name: str, *, device: str = "auto"
+    samples: Artifact,
+    labels: Artifact,
+    scores: Artifact,
+    network: Artifact,
+    recipe: Recipe,
+    name: str,
+    *,
+    device: str = "auto",
 ) -> Artifact:
     """The scores with one more, for which the trained network's gradients at each image are needed: see ``PASSES``.
 
@@ -177,15 +214,17 @@ def add_score(
     """
     import numpy as np
 
-    from tasks.hardware import describe, leased_device
-    from tasks.train.loader import open_loader
-    from tasks.train.task import read_network
+    from winnow.tasks.hardware import describe, leased_device
+    from winnow.tasks.train.loader import open_loader
+    from winnow.tasks.train.task import read_network
 
     split = open_split(samples)
     targets = labels_of(labels, split.ids)
     with leased_device(device) as where, progress(name) as tell:
         context().notes |= {"device": describe(where)}
-        loader = open_loader(split.images, targets, mean=split.mean, std=split.std, device=where, size=recipe.size)
+        loader = open_loader(
+            split.images, targets, mean=split.mean, std=split.std, device=where, size=recipe.size
+        )
         measure, values = _pass(name), []
         try:
             module = read_network(network, where)
@@ -198,10 +237,12 @@ def add_score(
 
 
 def _pass(name: str) -> Callable[[nn.Module, torch.Tensor, torch.Tensor], np.ndarray]:
-    from tasks.score.deepfool import deepfool
-    from tasks.score.gradients import grand_full
+    from winnow.tasks.score.deepfool import deepfool
+    from winnow.tasks.score.gradients import grand_full
 
-    return {"deepfool": lambda network, images, labels: deepfool(network, images), "grand_full": grand_full}[name]
+    return {"deepfool": lambda network, images, labels: deepfool(network, images), "grand_full": grand_full}[
+        name
+    ]
 
 
 @cached_task(version="1", name="average-score", run_name="average-{name}")
@@ -209,7 +250,9 @@ def average_score(scores: list[Artifact], name: str) -> Artifact:
     """The first of these with one score's mean over all of them: GraNd is that of several trainings."""
     import numpy as np
 
-    return _with_column(scores[0], name, np.stack([one.numpy(name) for one in scores]).mean(0, dtype=np.float64))
+    return _with_column(
+        scores[0], name, np.stack([one.numpy(name) for one in scores]).mean(0, dtype=np.float64)
+    )
 
 
 def _with_column(scores: Artifact, name: str, values: np.ndarray) -> Artifact:
@@ -219,6 +262,6 @@ def _with_column(scores: Artifact, name: str, values: np.ndarray) -> Artifact:
 
 
 def _polarity(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    from tasks.score import higher_is
+    from winnow.tasks.score import higher_is
 
     return {name: {"higher_is": direction} for name in names if (direction := higher_is(name)) is not None}

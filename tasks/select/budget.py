@@ -2,40 +2,45 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.errors import BadInput, MissingSignal
-from tasks.registry import Entry
-from tasks.select.signals import Selection, Signals
+from winnow.tasks.errors import BadInput, MissingSignal, did_you_mean
+from winnow.tasks.registry import SelectorEntry, loaded
+from winnow.tasks.select.signals import Selection, Signals
 
-__all__ = ["check_size", "count", "order", "per_class", "run"]
+__all__ = ["check_parameters", "check_size", "count", "per_class", "run"]
 
 HOW_TO_MAKE = {
     "labels": "give labels, or pseudo-labels from cluster heads",
     "features": "give embeddings (`winnow ls embedders`) or penultimate features",
-    "graph": "compute it: tasks.embed.knn.knn(features, k)",
+    "graph": "compute it: winnow.tasks.embed.knn.knn(features, k)",
     "probabilities": "give softmax outputs of a trained network",
     "residuals": "give softmax outputs minus one-hot labels of a trained network",
-    "scores": "record training dynamics: tasks.score.dynamics.DynamicsAccumulator",
+    "scores": "record training dynamics: winnow.tasks.score.dynamics.DynamicsAccumulator",
 }
 
 
-def count(budget: int | float, n: int) -> int:
-    """Samples to keep: an int as it is, a fraction in (0, 1] of n, truncated as the published code does.
+def count(budget: int | float, n: int, *, upstream: bool = False) -> int:
+    """Samples to keep: an int as it is, a fraction in (0, 1] of n, rounded down.
+
+    A product that is whole but for the rounding of floats counts as whole: 0.29 of 100 are 29. The published
+    code truncates it to 28, and so does ``upstream``.
 
     Raises:
         BadInput: outside its range, or a fraction that keeps no sample.
 
-    >>> count(0.3, 200), count(7, 200), count(1.0, 200)
-    (60, 7, 200)
+    >>> count(0.3, 200), count(7, 200), count(1.0, 200), count(0.29, 100)
+    (60, 7, 200, 29)
     """
     if isinstance(budget, bool) or not isinstance(budget, int | float | np.integer | np.floating):
-        raise BadInput(f"budget = {budget!r}: give a number of samples (int) or a fraction in (0, 1] (float).")
+        raise BadInput(
+            f"budget = {budget!r}: give a number of samples (int) or a fraction in (0, 1] (float)."
+        )
     if isinstance(budget, int | np.integer):
         if not 1 <= budget <= n:
             raise BadInput(
@@ -44,14 +49,20 @@ def count(budget: int | float, n: int) -> int:
             )
         return int(budget)
     if not 0 < budget <= 1:
-        raise BadInput(f"fraction = {budget:g} is outside (0, 1].", remedy="the fraction is the share that is kept: 0.1 keeps 10 %")
-    k = int(budget * n)
+        raise BadInput(
+            f"fraction = {budget:g} is outside (0, 1].",
+            remedy="the fraction is the share that is kept: 0.1 keeps 10 %",
+        )
+    share = float(budget) * n
+    k = round(share) if abs(share - round(share)) < 1e-9 * n and not upstream else int(share)
     if k < 1:
-        raise BadInput(f"fraction = {budget:g} of {n} samples keeps none.", remedy=f"use at least {1 / n:.2g}")
+        raise BadInput(
+            f"fraction = {budget:g} of {n} samples keeps none.", remedy=f"use at least {1 / n:.2g}"
+        )
     return k
 
 
-def check_size(selector: Entry, n: int, k: int, params: Mapping[str, Any]) -> None:
+def check_size(selector: SelectorEntry, n: int, k: int, params: Mapping[str, Any]) -> None:
     """Ask the selector's ``limit``, if it has one, before anything is computed.
 
     Args:
@@ -63,27 +74,8 @@ def check_size(selector: Entry, n: int, k: int, params: Mapping[str, Any]) -> No
     Raises:
         BadInput: the selection would take too much memory.
     """
-    if (target := selector.facts.get("limit")) is not None:
-        module, _, name = target.partition(":")
-        getattr(importlib.import_module(module), name)(n, k, **params)
-
-
-def order(values: NDArray[Any], keys: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
-    """Rows by ascending value, ties by the random keys.
-
-    As ``np.lexsort((keys, values))``, several times as fast where few values are tied: NumPy sorts one array by vector instructions.
-
-    >>> order(np.array([2, 1, 1]), np.array([0.0, 0.9, 0.1])).tolist()
-    [2, 1, 0]
-    """
-    rows = np.argsort(values)
-    ordered = values[rows]
-    same = ordered[1:] == ordered[:-1]
-    if same.any():
-        tied = np.flatnonzero(np.append(same, False) | np.insert(same, 0, False))
-        run = (~same[tied - 1]).cumsum()  # of equal values; the first one's number does not matter
-        rows[tied] = rows[tied][np.lexsort((keys[rows[tied]], run))]
-    return rows
+    if selector.limit is not None:
+        loaded(selector.limit)(n, k, **params)
 
 
 def per_class(labels: NDArray[np.int64], k: int) -> dict[int, int]:
@@ -106,15 +98,19 @@ def per_class(labels: NDArray[np.int64], k: int) -> dict[int, int]:
 
 
 def run(
-    selector: Entry,
+    selector: SelectorEntry,
     signals: Signals,
     budget: int | float,
     *,
     generator: np.random.Generator | None = None,
     balanced: bool = False,
+    upstream: bool = False,
     **params: Any,
 ) -> Selection:
-    """Check the signals and the budget, select, check the selection.
+    """The door to every selector: check signals, budget and parameters, put samples in order, select.
+
+    Selectors see the samples in the order of their ids, so that neither draws nor rounding depend on how they
+    are stored; the indices that come back are those of the signals as they were given.
 
     Args:
         selector: registry entry.
@@ -122,6 +118,7 @@ def run(
         budget: samples (int) or fraction (float) to keep.
         generator: decides ties and random picks; default seed 0.
         balanced: split the budget over the classes of ``signals.labels`` and select within each.
+        upstream: replay the published code.
         params: of the selector.
 
     Raises:
@@ -136,29 +133,44 @@ def run(
             f"{selector.name} needs {', '.join(missing)}; {'none is' if len(missing) == 1 else 'they are not'} given.",
             remedy="; ".join(HOW_TO_MAKE[need] for need in missing),
         )
-    k = count(budget, signals.n)
-    try:
-        if not balanced:
-            selection = selector.function(signals, k, generator=generator, **params)
-        else:
-            assert signals.labels is not None
-            parts = []
-            for label, share in per_class(signals.labels, k).items():
-                if share:
-                    rows = np.flatnonzero(signals.labels == label)
-                    part = selector.function(signals.rows(rows), share, generator=generator, **params)
-                    parts.append(Selection(rows[part.indices], part.weights, part.gains))
-            gains = [part.gains for part in parts if part.gains is not None]
-            selection = Selection(
-                np.concatenate([part.indices for part in parts]),
-                np.concatenate([part.weights for part in parts]),
-                np.concatenate(gains) if len(gains) == len(parts) else None,
-            )
-    except TypeError as error:
-        if "unexpected keyword argument" in str(error):
+    k = count(budget, signals.n, upstream=upstream)
+    check_parameters(selector, params, upstream=upstream)
+    order = signals.order()
+    ordered = signals if order is None else signals.reordered(order)
+
+    def select(of: Signals, k: int) -> Selection:
+        return selector.direct(of, k, generator=generator, upstream=upstream, **params)
+
+    chosen = _balanced(select, ordered, k) if balanced else select(ordered, k)
+    return chosen if order is None else replace(chosen, indices=order[chosen.indices])
+
+
+def check_parameters(selector: SelectorEntry, params: Iterable[str], *, upstream: bool = False) -> None:
+    """Refuse parameters that the selector does not have.
+
+    Raises:
+        BadInput: naming the first one.
+    """
+    accepted = selector.parameters(upstream=upstream)
+    for name in params:
+        if name not in accepted:
             raise BadInput(
-                f"{selector.name}: {str(error).partition(') ')[2] or error}.",
+                f"{selector.name} has no parameter {name!r}.{did_you_mean(name, accepted)}",
                 remedy=f"docs/selectors.md lists {selector.name}'s parameters",
-            ) from error
-        raise
-    return selection
+            )
+
+
+def _balanced(select: Callable[[Signals, int], Selection], signals: Signals, k: int) -> Selection:
+    """Each class's share of k, selected within the class; the parts one after another."""
+    parts = []
+    for label, share in per_class(signals.labels, k).items():
+        if share:
+            rows = np.flatnonzero(signals.labels == label)
+            part = select(signals.rows(rows), share)
+            parts.append(replace(part, indices=rows[part.indices]))
+    gains = [part.gains for part in parts if part.gains is not None]
+    return Selection(
+        np.concatenate([part.indices for part in parts]),
+        np.concatenate([part.weights for part in parts]),
+        np.concatenate(gains) if len(gains) == len(parts) else None,
+    )

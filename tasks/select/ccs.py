@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.errors import BadInput
-from tasks.select.budget import order
-from tasks.select.elfs import check_fits
-from tasks.select.signals import Selection, Signals
+from winnow.tasks.errors import BadInput
+from winnow.tasks.select.elfs import check_fits
+from winnow.tasks.select.ranking import order
+from winnow.tasks.select.signals import Selection, Signals
 
 __all__ = ["ccs", "strata_of", "water_fill"]
 
@@ -21,7 +21,8 @@ def strata_of(values: NDArray[Any], strata: int, *, upstream: bool = False) -> N
     Args:
         values: (N,) scores.
         strata: number of strata.
-        upstream: upper edge 1.0001·max as published: below a negative maximum, so that the top values (−1 here) fall in no stratum.
+        upstream: upper edge 1.0001·max as published: below a negative maximum, so that the top values (−1
+            here) fall in no stratum.
 
     >>> strata_of(np.array([0.0, 0.5, 1.0]), 2).tolist()
     [0, 0, 1]
@@ -42,7 +43,8 @@ def water_fill(populations: NDArray[np.int64], budget: int, *, upstream: bool = 
     Args:
         populations: int64 (strata,).
         budget: to share.
-        upstream: order strata of equal population as torch's unstable sort does, which decides who gets an odd sample.
+        upstream: order strata of equal population as torch's unstable sort does, which decides who gets an
+            odd sample.
 
     Returns:
         int64 (strata,) samples to take from each stratum; sums to min(budget, population).
@@ -78,8 +80,9 @@ def ccs(
 ) -> Selection:
     """Cover the whole range of a score: drop the likely mislabelled, then sample evenly over strata of the score.
 
-    The ⌊βN⌋ samples of lowest AUM are dropped, whatever the score; the rest is cut into strata of equal width in the score, the budget
-    is water-filled over them from the smallest up, and each stratum is sampled uniformly.
+    The ⌊βN⌋ samples of lowest AUM are dropped, whatever the score; the rest is cut into strata of equal width
+    in the score, the budget is water-filled over them from the smallest up, and each stratum is sampled
+    uniformly.
 
     Args:
         signals: scores ``aum`` and the one asked for.
@@ -97,12 +100,15 @@ def ccs(
         BadInput: ⌊βN⌋ + k > N.
 
     References:
-        Zheng, Liu, Lai and Prakash, Coverage-centric Coreset Selection for High Pruning Rates, ICLR 2023, algorithm 1.
-        Upstream: Coverage-centric-coreset-selection@b37f166 core/data/Coreset.py mislabel_mask, stratified_sampling.
+        Zheng, Liu, Lai and Prakash, Coverage-centric Coreset Selection for High Pruning Rates, ICLR 2023,
+        algorithm 1.
+        Upstream: Coverage-centric-coreset-selection@b37f166 core/data/Coreset.py mislabel_mask,
+        stratified_sampling.
 
     Differences from upstream:
-        The upper edge lies above the maximum even when that is negative (upstream loses the top samples), a constant score is one
-        stratum (upstream selects nothing when it is 0), and a budget that does not fit is an error (upstream returns fewer samples).
+        The upper edge lies above the maximum even when that is negative (upstream loses the top samples), a
+        constant score is one stratum (upstream selects nothing when it is 0), and a budget that does not fit
+        is an error (upstream returns fewer samples).
 
     >>> s = Signals(n=100, scores={"aum": np.linspace(-1, 1, 100)})
     >>> len(ccs(s, 30, generator=np.random.default_rng(0), mis_ratio=0.1).indices)
@@ -111,7 +117,7 @@ def ccs(
     if strata < 1:
         raise BadInput(f"strata = {strata}: there must be at least 1.")
     dropped = int(mis_ratio * signals.n) if upstream else check_fits(signals.n, budget, mis_ratio)
-    kept = order(signals.score("aum"), signals.keys(generator))[dropped:]
+    kept = order(signals.score("aum"), generator.random(signals.n))[dropped:]
     values = signals.score(score)[kept]
     stratum = strata_of(values, strata, upstream=upstream)
     counts = np.bincount(stratum + 1, minlength=strata + 1)  # the first: in no stratum
@@ -119,5 +125,7 @@ def ccs(
     by_stratum = np.argsort(stratum.astype(np.int16 if strata < 2**15 else np.int64), kind="stable")
     pools = np.split(by_stratum, counts.cumsum()[:-1])[1:]
     shares = water_fill(counts[1:], budget, upstream=upstream)
-    chosen = np.concatenate([pool[generator.permutation(len(pool))][:share] for pool, share in zip(pools, shares, strict=True)])
+    chosen = np.concatenate(
+        [pool[generator.permutation(len(pool))][:share] for pool, share in zip(pools, shares, strict=True)]
+    )
     return Selection.of(kept[chosen], gains=values[chosen])

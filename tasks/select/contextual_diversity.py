@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.select.k_center import Divergence, farthest_first, published_start, slack_of
-from tasks.select.signals import Selection, Signals
-from tasks.select.uncertainty import checked_probabilities
+from winnow.tasks.select.k_center import Divergence, farthest_first, published_start, slack_of
+from winnow.tasks.select.signals import Selection, Signals
+from winnow.tasks.select.uncertainty import checked_probabilities
 
 __all__ = ["TINY", "contextual_diversity", "jeffreys"]
 
@@ -30,7 +30,9 @@ def jeffreys(p: NDArray[Any], q: NDArray[Any]) -> NDArray[np.float64]:
     return 0.5 * np.einsum("nc,nc->n", p - q, np.log(p) - np.log(q))
 
 
-def contextual_diversity(signals: Signals, budget: int, *, generator: np.random.Generator, upstream: bool = False) -> Selection:
+def contextual_diversity(
+    signals: Signals, budget: int, *, generator: np.random.Generator, upstream: bool = False
+) -> Selection:
     """Cover what a network predicts: each pick's probabilities diverge most from those of all picks before it.
 
     The first pick is drawn; then, until there are k,
@@ -38,7 +40,8 @@ def contextual_diversity(signals: Signals, budget: int, *, generator: np.random.
         next = argmax_i min over the picks j of J(p_i, p_j)
         J(p, q) = ½ KL(p‖q) + ½ KL(q‖p) = ½ Σ_c (p_c − q_c)(log p_c − log q_c)
 
-    J is a matrix product of [p, log p] with [log q, q], and so takes :func:`~tasks.select.k_center.farthest_first`'s blocks.
+    J is a matrix product of [p, log p] with [log q, q], and so takes
+    :func:`~winnow.tasks.select.k_center.farthest_first`'s blocks.
 
     Args:
         signals: probabilities.
@@ -47,8 +50,8 @@ def contextual_diversity(signals: Signals, budget: int, *, generator: np.random.
         upstream: replay the published code: its first pick, of ``RandomState(0)``, and ties by the lower row.
 
     Returns:
-        Selection in the order of the picks, so that a smaller one is a prefix of a larger one; gains are the divergences from the nearest
-        pick before, that of the first being ∞.
+        Selection in the order of the picks, so that a smaller one is a prefix of a larger one; gains are the
+        divergences from the nearest pick before, that of the first being ∞.
 
     Raises:
         BadInput: probabilities that are negative or do not sum to one.
@@ -61,16 +64,16 @@ def contextual_diversity(signals: Signals, budget: int, *, generator: np.random.
         Upstream: PatrickZH/DeepCore@74ec709 deepcore/methods/contextualdiversity.py.
 
     Differences from upstream:
-        A probability of 0 counts as 1.2·10⁻³⁸, float32's smallest; upstream's divergence is then NaN and the first rows are selected (not
-        replayed). The paper measures mixtures of a class's predictions over regions of an image; like DeepCore, this one measures single
-        samples' probabilities.
+        A probability of 0 counts as 1.2·10⁻³⁸, float32's smallest; upstream's divergence is then NaN and the
+        first rows are selected (not replayed). The paper measures mixtures of a class's predictions over
+        regions of an image; like DeepCore, this one measures single samples' probabilities.
 
     >>> s = Signals(n=3, probabilities=np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9]]))
     >>> 2 in contextual_diversity(s, 2, generator=np.random.default_rng(0)).indices
     True
     """
     probabilities = checked_probabilities(signals)
-    keys = np.arange(signals.n, dtype=float) if upstream else signals.keys(generator)
+    keys = np.arange(signals.n, dtype=float) if upstream else generator.random(signals.n)
     first = published_start(signals.n) if upstream else int(np.argmin(keys))
     picks, gains = farthest_first(_divergences(probabilities), budget, keys, first)
     return Selection.of(picks, gains=gains)
@@ -94,6 +97,7 @@ def _divergences(probabilities: NDArray[Any]) -> Divergence:
     def exact(i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.float64]:
         return jeffreys(probabilities[i], probabilities[j])
 
-    # ½ Σ_c |p_c log q_c| + |q_c log p_c| is at most half the steepest logarithm of either, since probabilities sum to one
+    # ½ Σ_c |p_c log q_c| + |q_c log p_c| is at most half the steepest logarithm of either, since
+    # probabilities sum to one
     error = slack_of(2 * classes) * (np.abs(offset) + steepest)
     return Divergence(left, turn, offset, error, exact)

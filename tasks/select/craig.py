@@ -8,10 +8,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.score.gradients import batch_sizes
-from tasks.select.greedy import FacilityLocation, SparseFacilityLocation, check, greedy
-from tasks.select.signals import Selection, Signals
-from tasks.select.similarity import UNIT, check_dense, dense, in_order, nearest, refuse_above, sparse_kernel, whole
+from winnow.tasks.score.gradients import batch_sizes
+from winnow.tasks.select.greedy import FacilityLocation, SparseFacilityLocation, check, greedy
+from winnow.tasks.select.signals import Selection, Signals
+from winnow.tasks.select.similarity import (
+    UNIT,
+    check_dense,
+    dense,
+    in_order,
+    nearest,
+    refuse_above,
+    sparse_kernel,
+    whole,
+)
 
 __all__ = ["check_size", "craig"]
 
@@ -41,7 +50,9 @@ class _Gradients:
         r = np.ascontiguousarray(residuals, np.float32)
         vectors = np.ones((len(features), features.shape[1] + 1), np.float32)
         vectors[:, :-1] = features
-        squared = np.einsum("nc,nc->n", r, r, dtype=np.float64) * np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
+        squared = np.einsum("nc,nc->n", r, r, dtype=np.float64) * np.einsum(
+            "nd,nd->n", vectors, vectors, dtype=np.float64
+        )
         return cls(r, vectors, squared.astype(np.float32), 2 * float(np.sqrt(squared.max())))
 
     def __len__(self) -> int:
@@ -87,44 +98,50 @@ def craig(
 ) -> Selection:
     """Keep samples whose weighted gradients add up to nearly the gradient of all: medoids in the space of last-layer gradients.
 
-    With g_i = r_i ⊗ [h_i, 1] the gradient of the loss in the last layer, the error of the weighted sum is at most
+    With g_i = r_i ⊗ [h_i, 1] the gradient of the loss in the last layer, the error of the weighted sum is at
+    most
 
         Σ_i min_{j ∈ S} ‖g_i − g_j‖
 
-    The picks reduce that bound greedily, as facility location with s_ij = d − ‖g_i − g_j‖ and d = 2·max ‖g‖ (which only decides the first
-    gain), and weight γ_j is the number of samples whose nearest pick is j. ``balanced=True`` does so in each class, as the paper does.
+    The picks reduce that bound greedily, as facility location with s_ij = d − ‖g_i − g_j‖ and d = 2·max ‖g‖
+    (which only decides the first gain), and weight γ_j is the number of samples whose nearest pick is j.
+    ``balanced=True`` does so in each class, as the paper does.
 
     Args:
         signals: residuals r = softmax − one-hot and features h, the last layer's input.
         budget: k, samples to keep.
         generator: breaks ties, and draws for the stochastic optimiser.
-        neighbours: that a sample can stand for while picks are made, those of nearest gradients, as in facility_location; None for all.
-        optimizer: ``"lazy"`` and ``"naive"`` pick the same; ``"stochastic"`` looks at ⌈N/k · ln 100⌉ random samples for each pick;
-            ``"approximate_lazy"`` accepts a gain of 0.9 of the highest bound.
-        upstream: replay the published code: the balanced one where all labels are the same or there are none (so
-            with ``balanced=True``), else the unbalanced one.
-        batch: size of the batches by which upstream divides gradients, and of which its unbalanced gains count one in so many.
+        neighbours: that a sample can stand for while picks are made, those of nearest gradients, as in
+            facility_location; None for all.
+        optimizer: ``"lazy"`` and ``"naive"`` pick the same; ``"stochastic"`` looks at ⌈N/k · ln 100⌉ random
+            samples for each pick; ``"approximate_lazy"`` accepts a gain of 0.9 of the highest bound.
+        upstream: replay the published code: the balanced one where all labels are the same or there are none
+            (so with ``balanced=True``), else the unbalanced one.
+        batch: size of the batches by which upstream divides gradients, and of which its unbalanced gains
+            count one in so many.
 
     Returns:
-        Selection in pick order; weights are cluster sizes, which add up to N; gains are what each pick takes off the bound (upstream: in
-        its own scale).
+        Selection in pick order; weights are cluster sizes, which add up to N; gains are what each pick takes
+        off the bound (upstream: in its own scale).
 
     Raises:
         BadInput: an optimiser that there is not, or distances of more than 4 GiB (N > 32,768).
 
     Cost:
-        N²·(C + D)/2 multiplications and 4·N² bytes; a gain costs N, and hundreds are computed for each of the first picks. With
-        ``neighbours``, N²·(C + D) multiplications, O(N·neighbours) memory, and N·k·(C + D) for the weights.
+        N²·(C + D)/2 multiplications and 4·N² bytes; a gain costs N, and hundreds are computed for each of the
+        first picks. With ``neighbours``, N²·(C + D) multiplications, O(N·neighbours) memory, and N·k·(C + D)
+        for the weights.
 
     References:
-        Mirzasoleiman, Bilmes and Leskovec, Coresets for Data-efficient Training of Machine Learning Models, ICML 2020, equations 11 to 15,
-        algorithm 1. Guo, Zhao and Bai, DeepCore, DEXA 2022.
+        Mirzasoleiman, Bilmes and Leskovec, Coresets for Data-efficient Training of Machine Learning Models,
+        ICML 2020, equations 11 to 15, algorithm 1. Guo, Zhao and Bai, DeepCore, DEXA 2022.
         Upstream: DeepCore@74ec709 deepcore/methods/craig.py.
 
     Differences from upstream:
-        Weights are the cluster sizes (upstream: plus 1). Gradients are per sample (upstream: divided by the size of their batch, so those
-        of a class's last batch are larger). Gains count all samples (upstream unbalanced: the first 256 rows, hardly more, and
-        similarities across classes are 0). Gradients are not written out.
+        Weights are the cluster sizes (upstream: plus 1). Gradients are per sample (upstream: divided by the
+        size of their batch, so those of a class's last batch are larger). Gains count all samples (upstream
+        unbalanced: the first 256 rows, hardly more, and similarities across classes are 0). Gradients are not
+        written out.
 
     >>> s = Signals(n=3, residuals=np.array([[0.9, -0.9], [0.9, -0.9], [-0.2, 0.2]]), features=np.ones((3, 2)))
     >>> chosen = craig(s, 2, generator=np.random.default_rng(0))
@@ -132,15 +149,13 @@ def craig(
     (True, [2.0, 1.0])
     """
     check(optimizer, neighbours, upstream=upstream)
-    assert signals.residuals is not None
-    assert signals.features is not None
     if upstream:
-        if signals.labels is not None and (signals.labels != signals.labels[0]).any():
+        if signals.has("labels") and (signals.labels != signals.labels[0]).any():
             return _published_unbalanced(signals, budget, optimizer, generator, batch)
         given, rows, keys = signals, np.arange(signals.n), np.arange(signals.n, dtype=np.float64)
         gradients = _published_gradients(signals, rows, batch)
     else:
-        given, rows, keys = in_order(signals, signals.keys(generator))
+        given, rows, keys = in_order(signals, generator.random(signals.n))
         assert given.residuals is not None
         assert given.features is not None
         gradients = _Gradients.of(given.residuals, given.features)
@@ -167,19 +182,22 @@ def _nearest_pick(gradients: _Gradients, picks: NDArray[np.int64]) -> NDArray[np
 
 def _published_gradients(signals: Signals, rows: NDArray[np.int64], batch: int) -> _Gradients:
     """Of the rows of one class, each divided by the size of its batch."""
-    assert signals.residuals is not None
-    assert signals.features is not None
     sizes = batch_sizes(len(rows), batch)
     return _Gradients.of(signals.residuals[rows] / sizes[:, None].astype(np.float32), signals.features[rows])
 
 
-def _published_unbalanced(signals: Signals, budget: int, optimizer: str, generator: np.random.Generator, batch: int) -> Selection:
+def _published_unbalanced(
+    signals: Signals, budget: int, optimizer: str, generator: np.random.Generator, batch: int
+) -> Selection:
     """Similarities within classes only, and gains that count one batch in every ``batch``: the others are skipped by mistake."""
-    assert signals.labels is not None
     n = signals.n
     rows = np.arange(n)
     items = rows[rows // batch % batch == 0]
-    refuse_above(8 * n * len(items), f"craig: the published matrix of {len(items):,} × {n:,} samples", "pass balanced=True")
+    refuse_above(
+        8 * n * len(items),
+        f"craig: the published matrix of {len(items):,} × {n:,} samples",
+        "pass balanced=True",
+    )
     classes = [np.flatnonzero(signals.labels == label) for label in np.unique(signals.labels)]
     parts = []
     matrix = np.zeros((n, len(items)), np.float32)
@@ -191,7 +209,9 @@ def _published_unbalanced(signals: Signals, budget: int, optimizer: str, generat
         )
         parts.append((gradients, longest))
         counted = np.flatnonzero(np.isin(members, items))
-        matrix[np.ix_(members, np.searchsorted(items, members[counted]))] = longest + _OFFSET - gradients.distances(slice(None), counted)
+        matrix[np.ix_(members, np.searchsorted(items, members[counted]))] = (
+            longest + _OFFSET - gradients.distances(slice(None), counted)
+        )
     scale = UNIT / float(matrix.max())
     columns = np.rint(matrix * np.float32(scale)).astype(np.int32)
     function = FacilityLocation(np.ascontiguousarray(columns.T), columns)

@@ -1,8 +1,9 @@
 """D2 Pruning: difficulty and diversity balanced by messages over the kNN graph, with an exact greedy made of vectorised rounds.
 
-Beside the selector stand its parts, on plain arrays, for graphs from elsewhere: ``messages``, ``symmetric``, ``greedy``, and the published
-loops ``published_greedy`` and ``iterative_selection``. A graph is (N, k) neighbours and weights, or rows of any length: ids and weights
-one after another, (E,), with ``indptr`` (N + 1,), where row i takes up indptr[i] : indptr[i + 1].
+Beside the selector stand its parts, on plain arrays, for graphs from elsewhere: ``messages``, ``symmetric``,
+``greedy``, and the published loops ``published_greedy`` and ``iterative_selection``. A graph is (N, k)
+neighbours and weights, or rows of any length: ids and weights one after another, (E,), with ``indptr`` (N +
+1,), where row i takes up indptr[i] : indptr[i + 1].
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.embed.graph import Graph, spans
-from tasks.errors import BadInput, MissingSignal
-from tasks.select.budget import order
-from tasks.select.ccs import water_fill
-from tasks.select.elfs import check_fits
-from tasks.select.signals import Selection, Signals
+from winnow.tasks.embed.graph import Graph, spans
+from winnow.tasks.errors import BadInput, MissingSignal
+from winnow.tasks.select.ccs import water_fill
+from winnow.tasks.select.elfs import check_fits
+from winnow.tasks.select.ranking import order
+from winnow.tasks.select.signals import Selection, Signals
 
 __all__ = ["d2", "greedy", "iterative_selection", "messages", "published_greedy", "symmetric"]
 
@@ -32,7 +33,7 @@ _ROUNDS = 32  # of a stage before its rest goes to a heap: a long chain settles 
 _ROWS = 1 << 18  # rows of the graph looked at together, which bounds temporary memory
 
 
-# -- graphs on plain arrays -----------------------------------------------------------------------------------------------
+# -- graphs on plain arrays ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -47,19 +48,35 @@ class _Edges:
     def of(cls, n: int, neighbours: Ints, weights: Floats, indptr: Ints | None) -> _Edges:
         ids, weights = np.asarray(neighbours), np.asarray(weights)
         if ids.dtype.kind not in "iu" or weights.dtype.kind not in "fiub":
-            raise BadInput(f"neighbours must be whole numbers and weights numbers, got {ids.dtype} and {weights.dtype}.")
+            raise BadInput(
+                f"neighbours must be whole numbers and weights numbers, got {ids.dtype} and {weights.dtype}."
+            )
         if ids.shape != weights.shape:
             raise BadInput(f"neighbours of shape {ids.shape} and weights of shape {weights.shape} differ.")
         if indptr is None:
             if ids.ndim != 2 or len(ids) != n:
-                raise BadInput(f"neighbours: shape {ids.shape}, expected {n} rows of k (or a flat list and indptr).")
+                raise BadInput(
+                    f"neighbours: shape {ids.shape}, expected {n} rows of k (or a flat list and indptr)."
+                )
             indptr = np.arange(n + 1) * ids.shape[1]
-        elif ids.ndim != 1 or len(indptr) != n + 1 or indptr[0] != 0 or indptr[-1] != len(ids) or (np.diff(indptr) < 0).any():
-            raise BadInput(f"indptr must be {n + 1} numbers that rise from 0 to the {ids.size} neighbours, which are a flat list.")
+        elif (
+            ids.ndim != 1
+            or len(indptr) != n + 1
+            or indptr[0] != 0
+            or indptr[-1] != len(ids)
+            or (np.diff(indptr) < 0).any()
+        ):
+            raise BadInput(
+                f"indptr must be {n + 1} numbers that rise from 0 to the {ids.size} neighbours, which are a "
+                "flat list."
+            )
         edges = cls(np.asarray(indptr, np.int64), ids.ravel(), weights.ravel())
         if ids.size and not (ids.min() >= 0 and ids.max() < n):
             edge = int(np.flatnonzero((edges.ids < 0) | (edges.ids >= n))[0])
-            raise BadInput(f"neighbours: row {edges.row_of(edge)} lists {edges.ids[edge]}, which is outside 0 to {n - 1}.")
+            raise BadInput(
+                f"neighbours: row {edges.row_of(edge)} lists {edges.ids[edge]}, which is outside 0 to "
+                f"{n - 1}."
+            )
         return edges
 
     def chunks(self) -> list[slice]:
@@ -104,12 +121,14 @@ def _grid(largest: float) -> float:
     return 2.0 ** max(np.ceil(np.log2(largest)) - 52, -1000.0) if largest > 0 else 1.0
 
 
-def messages(values: Floats, neighbours: Ints, weights: Floats, indptr: Ints | None = None) -> NDArray[np.float64]:
+def messages(
+    values: Floats, neighbours: Ints, weights: Floats, indptr: Ints | None = None
+) -> NDArray[np.float64]:
     """What every sample receives from its neighbours: Σ_{j ∈ N(i)} w_ij v_j.
 
-    With e the weights, the forward pass of D2 is g = s + messages(s, neighbours, e). The terms are rounded to a grid of 2⁻⁵² of the
-    largest possible sum, on which float64 adds exactly: samples that are alike receive the very same, in whatever order their
-    neighbours are stored.
+    With e the weights, the forward pass of D2 is g = s + messages(s, neighbours, e). The terms are rounded to
+    a grid of 2⁻⁵² of the largest possible sum, on which float64 adds exactly: samples that are alike receive
+    the very same, in whatever order their neighbours are stored.
 
     Args:
         values: (N,) v.
@@ -135,7 +154,9 @@ def messages(values: Floats, neighbours: Ints, weights: Floats, indptr: Ints | N
         part = edges.edges(rows)
         terms = np.rint(edges.weights[part] * values[edges.ids[part]] / grid) * grid
         starts = edges.indptr[rows] - edges.indptr[rows.start]
-        filled = np.flatnonzero(np.diff(starts, append=len(terms)))  # reduceat would give an empty row the next one's first term
+        filled = np.flatnonzero(
+            np.diff(starts, append=len(terms))
+        )  # reduceat would give an empty row the next one's first term
         if len(filled):
             received[rows.start + filled] = np.add.reduceat(terms, starts[filled])
     return received
@@ -169,41 +190,40 @@ def symmetric(neighbours: Ints, distances: Floats) -> tuple[NDArray[np.int32], F
     rows_of = np.repeat(np.arange(n, dtype=np.int32), k).reshape(n, k)
     here = np.concatenate([rows_of[present], neighbours[one_way]])
     there = np.concatenate([neighbours[present], rows_of[one_way]])
-    matrix = sparse.coo_array((np.concatenate([distances[present], distances[one_way]]), (here, there)), shape=(n, n)).tocsr()
+    matrix = sparse.coo_array(
+        (np.concatenate([distances[present], distances[one_way]]), (here, there)), shape=(n, n)
+    ).tocsr()
     return matrix.indices, matrix.data, matrix.indptr.astype(np.int64)
 
 
-# -- the exact greedy -----------------------------------------------------------------------------------------------------
+# -- the exact greedy ----------------------------------------------------------------------------------------
 
 
 def greedy(
-    g: Floats,
-    neighbours: Ints,
-    weights: Floats,
-    budget: int,
-    *,
-    ties: Floats,
-    indptr: Ints | None = None,
+    g: Floats, neighbours: Ints, weights: Floats, budget: int, *, ties: Floats, indptr: Ints | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Pick the sample of largest key, push its neighbours' keys down, again and again; exact, and vectorised.
 
-    Repeat ``budget`` times: i = argmax g among the samples not picked yet; g_j ← g_j − w_ij · max(g_i, 0) for every neighbour j of i.
+    Repeat ``budget`` times: i = argmax g among the samples not picked yet; g_j ← g_j − w_ij · max(g_i, 0) for
+    every neighbour j of i.
 
-    Why rounds are enough: no message is negative, so keys only fall, and samples are picked in the order of their final keys, those
-    that they are picked with. Let a outrank b if its key is larger, or the same and its ``ties`` lower; the sources of i are the samples
-    that list i. (1) A sample that outranks every source whose message it has not had has its final key: these sources only fall, are
-    picked after it, and their messages come too late. It is *settled*. (2) A settled source that outranks a sample not settled is picked
-    before it, since that one only falls: its message is *due*. A round settles all samples by (1) and delivers all messages by (2),
-    together, since nothing undoes either. (3) No round is idle: of the samples not settled, the highest is outranked by settled sources
-    only; messages are due to it, or it settles.
+    Why rounds are enough: no message is negative, so keys only fall, and samples are picked in the order of
+    their final keys, those that they are picked with. Let a outrank b if its key is larger, or the same and
+    its ``ties`` lower; the sources of i are the samples that list i. (1) A sample that outranks every source
+    whose message it has not had has its final key: these sources only fall, are picked after it, and their
+    messages come too late. It is *settled*. (2) A settled source that outranks a sample not settled is picked
+    before it, since that one only falls: its message is *due*. A round settles all samples by (1) and
+    delivers all messages by (2), together, since nothing undoes either. (3) No round is idle: of the samples
+    not settled, the highest is outranked by settled sources only; messages are due to it, or it settles.
 
-    Samples too low to be picked are not looked at: with R picks to go, a stage takes the R highest samples and the edges among them.
-    One that falls below what was the lowest of them drops out; one that settles is outranked by fewer than R to the end, so it is
-    picked. Their messages then go out to all samples, and the next stage has fewer to find. A stage that takes many rounds, such as a
-    long chain of samples that wait for one another, ends on a heap. One sort by final key, at the end, gives the order of picks.
+    Samples too low to be picked are not looked at: with R picks to go, a stage takes the R highest samples
+    and the edges among them. One that falls below what was the lowest of them drops out; one that settles is
+    outranked by fewer than R to the end, so it is picked. Their messages then go out to all samples, and the
+    next stage has fewer to find. A stage that takes many rounds, such as a long chain of samples that wait
+    for one another, ends on a heap. One sort by final key, at the end, gives the order of picks.
 
-    Keys and messages are rounded to a grid of 2⁻⁵² of the largest possible sum, on which float64 adds exactly: the result depends
-    neither on the order of messages nor on the order of storage.
+    Keys and messages are rounded to a grid of 2⁻⁵² of the largest possible sum, on which float64 adds
+    exactly: the result depends neither on the order of messages nor on the order of storage.
 
     Args:
         g: (N,) keys before the first pick.
@@ -237,7 +257,10 @@ def greedy(
     heaviest = edges.heaviest()
     if edges.weights.min(initial=0.0) < 0:
         row = edges.row_of(int(np.argmax(edges.weights < 0)))
-        raise BadInput(f"weights: row {row} has a negative one, whose message would raise a key.", remedy="use published_greedy")
+        raise BadInput(
+            f"weights: row {row} has a negative one, whose message would raise a key.",
+            remedy="use published_greedy",
+        )
     grid = _grid(float(np.abs(keys).max(initial=0.0)) * (1 + edges.times_listed() * heaviest))
     keys = np.rint(keys / grid) * grid
     rank: NDArray[np.float64] = np.asarray(ties, np.float64)
@@ -250,7 +273,9 @@ def greedy(
         final, settled = _settle(stage, keys, rank, edges, place, grid)
         rows, final = stage[settled], final[settled]
         positions, counts = spans(edges.indptr, rows)
-        np.subtract.at(keys, edges.ids[positions], _messages(edges.weights[positions], np.repeat(final, counts), grid))
+        np.subtract.at(
+            keys, edges.ids[positions], _messages(edges.weights[positions], np.repeat(final, counts), grid)
+        )
         keys[rows] = -np.inf
         picks.append(rows)
         picked_keys.append(final)
@@ -275,7 +300,12 @@ def _highest(keys: NDArray[np.float64], ties: Floats, count: int) -> NDArray[np.
 
 
 def _settle(
-    stage: NDArray[np.int64], all_keys: NDArray[np.float64], all_ties: Floats, edges: _Edges, place: NDArray[np.int32], grid: float
+    stage: NDArray[np.int64],
+    all_keys: NDArray[np.float64],
+    all_ties: Floats,
+    edges: _Edges,
+    place: NDArray[np.int32],
+    grid: float,
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Final keys of the samples of a stage, and which of them have one; the others have fallen out of it."""
     keys, ties = all_keys[stage], all_ties[stage]
@@ -348,7 +378,7 @@ def _settle_on_heap(
     keys[:] = key
 
 
-# -- the published loops --------------------------------------------------------------------------------------------------
+# -- the published loops -------------------------------------------------------------------------------------
 
 
 def published_greedy(
@@ -356,7 +386,8 @@ def published_greedy(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The published greedy: as ``greedy``, but a negative key sends a negative message, which raises the neighbours' keys.
 
-    Repeat: i = argmax g among the samples not picked yet, the first of equal ones; g_j ← g_j − w_ij g_i for every neighbour j.
+    Repeat: i = argmax g among the samples not picked yet, the first of equal ones; g_j ← g_j − w_ij g_i for
+    every neighbour j.
 
     Args:
         g: (N,) keys before the first pick.
@@ -369,7 +400,8 @@ def published_greedy(
         int64 (budget,) picks in order, and float64 (budget,) their keys when picked.
 
     References:
-        Upstream: d2pruning@bf1ea46 core/data/sampling.py GraphDensitySampler.select_batch_, select_batch_from_precomputed_.
+        Upstream: d2pruning@bf1ea46 core/data/sampling.py GraphDensitySampler.select_batch_,
+        select_batch_from_precomputed_.
 
     >>> published_greedy(np.array([-1.0, -1.5, -2.0]), np.array([[2], [2], [0]]), np.full((3, 1), 0.9), 3)[0].tolist()
     [0, 2, 1]
@@ -403,9 +435,10 @@ def iterative_selection(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The loop of the published DataComp script, which is not greedy: samples come in the order of their first keys.
 
-    The next sample in that order is put on standby if its key has fallen below the present key of the one after it, else it is picked;
-    the best sample on standby is picked as soon as its key reaches that of the next in order. Where that loop would run off its end
-    (it raises IndexError for a budget of N), this one picks what is on standby.
+    The next sample in that order is put on standby if its key has fallen below the present key of the one
+    after it, else it is picked; the best sample on standby is picked as soon as its key reaches that of the
+    next in order. Where that loop would run off its end (it raises IndexError for a budget of N), this one
+    picks what is on standby.
 
     Args:
         g: float (N,) keys before the first pick; the arithmetic is done in its dtype.
@@ -458,7 +491,7 @@ def iterative_selection(
     return np.array(picks, np.int64), np.array(keys)
 
 
-# -- the selector ---------------------------------------------------------------------------------------------------------
+# -- the selector --------------------------------------------------------------------------------------------
 
 
 def d2(
@@ -479,13 +512,15 @@ def d2(
 ) -> Selection:
     """Balance difficulty and diversity: samples gain from hard neighbours, and lose what a neighbour that is picked already covers.
 
-    Forward: g_i = s_i + Σ_{j ∈ N(i)} exp(−γ_f d_ij / σ) s_j, with s the score from 0 (easiest) to 1 (hardest) and σ the median of the
-    kNN distances. Reverse, k times: pick i = argmax g of those left; g_j ← g_j − exp(−γ_r d_ij / σ) · max(g_i, 0) for its neighbours j.
+    Forward: g_i = s_i + Σ_{j ∈ N(i)} exp(−γ_f d_ij / σ) s_j, with s the score from 0 (easiest) to 1 (hardest)
+    and σ the median of the kNN distances. Reverse, k times: pick i = argmax g of those left; g_j ← g_j −
+    exp(−γ_r d_ij / σ) · max(g_i, 0) for its neighbours j.
 
-    The graph joins the samples that mis_ratio leaves. Without one in ``signals`` it is computed from the features: exact, Euclidean.
-    A graph that is given is used as it is: edges to dropped samples (with "per_class": to other classes) vanish, and of what remains
-    each row keeps its first ``neighbours``. Its distances are measured again in the features; without features they follow from its
-    similarities. ``balanced=True`` needs features, since it selects in each class with no graph.
+    The graph joins the samples that mis_ratio leaves. Without one in ``signals`` it is computed from the
+    features: exact, Euclidean. A graph that is given is used as it is: edges to dropped samples (with
+    "per_class": to other classes) vanish, and of what remains each row keeps its first ``neighbours``. Its
+    distances are measured again in the features; without features they follow from its similarities.
+    ``balanced=True`` needs features, since it selects in each class with no graph.
 
     Args:
         signals: the score, AUM where mis_ratio is not 0, features or a graph, and labels for "per_class".
@@ -496,13 +531,14 @@ def d2(
         gamma_forward: γ_f ≥ 0; large: far neighbours count less, small: they all count alike.
         gamma_reverse: γ_r ≥ 0; large: little repulsion, 0: a pick takes its whole key from each neighbour.
         mis_ratio: β in [0, 1), share of lowest-AUM samples to drop first, whatever the score.
-        graph_mode: ``"symmetric"`` (samples are neighbours if either lists the other), ``"directed"`` (messages go along a sample's own
-            list) or ``"per_class"`` (each class apart: score, σ, symmetric graph and picks; the budget is water-filled over the classes).
-            With ``upstream``, ``"datacomp"`` as well.
+        graph_mode: ``"symmetric"`` (samples are neighbours if either lists the other), ``"directed"``
+            (messages go along a sample's own list) or ``"per_class"`` (each class apart: score, σ, symmetric
+            graph and picks; the budget is water-filled over the classes). With ``upstream``, ``"datacomp"``
+            as well.
         higher_is: ``"harder"`` or ``"easier"`` for a score of your own.
         distance_scale: σ instead of the median; 1 takes distances as they are.
-        similarity: what a given graph's similarities are, where there are no features: ``"cosine"`` (d = √(2 − 2·cos)) or
-            ``"euclidean"`` (minus the distance).
+        similarity: what a given graph's similarities are, where there are no features: ``"cosine"`` (d = √(2
+            − 2·cos)) or ``"euclidean"`` (minus the distance).
         upstream: replay the published code.
 
     Returns:
@@ -510,45 +546,61 @@ def d2(
 
     Raises:
         MissingSignal: neither features nor a graph; no labels for "per_class".
-        BadInput: a parameter out of range, ⌊βN⌋ + k > N, or a graph with a self-loop, a neighbour out of range or twice in a row, or
-            fewer than ``neighbours`` columns.
+        BadInput: a parameter out of range, ⌊βN⌋ + k > N, or a graph with a self-loop, a neighbour out of
+            range or twice in a row, or fewer than ``neighbours`` columns.
 
     Cost:
-        The kNN graph, O(N² D); then O(N · neighbours) time and memory: the greedy is a few dozen vectorised rounds, see ``greedy``.
+        The kNN graph, O(N² D); then O(N · neighbours) time and memory: the greedy is a few dozen vectorised
+        rounds, see ``greedy``.
 
     References:
-        Maharana, Yadav and Bansal, D2 Pruning: Message Passing for Balancing Diversity and Difficulty in Data Pruning, ICLR 2024.
+        Maharana, Yadav and Bansal, D2 Pruning: Message Passing for Balancing Diversity and Difficulty in Data
+        Pruning, ICLR 2024.
         Upstream: d2pruning@bf1ea46 core/data/sampling.py, core/data/Coreset.py, select_d2_datacomp.py.
 
     Differences from upstream:
-        The score is turned so that higher is harder (upstream takes AUM as it is, hence prefers easy samples) and brought to 0…1, and
-        distances are divided by σ (upstream: raw, so that messages vanish on wide features). γ_f can be set (upstream: 1). A key below
-        0 sends no message (upstream: a negative one, which attracts). Ties go by the generator (upstream: the first), and a small class
-        keeps its share only (upstream: all of it; then the whole is cut at random).
-        ``upstream=True`` replays "per_class" (upstream's ``class``), "symmetric" (``graph`` on features), "directed" (``graph`` on
-        precomputed neighbours) and "datacomp" (squared distances, score + 0.115, a loop that is not greedy) with raw scores; it ignores
-        higher_is, and distance_scale is 1 if not given.
+        The score is turned so that higher is harder (upstream takes AUM as it is, hence prefers easy samples)
+        and brought to 0…1, and distances are divided by σ (upstream: raw, so that messages vanish on wide
+        features). γ_f can be set (upstream: 1). A key below 0 sends no message (upstream: a negative one,
+        which attracts). Ties go by the generator (upstream: the first), and a small class keeps its share
+        only (upstream: all of it; then the whole is cut at random). ``upstream=True`` replays "per_class"
+        (upstream's ``class``), "symmetric" (``graph`` on features), "directed" (``graph`` on precomputed
+        neighbours) and "datacomp" (squared distances, score + 0.115, a loop that is not greedy) with raw
+        scores; it ignores higher_is, and distance_scale is 1 if not given.
 
     >>> s = Signals(n=4, features=np.array([[0.0], [1.0], [5.0], [6.0]]), scores={"forgetting": np.array([3, 4, 1, 2])})
     >>> d2(s, 2, generator=np.random.default_rng(0), neighbours=1).indices.tolist()
     [1, 3]
     """
     _check(neighbours, gamma_forward, gamma_reverse, graph_mode, distance_scale, similarity, upstream)
-    if signals.features is None and signals.graph is None:
+    if not signals.has("features") and signals.graph is None:
         raise MissingSignal(
             "d2 needs features or graph; neither is given.",
-            remedy="give embeddings as features, or their kNN graph (which balanced=True cannot use: try graph_mode='per_class')",
+            remedy="give embeddings as features, or their kNN graph (which balanced=True cannot use: try "
+            "graph_mode='per_class')",
         )
-    if graph_mode == "per_class" and signals.labels is None:
-        raise MissingSignal("d2 with graph_mode='per_class' needs labels; none are given.", remedy="give labels, or pseudo-labels")
+    if graph_mode == "per_class" and not signals.has("labels"):
+        raise MissingSignal(
+            "d2 with graph_mode='per_class' needs labels; none are given.",
+            remedy="give labels, or pseudo-labels",
+        )
     graphs = _Graphs.of(signals, neighbours, similarity)
     dropped = check_fits(signals.n, budget, mis_ratio)
     if upstream:
         return _published(
-            signals, budget, graphs, dropped, generator, score, gamma_forward, gamma_reverse, graph_mode, distance_scale or 1.0
+            signals,
+            budget,
+            graphs,
+            dropped,
+            generator,
+            score,
+            gamma_forward,
+            gamma_reverse,
+            graph_mode,
+            distance_scale or 1.0,
         )
 
-    keys = signals.keys(generator)
+    keys = generator.random(signals.n)
     kept = np.sort(order(signals.score("aum"), keys)[dropped:]) if dropped else np.arange(signals.n)
     hardness = signals.hardness(score, higher_is).astype(np.float64)
     parts, shares = [kept], np.array([budget])
@@ -561,18 +613,28 @@ def d2(
             near, distances, indptr = graphs.among(rows, distance_scale, directed=graph_mode == "directed")
             values = _from_0_to_1(hardness[rows])
             g = values + messages(values, near, np.exp(-gamma_forward * distances), indptr)
-            picks, picked_keys = greedy(g, near, np.exp(-gamma_reverse * distances), share, ties=keys[rows], indptr=indptr)
+            picks, picked_keys = greedy(
+                g, near, np.exp(-gamma_reverse * distances), share, ties=keys[rows], indptr=indptr
+            )
             chosen.append(rows[picks])
             gains.append(picked_keys)
     return Selection.of(np.concatenate(chosen), gains=np.concatenate(gains))
 
 
 def _check(
-    neighbours: int, gamma_forward: float, gamma_reverse: float, graph_mode: str, scale: float | None, similarity: str, upstream: bool
+    neighbours: int,
+    gamma_forward: float,
+    gamma_reverse: float,
+    graph_mode: str,
+    scale: float | None,
+    similarity: str,
+    upstream: bool,
 ) -> None:
     modes = ("symmetric", "directed", "per_class", *(("datacomp",) if upstream else ()))
     if graph_mode not in modes:
-        remedy = "pass upstream=True to replay the published DataComp script" if graph_mode == "datacomp" else ""
+        remedy = (
+            "pass upstream=True to replay the published DataComp script" if graph_mode == "datacomp" else ""
+        )
         raise BadInput(f"graph_mode = {graph_mode!r} is none of {', '.join(modes)}.", remedy=remedy)
     if similarity not in ("cosine", "euclidean"):
         raise BadInput(f"similarity = {similarity!r} is neither 'cosine' nor 'euclidean'.")
@@ -586,7 +648,6 @@ def _check(
 
 
 def _classes(signals: Signals, kept: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    assert signals.labels is not None
     labels = signals.labels[kept]
     by_class = kept[np.argsort(labels, kind="stable")]
     return np.split(by_class, np.unique(labels, return_counts=True)[1].cumsum()[:-1])
@@ -620,11 +681,14 @@ class _Graphs:
         graph = signals.graph
         if graph is not None:
             _check_graph(graph, min(neighbours, signals.n - 1))
-            if signals.features is None:
+            if not signals.has("features"):
                 _check_similarity(graph.similarity, similarity)
-        return cls(signals.features, graph, neighbours, similarity, np.full(signals.n, -1, np.int32))
+        features = signals.features if signals.has("features") else None
+        return cls(features, graph, neighbours, similarity, np.full(signals.n, -1, np.int32))
 
-    def among(self, rows: NDArray[np.int64], scale: float | None, *, directed: bool) -> tuple[Ints, Floats, NDArray[np.int64] | None]:
+    def among(
+        self, rows: NDArray[np.int64], scale: float | None, *, directed: bool
+    ) -> tuple[Ints, Floats, NDArray[np.int64] | None]:
         """The graph among some samples: ids (places in ``rows``), distances in units of the scale, and indptr (None: rows of k)."""
         near, distances = self._nearest(rows)
         present = near >= 0
@@ -642,7 +706,7 @@ class _Graphs:
         if k == 0:
             return np.empty((len(rows), 0), np.int32), np.empty((len(rows), 0), np.float32)
         if self.graph is None:
-            from tasks.embed.knn import knn
+            from winnow.tasks.embed.knn import knn
 
             assert self.features is not None
             found = knn(self.features if whole else self.features[rows], k, metric="euclidean")
@@ -654,7 +718,10 @@ class _Graphs:
             self.place[rows] = -1
             if (near < 0).any():
                 first = np.argsort(near < 0, axis=1, kind="stable")[:, :k]
-                near, similarity = np.take_along_axis(near, first, axis=1), np.take_along_axis(similarity, first, axis=1)
+                near, similarity = (
+                    np.take_along_axis(near, first, axis=1),
+                    np.take_along_axis(similarity, first, axis=1),
+                )
         near, similarity = np.ascontiguousarray(near[:, :k]), np.ascontiguousarray(similarity[:, :k])
         ordered = np.sort(near, axis=1)
         twice = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(axis=1)
@@ -663,7 +730,9 @@ class _Graphs:
         if self.features is not None:
             return near, _measured(self.features, rows, near)
         similarity = similarity.astype(np.float32, copy=False)
-        return near, np.sqrt(np.maximum(2 - 2 * similarity, 0)) if self.similarity == "cosine" else -similarity
+        return near, np.sqrt(
+            np.maximum(2 - 2 * similarity, 0)
+        ) if self.similarity == "cosine" else -similarity
 
 
 def _measured(features: Floats, rows: NDArray[np.int64], near: Ints) -> NDArray[np.float32]:
@@ -673,7 +742,9 @@ def _measured(features: Floats, rows: NDArray[np.int64], near: Ints) -> NDArray[
     exact = np.promote_types(features.dtype, np.float32)
     for start in range(0, len(rows), block):
         part = slice(start, start + block)
-        apart = features[rows[near[part]]].astype(exact, copy=False) - features[rows[part], None].astype(exact, copy=False)
+        apart = features[rows[near[part]]].astype(exact, copy=False) - features[rows[part], None].astype(
+            exact, copy=False
+        )
         distances[part] = np.sqrt(np.einsum("nkd,nkd->nk", apart, apart))
     return distances
 
@@ -682,7 +753,9 @@ def _check_graph(graph: Graph, k: int) -> None:
     near = graph.neighbours
     n = len(near)
     if near.ndim != 2 or near.dtype.kind not in "iu":
-        raise BadInput(f"graph.neighbours must be whole numbers (N, k), got {near.dtype} of shape {near.shape}.")
+        raise BadInput(
+            f"graph.neighbours must be whole numbers (N, k), got {near.dtype} of shape {near.shape}."
+        )
     if graph.similarity.shape != near.shape:
         raise BadInput(f"graph.similarity has shape {graph.similarity.shape}, graph.neighbours {near.shape}.")
     if near.shape[1] < k:
@@ -692,10 +765,15 @@ def _check_graph(graph: Graph, k: int) -> None:
         )
     if near.min(initial=0) < 0 or near.max(initial=0) >= n:
         row, column = np.argwhere((near < 0) | (near >= n))[0]
-        raise BadInput(f"graph.neighbours: row {row} lists {near[row, column]}, which is outside 0 to {n - 1}.")
+        raise BadInput(
+            f"graph.neighbours: row {row} lists {near[row, column]}, which is outside 0 to {n - 1}."
+        )
     loops = (near == np.arange(n, dtype=near.dtype)[:, None]).any(axis=1)
     if loops.any():
-        raise BadInput(f"graph.neighbours: row {int(loops.argmax())} lists itself.", remedy="leave the sample itself out of its neighbours")
+        raise BadInput(
+            f"graph.neighbours: row {int(loops.argmax())} lists itself.",
+            remedy="leave the sample itself out of its neighbours",
+        )
 
 
 def _check_similarity(similarity: Floats, kind: str) -> None:
@@ -707,7 +785,8 @@ def _check_similarity(similarity: Floats, kind: str) -> None:
         what = "no cosine" if kind == "cosine" else "not minus a distance"
         other = "euclidean" if kind == "cosine" else "cosine"
         raise BadInput(
-            f"graph.similarity: row {row} holds {value}, which is {what}.", remedy=f"pass similarity={other!r}, or give features"
+            f"graph.similarity: row {row} holds {value}, which is {what}.",
+            remedy=f"pass similarity={other!r}, or give features",
         )
 
 
@@ -750,7 +829,11 @@ def _published(
         raw -= raw[kept].min()
     parts = _classes(signals, kept)
     found = []
-    for rows, share in zip(parts, water_fill(np.array([len(rows) for rows in parts]), budget, upstream=True).tolist(), strict=True):
+    for rows, share in zip(
+        parts,
+        water_fill(np.array([len(rows) for rows in parts]), budget, upstream=True).tolist(),
+        strict=True,
+    ):
         found.append(rows if len(rows) <= graphs.neighbours else select(rows, share)[0])
     chosen = np.concatenate(found)
     if len(chosen) > budget:

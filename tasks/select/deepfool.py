@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.select.signals import Selection, Signals
-from tasks.select.top import top
+from winnow.tasks.select.signals import Selection, Signals
+from winnow.tasks.select.top import top
 
 __all__ = ["deepfool"]
 
 
-def deepfool(signals: Signals, budget: int, *, generator: np.random.Generator, hardest: bool = True) -> Selection:
+def deepfool(
+    signals: Signals, budget: int, *, generator: np.random.Generator, hardest: bool = True
+) -> Selection:
     """Keep the samples closest to the decision boundary.
 
-    :func:`top` with score ``"deepfool"`` of ``tasks.score``, the squared length of the perturbation that changes the prediction; low is
-    hard.
+    :func:`top` with score ``"deepfool"`` of ``winnow.tasks.score``, the squared length of the perturbation
+    that changes the prediction; low is hard.
 
     Args:
         signals: score ``deepfool``.

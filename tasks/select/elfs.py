@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.errors import BadInput
-from tasks.select.budget import order
-from tasks.select.signals import Selection, Signals
+from winnow.tasks.errors import BadInput
+from winnow.tasks.select.ranking import order
+from winnow.tasks.select.signals import Selection, Signals
 
 __all__ = ["check_fits", "elfs"]
 
@@ -18,15 +18,19 @@ def check_fits(n: int, budget: int, mis_ratio: float) -> int:
     40
     >>> check_fits(200, 140, 0.4)
     Traceback (most recent call last):
-    tasks.errors.BadInput: mis_ratio = 0.4 drops 80 of 200 samples; 140 of the remaining 120 cannot be kept.
+    winnow.BadInput: mis_ratio = 0.4 drops 80 of 200 samples; 140 of the remaining 120 cannot be kept.
       next: lower mis_ratio to at most 0.3, or keep fewer samples
     """
     if not 0 <= mis_ratio < 1:
-        raise BadInput(f"mis_ratio = {mis_ratio:g} is outside [0, 1).", remedy="it is the share of hardest samples that is dropped first")
+        raise BadInput(
+            f"mis_ratio = {mis_ratio:g} is outside [0, 1).",
+            remedy="it is the share of hardest samples that is dropped first",
+        )
     dropped = int(mis_ratio * n)
     if dropped + budget > n:
         raise BadInput(
-            f"mis_ratio = {mis_ratio:g} drops {dropped} of {n} samples; {budget} of the remaining {n - dropped} cannot be kept.",
+            f"mis_ratio = {mis_ratio:g} drops {dropped} of {n} samples; {budget} of the remaining "
+            f"{n - dropped} cannot be kept.",
             remedy=f"lower mis_ratio to at most {1 - budget / n:g}, or keep fewer samples",
         )
     return dropped
@@ -44,8 +48,9 @@ def elfs(
 ) -> Selection:
     """Keep the hard middle: drop the hardest samples as mislabelled, keep the next hardest, drop the easy rest.
 
-    With the samples ordered from hard to easy, β the ``mis_ratio`` and k the budget, S = order[⌊βN⌋ : ⌊βN⌋ + k]. On pseudo-labels the
-    hardest samples are mostly wrongly labelled, and the easiest say little; both ends are pruned.
+    With the samples ordered from hard to easy, β the ``mis_ratio`` and k the budget, S = order[⌊βN⌋ : ⌊βN⌋ +
+    k]. On pseudo-labels the hardest samples are mostly wrongly labelled, and the easiest say little; both
+    ends are pruned.
 
     Args:
         signals: scores from training dynamics on pseudo-labels.
@@ -67,8 +72,9 @@ def elfs(
         Upstream: eltsai/elfs@089444b core/data/Coreset.py direct_selection.
 
     Differences from upstream:
-        ``score`` is honoured (upstream always uses AUM). A cut and a budget that fill all N samples exactly give k samples (upstream:
-        none), and one that does not fit is an error (upstream: none or too few samples, silently).
+        ``score`` is honoured (upstream always uses AUM). A cut and a budget that fill all N samples exactly
+        give k samples (upstream: none), and one that does not fit is an error (upstream: none or too few
+        samples, silently).
 
     >>> s = Signals(n=5, scores={"aum": np.array([0.1, 0.5, 0.3, 0.9, 0.7])})
     >>> elfs(s, 2, generator=np.random.default_rng(0), mis_ratio=0.2).indices.tolist()
@@ -81,6 +87,6 @@ def elfs(
         chopped = signals.n - dropped - budget
         return Selection.of(rows := hard_to_easy[dropped:-chopped], gains=aum[rows])
     dropped = check_fits(signals.n, budget, mis_ratio)
-    hard_to_easy = order(-signals.hardness(score, higher_is).astype(np.float64), signals.keys(generator))
+    hard_to_easy = order(-signals.hardness(score, higher_is).astype(np.float64), generator.random(signals.n))
     rows = hard_to_easy[dropped : dropped + budget]
     return Selection.of(rows, gains=signals.score(score)[rows])

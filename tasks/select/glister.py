@@ -7,11 +7,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.errors import BadInput
-from tasks.select.badge import Gradients
-from tasks.select.budget import order
-from tasks.select.gradmatch import ROUNDING, correlation, first, gradients_of, mean_gradient, of_batches, relevant
-from tasks.select.signals import Selection, Signals, softmax
+from winnow.tasks.errors import BadInput
+from winnow.tasks.score.gradients import softmax
+from winnow.tasks.select.badge import Gradients
+from winnow.tasks.select.gradmatch import (
+    ROUNDING,
+    correlation,
+    first,
+    gradients_of,
+    mean_gradient,
+    of_batches,
+    relevant,
+)
+from winnow.tasks.select.ranking import order
+from winnow.tasks.select.signals import Selection, Signals
 
 __all__ = ["glister"]
 
@@ -32,23 +41,26 @@ def glister(
 ) -> Selection:
     """Keep the samples whose gradient steps lower the validation loss most, picked greedily.
 
-    With θ the last layer, g_i = b_i ⊗ [h_i, 1] the gradient of sample i's loss and L_V the mean loss of the validation samples, the
-    selection approximately minimises L_V(θ − η Σ_{i∈S} g_i). By Taylor's theorem one more sample lowers it by
+    With θ the last layer, g_i = b_i ⊗ [h_i, 1] the gradient of sample i's loss and L_V the mean loss of the
+    validation samples, the selection approximately minimises L_V(θ − η Σ_{i∈S} g_i). By Taylor's theorem one
+    more sample lowers it by
 
         gain(i | S) = η ⟨g_i, ∇L_V(θ_S)⟩,   θ_S = θ − η Σ_{j∈S} g_j
 
-    After each pick j the step is taken: validation sample v's logits move by −η (1 + ⟨h_v, h_j⟩) b_j, and with them its residual and
-    ∇L_V, so that what the picks have taught counts no more.
+    After each pick j the step is taken: validation sample v's logits move by −η (1 + ⟨h_v, h_j⟩) b_j, and
+    with them its residual and ∇L_V, so that what the picks have taught counts no more.
 
     Args:
-        signals: residuals b = softmax − one-hot, features h. Probabilities are read, too, if given: residuals have lost those of samples
-            that are wrong beyond doubt.
+        signals: residuals b = softmax − one-hot, features h. Probabilities are read, too, if given: residuals
+            have lost those of samples that are wrong beyond doubt.
         budget: k, samples to keep.
         generator: breaks ties.
-        eta: η, the learning rate. Default a tenth of the longest safe step on the mean validation loss: 0.2 / (1 + mean ‖h_v‖²).
+        eta: η, the learning rate. Default a tenth of the longest safe step on the mean validation loss: 0.2 /
+            (1 + mean ‖h_v‖²).
         refresh: picks between two looks at the validation samples.
-        validation: samples whose loss is to fall, given by residuals and features; default ``signals`` themselves. If both have labels,
-            only those count whose label occurs in ``signals``: with ``balanced=True`` each class has its own.
+        validation: samples whose loss is to fall, given by residuals and features; default ``signals``
+            themselves. If both have labels, only those count whose label occurs in ``signals``: with
+            ``balanced=True`` each class has its own.
         upstream: replay the published code, which takes no step.
         batch: size of the batches by which upstream divides gradients.
 
@@ -56,23 +68,25 @@ def glister(
         Selection in the order of the picks: a smaller one is a prefix of a larger one. Gains as above.
 
     Raises:
-        BadInput: ``eta`` or ``refresh`` not positive, a validation that does not fit, residuals that are no softmax minus one-hot.
+        BadInput: ``eta`` or ``refresh`` not positive, a validation that does not fit, residuals that are no
+            softmax minus one-hot.
 
     Cost:
         O(N·C·D) a refresh and O(N·D) a pick; memory O(N·(C + D)).
 
     References:
-        Killamsetty, Sivasubramanian, Ramakrishnan and Iyer, GLISTER: Generalization based Data Subset Selection for Efficient and Robust
-        Learning, AAAI 2021, algorithm 2.
+        Killamsetty, Sivasubramanian, Ramakrishnan and Iyer, GLISTER: Generalization based Data Subset
+        Selection for Efficient and Robust Learning, AAAI 2021, algorithm 2.
         Upstream: PatrickZH/DeepCore@74ec709 deepcore/methods/glister.py.
 
     Differences from upstream:
-        Upstream's step is never taken (an argument's name is misspelt), so that it keeps the k largest ⟨g_i, ∇L_V(θ)⟩; had it been, it
-        would have been along the picks' mean and not their sum. It divides gradients by the size of their batch, which favours the samples
-        of a smaller last batch, and loses the order.
+        Upstream's step is never taken (an argument's name is misspelt), so that it keeps the k largest ⟨g_i,
+        ∇L_V(θ)⟩; had it been, it would have been along the picks' mean and not their sum. It divides
+        gradients by the size of their batch, which favours the samples of a smaller last batch, and loses the
+        order.
 
     >>> s = Signals(n=3, residuals=np.array([[0.6, -0.6], [-0.5, 0.5], [0.5, -0.5]]), features=np.zeros((3, 1)))
-    >>> glister(s, 3, generator=np.random.default_rng(0), eta=1.0).indices.tolist()  # after 0, the other class is what is wrong
+    >>> glister(s, 3, generator=np.random.default_rng(0), eta=1.0).indices.tolist()  # after 0, the other class is wrong
     [0, 1, 2]
     """
     watched = relevant(signals, validation)
@@ -83,14 +97,14 @@ def glister(
     if refresh < 1 or (eta is not None and not eta > 0):
         raise BadInput(f"eta = {eta}, refresh = {refresh}: they must be positive.")
     # sums follow the order of the rows: make that the order of the ids
-    rows = np.arange(signals.n) if signals.ids is None else np.argsort(signals.ids, kind="stable")
-    keys = signals.keys(generator)[rows]
+    rows = np.arange(signals.n)
+    keys = generator.random(signals.n)[rows]
     watched = signals.rows(rows) if validation is None else watched
     gradients = gradients_of(signals.rows(rows))
     slopes = gradients if validation is None else gradients_of(watched)
     if eta is None:
         eta = float(0.2 / np.einsum("nd,nd->n", slopes.u, slopes.u, dtype=np.float64).mean())
-    logits, labels = _logits(slopes.b, watched.probabilities)
+    logits, labels = _logits(slopes.b, watched.probabilities if watched.has("probabilities") else None)
     lengths = np.sqrt(gradients.squared)
     picks, gains = np.empty(budget, np.int64), np.empty(budget)
     taken = np.zeros(signals.n, bool)
@@ -122,7 +136,10 @@ def _logits(
     found[np.arange(len(labels)), labels] += 1
     wrong = np.flatnonzero((found.min(1) < -1e-3) | (np.abs(found.sum(1) - 1) > 1e-2))
     if len(wrong):
-        raise BadInput(f"residuals: row {wrong[0]} is not a softmax minus one-hot.", remedy="tasks.select.signals.residuals_of makes them")
+        raise BadInput(
+            f"residuals: row {wrong[0]} is not a softmax minus one-hot.",
+            remedy="winnow.tasks.select.signals.residuals_of makes them",
+        )
     if probabilities is None:
         return np.log(np.maximum(found, LOST)), labels
     return np.log(np.maximum(probabilities.astype(np.float32), SMALLEST)), labels

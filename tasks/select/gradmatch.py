@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tasks.errors import BadInput
-from tasks.score.gradients import batch_sizes
-from tasks.select.badge import Gradients
-from tasks.select.budget import order
-from tasks.select.signals import Selection, Signals
+from winnow.tasks.errors import BadInput
+from winnow.tasks.score.gradients import batch_sizes
+from winnow.tasks.select.badge import Gradients
+from winnow.tasks.select.ranking import order
+from winnow.tasks.select.signals import Selection, Signals
 
 __all__ = ["correlation", "first", "gradients_of", "gradmatch", "mean_gradient", "of_batches", "relevant"]
 
@@ -39,23 +38,26 @@ def gradmatch(
 
         E(S, w) = ‖Σ_{i∈S} w_i g_i − ḡ‖² + λ‖w‖²,   w ≥ 0, |S| ≤ k
 
-    by orthogonal matching pursuit: the sample whose gradient has the largest inner product with what is left over, r = ḡ − Σ w_i g_i,
-    comes in, then all weights are solved for anew. One whose weight falls to 0 leaves and makes room. The weights returned are N times
-    these, so that the weighted sum stands for the sum over all samples, as in the paper, and fits together over classes.
+    by orthogonal matching pursuit: the sample whose gradient has the largest inner product with what is left
+    over, r = ḡ − Σ w_i g_i, comes in, then all weights are solved for anew. One whose weight falls to 0
+    leaves and makes room. The weights returned are N times these, so that the weighted sum stands for the sum
+    over all samples, as in the paper, and fits together over classes.
 
     Args:
         signals: residuals b = softmax − one-hot, features h.
         budget: k, samples to keep.
         generator: breaks ties.
         lam: λ ≥ 0, in units of ‖g‖².
-        validation: match the mean gradient of these samples instead, given by residuals and features. If both have labels, only those
-            count whose label occurs in ``signals``: with ``balanced=True`` each class is matched to its own.
+        validation: match the mean gradient of these samples instead, given by residuals and features. If both
+            have labels, only those count whose label occurs in ``signals``: with ``balanced=True`` each class
+            is matched to its own.
         upstream: replay the published code, with λ = 1 whatever is given.
         batch: size of the batches by which upstream divides gradients.
 
     Returns:
-        Selection in the order in which the samples came in; weights; gains are what E fell by. Once no sample has a positive product with
-        r, the rest follows in the order of the products, with weight 1 and gain 0.
+        Selection in the order in which the samples came in; weights; gains are what E fell by. Once no sample
+        has a positive product with r, the rest follows in the order of the products, with weight 1 and gain
+        0.
 
     Raises:
         BadInput: ``lam`` below 0, or a validation that does not fit.
@@ -64,14 +66,15 @@ def gradmatch(
         O(N·C·D + k²) a pick; memory O(N·(C + D) + k·D + k²).
 
     References:
-        Killamsetty, Sivasubramanian, Ramakrishnan, De and Iyer, GRAD-MATCH: Gradient Matching based Data Subset Selection for Efficient
-        Deep Model Training, ICML 2021, algorithm 2.
+        Killamsetty, Sivasubramanian, Ramakrishnan, De and Iyer, GRAD-MATCH: Gradient Matching based Data
+        Subset Selection for Efficient Deep Model Training, ICML 2021, algorithm 2.
         Upstream: PatrickZH/DeepCore@74ec709 deepcore/methods/gradmatch.py.
 
     Differences from upstream:
-        Upstream divides gradients by the size of their batch, next to which its λ = 1 is so large that the pursuit takes the samples of
-        largest inner product with ḡ and little else; ignores ``lam``; lets weights be negative until the end, then drops these samples and
-        returns fewer than asked for; loses the order; writes all gradients out and solves from scratch at each pick.
+        Upstream divides gradients by the size of their batch, next to which its λ = 1 is so large that the
+        pursuit takes the samples of largest inner product with ḡ and little else; ignores ``lam``; lets
+        weights be negative until the end, then drops these samples and returns fewer than asked for; loses
+        the order; writes all gradients out and solves from scratch at each pick.
 
     >>> s = Signals(n=3, residuals=np.array([[1.0, -1.0], [-0.5, 0.5], [0.1, -0.1]]), features=np.zeros((3, 1)))
     >>> chosen = gradmatch(s, 1, generator=np.random.default_rng(0), lam=0)
@@ -84,17 +87,15 @@ def gradmatch(
     if upstream:
         return _published(of_batches(signals, batch), mean_gradient(of_batches(watched, batch)), budget)
     # sums follow the order of the rows: make that the order of the ids
-    rows = np.arange(signals.n) if signals.ids is None else np.argsort(signals.ids, kind="stable")
+    rows = np.arange(signals.n)
     gradients = gradients_of(signals.rows(rows))
     target = mean_gradient(gradients if validation is None else gradients_of(watched))
-    picks, weights, gains = _pursue(gradients, target, budget, float(lam), signals.keys(generator)[rows])
+    picks, weights, gains = _pursue(gradients, target, budget, float(lam), generator.random(signals.n)[rows])
     return Selection.of(rows[picks], weights=np.where(weights > 0, signals.n * weights, 1.0), gains=gains)
 
 
 def gradients_of(signals: Signals) -> Gradients:
     """The factors of the last layer's gradients."""
-    assert signals.residuals is not None
-    assert signals.features is not None
     return Gradients.of(signals.residuals, signals.features)
 
 
@@ -110,7 +111,9 @@ def mean_gradient(gradients: Gradients) -> NDArray[np.float64]:
 def correlation(gradients: Gradients, direction: NDArray[np.float64]) -> NDArray[np.float32]:
     """⟨g_i, G⟩ = b_iᵀ G u_i of every sample with one direction G (C, D + 1); float32 (N,)."""
     # torch multiplies such narrow matrices twice as fast as NumPy
-    seen = torch.nn.functional.linear(torch.from_numpy(gradients.u), torch.from_numpy(direction.astype(np.float32)))
+    seen = torch.nn.functional.linear(
+        torch.from_numpy(gradients.u), torch.from_numpy(direction.astype(np.float32))
+    )
     return np.einsum("nc,nc->n", gradients.b, seen.numpy())
 
 
@@ -122,27 +125,34 @@ def first(values: NDArray[np.floating[Any]], keys: NDArray[np.float64], slack: f
 
 def of_batches(signals: Signals, batch: int) -> Gradients:
     """Gradients as the published code has them: of the mean loss of the batch that a sample falls into."""
-    assert signals.residuals is not None
-    return gradients_of(replace(signals, residuals=signals.residuals / batch_sizes(signals.n, batch)[:, None]))
+    return gradients_of(signals.replace(residuals=signals.residuals / batch_sizes(signals.n, batch)[:, None]))
 
 
 def relevant(signals: Signals, validation: Signals | None) -> Signals:
     """The validation samples that concern these; where there is no validation, these.
 
     Raises:
-        BadInput: no residuals or features, of other widths than those of the samples, or no sample with a label that occurs.
+        BadInput: no residuals or features, of other widths than those of the samples, or no sample with a
+            label that occurs.
     """
     if validation is None:
         return signals
     for name in ("residuals", "features"):
-        given, ours = getattr(validation, name), getattr(signals, name)
+        given = getattr(validation, name) if validation.has(name) else None
+        ours = getattr(signals, name)
         if given is None or given.shape[1] != ours.shape[1]:
-            raise BadInput(f"validation has {'no' if given is None else given.shape[1]} {name}; the samples have {ours.shape[1]}.")
-    if validation.labels is None or signals.labels is None:
+            raise BadInput(
+                f"validation has {'no' if given is None else given.shape[1]} {name}; the samples have "
+                f"{ours.shape[1]}."
+            )
+    if not validation.has("labels") or not signals.has("labels"):
         return validation
     same = np.flatnonzero(np.isin(validation.labels, signals.labels))
     if not len(same):
-        raise BadInput(f"validation has no sample of the labels {np.unique(signals.labels)[:5].tolist()} …, which the samples have.")
+        raise BadInput(
+            f"validation has no sample of the labels {np.unique(signals.labels)[:5].tolist()} …, which the "
+            "samples have."
+        )
     return validation.rows(same)
 
 
@@ -179,8 +189,9 @@ def _pursue(
 class _Support:
     """The samples with positive weights, and the weights that minimise E on them.
 
-    The inverse P of their Gram matrix plus λ is kept. A sample that comes in or leaves changes it by a product v vᵀ; these wait, as columns
-    of ``waiting``, until there are enough of them for one matrix product.
+    The inverse P of their Gram matrix plus λ is kept. A sample that comes in or leaves changes it by a
+    product v vᵀ; these wait, as columns of ``waiting``, until there are enough of them for one matrix
+    product.
     """
 
     def __init__(self, gradients: Gradients, target: NDArray[np.float64], k: int, lam: float) -> None:
@@ -223,9 +234,18 @@ class _Support:
         if not outside > DEPENDENT * own:
             return []
         if m == len(self._inverse):
-            self._inverse, self._waiting = np.pad(self._inverse, (0, m)), np.pad(self._waiting, ((0, m), (0, 0)))
+            self._inverse, self._waiting = (
+                np.pad(self._inverse, (0, m)),
+                np.pad(self._waiting, ((0, m), (0, 0))),
+            )
         against = b @ self.target @ u
-        self._rows[m], self._b[m], self._u[m], self.entered[m], self._against[m] = row, b, u, self.time, against
+        self._rows[m], self._b[m], self._u[m], self.entered[m], self._against[m] = (
+            row,
+            b,
+            u,
+            self.time,
+            against,
+        )
         self._weights[m] = 0.0
         self.size += 1
         self.time += 1
@@ -234,7 +254,8 @@ class _Support:
         gone = self._solve(np.append(self._weights[:m] - share * along, share))
         before, self.lowered = self.lowered, float(self._against[: self.size] @ self.weights)
         self._gains[np.flatnonzero(self.rows == row)] = self.lowered - before
-        # without progress, which only rounding brings about, those that left stay out: no sample goes in and out for ever
+        # without progress, which only rounding brings about, those that left stay out: no sample goes in and
+        # out for ever
         return [one for one in gone if one != row] if self.lowered > before else []
 
     def _solve(self, goal: NDArray[np.float64]) -> list[int]:
@@ -242,7 +263,9 @@ class _Support:
         gone: list[int] = []
         while len(below := np.flatnonzero(goal <= 0)):
             weights = self.weights
-            shares = weights[below] / np.where(weights[below] > goal[below], weights[below] - goal[below], 1.0)
+            shares = weights[below] / np.where(
+                weights[below] > goal[below], weights[below] - goal[below], 1.0
+            )
             weights += shares.min() * (goal - weights)
             at = int(below[np.argmin(shares)])
             gone.append(int(self._rows[at]))
@@ -256,7 +279,17 @@ class _Support:
         column = self._inverse[:m, at] + self._waiting[:m] @ (self._factors * self._waiting[at])
         goal = goal - column * (goal[at] / column[at])
         self._update(column, -1 / column[at])
-        for values in (self._rows, self.entered, self._weights, self._gains, self._against, self._b, self._u, self._waiting, self._inverse):
+        for values in (
+            self._rows,
+            self.entered,
+            self._weights,
+            self._gains,
+            self._against,
+            self._b,
+            self._u,
+            self._waiting,
+            self._inverse,
+        ):
             values[at] = values[last]
         self._inverse[:, at] = self._inverse[:, last]
         self._inverse[last], self._inverse[:, last], self._waiting[last] = 0.0, 0.0, 0.0
@@ -270,7 +303,9 @@ class _Support:
             m = self.size
             v = self._waiting[:m]
             for start in range(0, m, 512):
-                self._inverse[start : start + 512, :m][: m - start] += (v[start : start + 512] * self._factors) @ v.T
+                self._inverse[start : start + 512, :m][: m - start] += (
+                    v[start : start + 512] * self._factors
+                ) @ v.T
             self._waiting[:], self._factors[:], self.waits = 0.0, 0.0, 0
         self._waiting[: len(vector), self.waits] = vector
         self._factors[self.waits] = factor

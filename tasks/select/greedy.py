@@ -1,6 +1,7 @@
 """Greedy maximisation of a set function, and facility location, for which it has ways of its own.
 
-Gains of facility location are sums of whole numbers, hence exact, and ties go by keys: every way that is not stochastic picks the same.
+Gains of facility location are sums of whole numbers, hence exact, and ties go by keys: every way that is not
+stochastic picks the same.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.embed.graph import spans
-from tasks.errors import BadInput
-from tasks.select.budget import order
-from tasks.select.similarity import UNIT
+from winnow.tasks.embed.graph import spans
+from winnow.tasks.errors import BadInput
+from winnow.tasks.select.ranking import order
+from winnow.tasks.select.similarity import UNIT
 
 __all__ = ["OPTIMIZERS", "FacilityLocation", "Function", "SparseFacilityLocation", "check", "greedy"]
 
@@ -41,18 +42,24 @@ def check(optimizer: str, neighbours: int | None, *, upstream: bool = False) -> 
         raise BadInput(f"optimizer = {optimizer!r} is none of {', '.join(OPTIMIZERS)}.")
     if upstream and optimizer not in ("lazy", "naive"):
         raise BadInput(
-            f"optimizer = {optimizer!r} with upstream=True: the published one picks at random or may never end.",
+            f"optimizer = {optimizer!r} with upstream=True: the published one picks at random or may never "
+            "end.",
             remedy="pass optimizer='lazy' or 'naive', or leave upstream out",
         )
     if neighbours is None:
         return
     if isinstance(neighbours, bool) or not isinstance(neighbours, int | np.integer) or neighbours < 1:
-        raise BadInput(f"neighbours = {neighbours!r}: give a whole number of at least 1, or None for the dense kernel.")
+        raise BadInput(
+            f"neighbours = {neighbours!r}: give a whole number of at least 1, or None for the dense kernel."
+        )
     if upstream:
-        raise BadInput(f"neighbours = {neighbours} with upstream=True: the published kernel is dense.", remedy="leave neighbours out")
+        raise BadInput(
+            f"neighbours = {neighbours} with upstream=True: the published kernel is dense.",
+            remedy="leave neighbours out",
+        )
 
 
-# -- functions: the gain of each sample, given the picks so far -------------------------------------------------------------
+# -- functions: the gain of each sample, given the picks so far ----------------------------------------------
 
 
 class Function(ABC):
@@ -115,7 +122,11 @@ class SparseFacilityLocation(Function):
 
     def __init__(self, kernel: Any) -> None:
         by_item, by_candidate = kernel.tocsr(), kernel.tocsc()
-        self.candidate_starts, self.candidates, self.similarity = by_item.indptr, by_item.indices, by_item.data
+        self.candidate_starts, self.candidates, self.similarity = (
+            by_item.indptr,
+            by_item.indices,
+            by_item.data,
+        )
         self.starts, self.items, self.weights = by_candidate.indptr, by_candidate.indices, by_candidate.data
         self.covered = np.zeros(kernel.shape[0], np.int32)
         self.value = np.add.reduceat(self.weights, self.starts[:-1], dtype=np.int64)
@@ -146,7 +157,7 @@ class SparseFacilityLocation(Function):
         return items[better], candidates[better], weights[better]
 
 
-# -- optimisers -----------------------------------------------------------------------------------------------------------
+# -- optimisers ----------------------------------------------------------------------------------------------
 
 
 def greedy(
@@ -222,12 +233,15 @@ def _lazy(
 ) -> tuple[NDArray[np.int64], Numbers]:
     """A gain computed earlier bounds the present one from above: only the highest bounds are computed again.
 
-    With β = 1 the picks are the naive ones. Below, a sample is taken if its gain g is not far under its bound b: g ≥ b − (1 − β)|b|.
+    With β = 1 the picks are the naive ones. Below, a sample is taken if its gain g is not far under its bound
+    b: g ≥ b − (1 − β)|b|.
     """
     bounds = function.value[rows]
     ordered = order(-bounds, keys[rows])
     rows, bounds = rows[ordered], bounds[ordered]
-    heap = list(zip((-bounds).tolist(), keys[rows].tolist(), rows.tolist(), strict=True))  # sorted, hence a heap
+    heap = list(
+        zip((-bounds).tolist(), keys[rows].tolist(), rows.tolist(), strict=True)
+    )  # sorted, hence a heap
     seen = [0] * len(function)  # how many picks there were when the bound was computed
     picks: list[int] = []
     gains: list[float] = []
@@ -246,19 +260,26 @@ def _lazy(
     return np.array(picks), np.array(gains)
 
 
-def _in_rounds(function: SparseFacilityLocation, budget: int, keys: NDArray[np.float64]) -> tuple[NDArray[np.int64], Numbers]:
+def _in_rounds(
+    function: SparseFacilityLocation, budget: int, keys: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], Numbers]:
     """The greedy picks of sparse facility location, many at a time.
 
-    Gains only fall, so that samples are picked in the order of the gains that they are picked with. Let a outrank b if its gain is larger,
-    or the same and its key lower. A sample that outranks all others that share an item with it keeps its gain until it is picked: the
-    others fall further, and come later. A round takes all such samples together; no two of them share an item. As in ``d2.greedy``, a stage
-    looks at the R highest samples only, with R picks to go: who is taken there is outranked by fewer than R to the end, and who falls below
-    the lowest of them is left to the next stage. One sort by gain, at the end, gives the order of picks. A stage of many rounds, such as
-    a long chain of samples that wait for one another, leaves the rest to the heap.
+    Gains only fall, so that samples are picked in the order of the gains that they are picked with. Let a
+    outrank b if its gain is larger, or the same and its key lower. A sample that outranks all others that
+    share an item with it keeps its gain until it is picked: the others fall further, and come later. A round
+    takes all such samples together; no two of them share an item. As in ``d2.greedy``, a stage looks at the R
+    highest samples only, with R picks to go: who is taken there is outranked by fewer than R to the end, and
+    who falls below the lowest of them is left to the next stage. One sort by gain, at the end, gives the
+    order of picks. A stage of many rounds, such as a long chain of samples that wait for one another, leaves
+    the rest to the heap.
     """
     n = len(function)
     value = function.value
-    best, lowest = np.full(n, -1, np.int64), np.full(n, np.inf)  # of an item: the largest gain, and the lowest key that has it
+    best, lowest = (
+        np.full(n, -1, np.int64),
+        np.full(n, np.inf),
+    )  # of an item: the largest gain, and the lowest key that has it
     marked = np.zeros(n, bool)
     taken = np.zeros(n, bool)
     picks, gains = [], []

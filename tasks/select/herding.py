@@ -7,22 +7,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.select.k_center import Rows, slack_of
-from tasks.select.signals import Selection, Signals
+from winnow.tasks.select.k_center import Rows, slack_of
+from winnow.tasks.select.signals import Selection, Signals
 
 __all__ = ["herding"]
 
-SCAN_FROM = 1 << 22  # numbers in the features from which one byte each is scanned first: fewer stay in the processor's cache anyway
+# numbers in the features from which one byte each is scanned first: fewer stay in the processor's cache anyway
+SCAN_FROM = 1 << 22
 LISTED = (64, 2048)  # fewest and most samples that such a scan lists
 WIDE = 0.001  # share of samples of largest entries, which one byte would resolve badly
 
 
 def herding(
-    signals: Signals, budget: int, *, generator: np.random.Generator, metric: str = "euclidean", upstream: bool = False
+    signals: Signals,
+    budget: int,
+    *,
+    generator: np.random.Generator,
+    metric: str = "euclidean",
+    upstream: bool = False,
 ) -> Selection:
     """Follow the mean: each pick moves the mean of the picks as close as possible to the mean of the data.
 
-    With μ the mean of all features and S the picks so far, the next pick is the sample nearest to the running target,
+    With μ the mean of all features and S the picks so far, the next pick is the sample nearest to the running
+    target,
 
         next = argmin_i ‖t − x_i‖,   t = (|S| + 1)·μ − Σ over j ∈ S of x_j
 
@@ -36,30 +43,31 @@ def herding(
         upstream: replay the published code, which takes the sample *farthest* from the target.
 
     Returns:
-        Selection in the order of the picks, so that a smaller one is a prefix of a larger one; gains are ‖mean of the picks − μ‖ after
-        each.
+        Selection in the order of the picks, so that a smaller one is a prefix of a larger one; gains are
+        ‖mean of the picks − μ‖ after each.
 
     Raises:
         BadInput: another ``metric``.
 
     Cost:
-        O(N·k·D) multiplications: one pass over the features a pick, at one byte a number where they are large.
+        O(N·k·D) multiplications: one pass over the features a pick, at one byte a number where they are
+        large.
 
     References:
-        Welling, Herding Dynamical Weights to Learn, ICML 2009; Rebuffi, Kolesnikov, Sperl and Lampert, iCaRL: Incremental Classifier and
-        Representation Learning, CVPR 2017, algorithm 4.
+        Welling, Herding Dynamical Weights to Learn, ICML 2009; Rebuffi, Kolesnikov, Sperl and Lampert, iCaRL:
+        Incremental Classifier and Representation Learning, CVPR 2017, algorithm 4.
         Upstream: PatrickZH/DeepCore@74ec709 deepcore/methods/herding.py.
 
     Differences from upstream:
-        Upstream takes argmax where the paper takes argmin: its picks' mean is farther from the data's than that of random ones. It also
-        loses the order of the picks, and with any ``metric`` but the default it selects by raw pixels (not replayed).
+        Upstream takes argmax where the paper takes argmin: its picks' mean is farther from the data's than
+        that of random ones. It also loses the order of the picks, and with any ``metric`` but the default it
+        selects by raw pixels (not replayed).
 
     >>> s = Signals(n=4, features=np.array([[0.0], [1.0], [2.0], [9.0]]))
     >>> herding(s, 2, generator=np.random.default_rng(0)).indices.tolist()
     [2, 1]
     """
-    assert signals.features is not None
-    keys = np.arange(signals.n, dtype=float) if upstream else signals.keys(generator)
+    keys = np.arange(signals.n, dtype=float) if upstream else generator.random(signals.n)
     rows = Rows.of(signals.features, metric)
     targets = _Targets(rows, farthest=upstream)
     if not upstream and targets.points.size >= SCAN_FROM and 4 * budget >= targets.points.shape[1]:
@@ -68,7 +76,9 @@ def herding(
     queue = np.lexsort((keys, targets.group))
     ends = np.bincount(targets.group).cumsum()
     turn = np.append(0, ends[:-1])
-    excess = np.zeros(signals.features.shape[1])  # of the picks' sum over |S|·μ; t − x_i = −(excess + x_i − μ)
+    excess = np.zeros(
+        signals.features.shape[1]
+    )  # of the picks' sum over |S|·μ; t − x_i = −(excess + x_i − μ)
     picks, lengths = np.empty(budget, np.int64), np.empty(budget)
     for step in range(budget):
         found = targets.candidates(excess)
@@ -81,15 +91,22 @@ def herding(
         turn[point] += 1
         if turn[point] == ends[point]:
             targets.remove(point)
-    return Selection.of(picks, gains=np.sqrt(lengths) / np.arange(1, budget + 1) / (rows.scale if metric == "euclidean" else 1))
+    return Selection.of(
+        picks,
+        gains=np.sqrt(lengths) / np.arange(1, budget + 1) / (rows.scale if metric == "euclidean" else 1),
+    )
 
 
-def _distinct(points: NDArray[np.float32], features: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _distinct(
+    points: NDArray[np.float32], features: NDArray[Any]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """A row for each distinct one of the features, and for each row which of these it equals; points are a function of the features."""
     words = np.random.default_rng(1).integers(-(2**63), 2**63, points.shape[1], dtype=np.int64) | 1
     code = np.empty(len(points), np.int64)
     for start in range(0, len(points), 4096):
-        code[start : start + 4096] = (points[start : start + 4096].view(np.int32).astype(np.int64) * words).sum(1)
+        code[start : start + 4096] = (
+            points[start : start + 4096].view(np.int32).astype(np.int64) * words
+        ).sum(1)
     _, first, group = np.unique(code, return_index=True, return_inverse=True)
     alone = np.ones(len(points), bool)
     for start in range(0, len(points), 4096):
@@ -155,8 +172,9 @@ class _Targets:
 class _ByteScan:
     """The points rotated at random, so that no dimension stands out, and rounded to a byte a number: a first look at a quarter of the size.
 
-    Distances to rounded points are off by at most the rounding of a point, so that the nearest is among those listed if the last of the
-    list is farther than the best by more than that. The few points of largest entries are left out of the rounding and always looked at.
+    Distances to rounded points are off by at most the rounding of a point, so that the nearest is among those
+    listed if the last of the list is farther than the best by more than that. The few points of largest
+    entries are left out of the rounding and always looked at.
     """
 
     def __init__(self, points: NDArray[np.float32]) -> None:
@@ -169,9 +187,12 @@ class _ByteScan:
             largest[start : start + 4096] = np.abs(points[start : start + 4096] @ self.rotation).max(1)
         widest = np.partition(largest, int((1 - WIDE) * (n - 1)))[int((1 - WIDE) * (n - 1))]
         self.wide = np.flatnonzero(largest > widest)
-        # not QT_8bit_direct_signed, although it is faster: it rounds the target to a byte a number, too, and clips it
+        # not QT_8bit_direct_signed, although it is faster: it rounds the target to a byte a number, too, and
+        # clips it
         self.index = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_8bit_uniform, faiss.METRIC_L2)
-        self.index.train(np.full((2, dim), max(widest, 1e-30), np.float32) * np.array([[-1], [1]], np.float32))
+        self.index.train(
+            np.full((2, dim), max(widest, 1e-30), np.float32) * np.array([[-1], [1]], np.float32)
+        )
         self.rounding = 0.0  # at most, of the points that are scanned
         self.longest = float(np.sqrt(np.einsum("nd,nd->n", points, points, dtype=np.float64).max()))
         for start in range(0, n, 4096):
@@ -207,7 +228,9 @@ class _ByteScan:
     def candidates(self, excess: NDArray[np.float64], exact: Any) -> NDArray[np.int64] | None:
         """Points with the nearest to −excess among them, or None where the list is too short to be sure."""
         self.scans += 1
-        squared, ids = self.index.search((-excess.astype(np.float32) @ self.rotation)[None], self.listed, params=self.parameters)
+        squared, ids = self.index.search(
+            (-excess.astype(np.float32) @ self.rotation)[None], self.listed, params=self.parameters
+        )
         listed = np.flatnonzero(ids[0] >= 0)
         apart, found = np.sqrt(squared[0, listed].astype(np.float64)), ids[0, listed].astype(np.int64)
         error = self.rounding + self.slack * (self.longest + float(np.linalg.norm(excess)))

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.errors import BadInput
-from tasks.select.signals import Selection, Signals
+from winnow.tasks.errors import BadInput
+from winnow.tasks.select.signals import Selection, Signals
 
 __all__ = ["Divergence", "Rows", "farthest_first", "k_center", "published_start", "slack_of"]
 
@@ -43,7 +43,9 @@ class Rows:
     def of(cls, features: NDArray[Any], metric: str) -> Rows:
         if metric not in ("euclidean", "cosine"):
             raise BadInput(f"metric = {metric!r}: it is 'euclidean' or 'cosine'.")
-        largest = float(max(np.abs(features[i : i + ROWS]).max(initial=0) for i in range(0, len(features), ROWS)))
+        largest = float(
+            max(np.abs(features[i : i + ROWS]).max(initial=0) for i in range(0, len(features), ROWS))
+        )
         scale = 1.0 if largest == 0 else 2.0 ** -np.clip(np.ceil(np.log2(largest)), -1000, 1000)
         return cls(features, metric, scale)
 
@@ -101,7 +103,11 @@ class Divergence:
             rows = slice(start, start + ROWS)
             tile = self.left[rows] @ right
             np.subtract(high, tile, out=tile)
-            np.minimum(upper[rows], np.maximum(tile.min(1) + (self.offset[rows] + self.error[rows]), 0), out=upper[rows])
+            np.minimum(
+                upper[rows],
+                np.maximum(tile.min(1) + (self.offset[rows] + self.error[rows]), 0),
+                out=upper[rows],
+            )
 
     def nearest(self, rows: NDArray[np.int64], picks: NDArray[np.int64]) -> NDArray[np.float64]:
         """δ of each of the rows to the nearest pick, exact: of all pairs, those whose estimates leave it open are measured."""
@@ -113,9 +119,13 @@ class Divergence:
             tile = self.offset[picks].astype(np.float32) - self.left[part] @ right
             wide = self.error[picks].astype(np.float32)
             least = (tile + wide).min(1).astype(np.float64) + 2 * self.error[part]
-            row, column = np.nonzero(tile - wide <= np.nextafter(least.astype(np.float32), np.float32(np.inf))[:, None])
+            row, column = np.nonzero(
+                tile - wide <= np.nextafter(least.astype(np.float32), np.float32(np.inf))[:, None]
+            )
             values = self.between(part[row], picks[column])
-            found[start : start + step] = np.minimum.reduceat(values, np.searchsorted(row, np.arange(len(part))))
+            found[start : start + step] = np.minimum.reduceat(
+                values, np.searchsorted(row, np.arange(len(part)))
+            )
         return found
 
     def at_least(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -124,12 +134,15 @@ class Divergence:
         return low[:, None] + low - self.left[rows] @ self.turn(self.left[rows]).T
 
 
-def farthest_first(space: Divergence, budget: int, keys: NDArray[np.floating[Any]], first: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
+def farthest_first(
+    space: Divergence, budget: int, keys: NDArray[np.floating[Any]], first: int
+) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """Greedy farthest-point picks from ``first`` on, exact, and the δ of each to the nearest pick before it (∞ for the first).
 
-    Each sample has an upper bound on its δ to the nearest pick. Of the samples that lead by it, a block's δ is measured; the farthest of
-    them is the next pick as long as it is ahead of the bound of every sample outside, for δ only falls. Then the block's picks lower the
-    bounds of all, in one matrix product. What is compared in the end is δ in float64, so that blocks, tiles and threads decide nothing.
+    Each sample has an upper bound on its δ to the nearest pick. Of the samples that lead by it, a block's δ
+    is measured; the farthest of them is the next pick as long as it is ahead of the bound of every sample
+    outside, for δ only falls. Then the block's picks lower the bounds of all, in one matrix product. What is
+    compared in the end is δ in float64, so that blocks, tiles and threads decide nothing.
 
     Args:
         space: of N samples.
@@ -162,7 +175,9 @@ def farthest_first(space: Divergence, budget: int, keys: NDArray[np.floating[Any
                 left = np.flatnonzero(upper > -np.inf)
                 left = left[~np.isin(left, taken)]
                 left = left[np.argsort(keys[left])][: budget - len(picks)]
-                return np.concatenate([picks, left]).astype(np.int64), np.concatenate([gains, np.zeros(len(left))])
+                return np.concatenate([picks, left]).astype(np.int64), np.concatenate(
+                    [gains, np.zeros(len(left))]
+                )
             taken.append(row)
             picks.append(row)
             gains.append(value)
@@ -191,7 +206,12 @@ def published_start(n: int) -> int:
 
 
 def k_center(
-    signals: Signals, budget: int, *, generator: np.random.Generator, metric: str = "euclidean", upstream: bool = False
+    signals: Signals,
+    budget: int,
+    *,
+    generator: np.random.Generator,
+    metric: str = "euclidean",
+    upstream: bool = False,
 ) -> Selection:
     """Cover the features: each pick is the sample farthest from all picks before it.
 
@@ -209,30 +229,31 @@ def k_center(
         upstream: replay the published code: its first pick, of ``RandomState(0)``, and ties by the lower row.
 
     Returns:
-        Selection in the order of the picks, so that a smaller one is a prefix of a larger one; gains are the distances to the nearest
-        pick before, that of the first being ∞.
+        Selection in the order of the picks, so that a smaller one is a prefix of a larger one; gains are the
+        distances to the nearest pick before, that of the first being ∞.
 
     Raises:
         BadInput: another ``metric``.
 
     Cost:
-        O(N·k·D) multiplications, in matrix products of whole blocks of picks; memory one float32 copy of the features.
+        O(N·k·D) multiplications, in matrix products of whole blocks of picks; memory one float32 copy of the
+        features.
 
     References:
-        Sener and Savarese, Active Learning for Convolutional Neural Networks: A Core-Set Approach, ICLR 2018, algorithm 1; Gonzalez,
-        Clustering to minimize the maximum intercluster distance, 1985.
+        Sener and Savarese, Active Learning for Convolutional Neural Networks: A Core-Set Approach, ICLR 2018,
+        algorithm 1; Gonzalez, Clustering to minimize the maximum intercluster distance, 1985.
         Upstream: PatrickZH/DeepCore@74ec709 deepcore/methods/kcentergreedy.py k_center_greedy.
 
     Differences from upstream:
-        Upstream writes out the k × N distances, copies the features at each pick, loses the order of the picks, starts each class from
-        the same draw, and fails on a budget of 1. None of this changes the set, so ``upstream=True`` differs by the start alone.
+        Upstream writes out the k × N distances, copies the features at each pick, loses the order of the
+        picks, starts each class from the same draw, and fails on a budget of 1. None of this changes the set,
+        so ``upstream=True`` differs by the start alone.
 
     >>> s = Signals(n=4, features=np.array([[0.0], [1.0], [4.0], [9.0]]))
     >>> sorted(k_center(s, 3, generator=np.random.default_rng(0)).indices.tolist())
     [0, 2, 3]
     """
-    assert signals.features is not None
-    keys = np.arange(signals.n, dtype=float) if upstream else signals.keys(generator)
+    keys = np.arange(signals.n, dtype=float) if upstream else generator.random(signals.n)
     rows = Rows.of(signals.features, metric)
     first = published_start(signals.n) if upstream else int(np.argmin(keys))
     picks, squared = farthest_first(squared_distances(rows), budget, keys, first)

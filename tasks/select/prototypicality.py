@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.score import prototypicality as scoring
-from tasks.select.budget import order
-from tasks.select.signals import Selection, Signals
+from winnow.tasks.score import prototypicality as scoring
+from winnow.tasks.select.ranking import order
+from winnow.tasks.select.signals import Selection, Signals
 
 __all__ = ["prototypicality"]
 
@@ -22,16 +22,18 @@ def prototypicality(
 ) -> Selection:
     """Keep the least prototypical samples: those farthest from the nearest k-means centre of their embedding.
 
-    With x_i the embedding at unit length and c_1, …, c_k the centres of spherical k-means on them, the samples of largest
-    1 − max_j ⟨x_i, c_j⟩ are kept. No label is needed. The paper keeps hard samples where data is plentiful and easy ones where it is
-    scarce. ``balanced=True`` clusters each class on its own, by default around one centre.
+    With x_i the embedding at unit length and c_1, …, c_k the centres of spherical k-means on them, the
+    samples of largest 1 − max_j ⟨x_i, c_j⟩ are kept. No label is needed. The paper keeps hard samples where
+    data is plentiful and easy ones where it is scarce. ``balanced=True`` clusters each class on its own, by
+    default around one centre.
 
     Args:
         signals: features of a self-supervised network.
         budget: k, samples to keep.
         generator: seeds k-means and breaks ties.
         clusters: k-means centres; default the number of classes where labels are given, else √N, rounded.
-        metric: ``"cosine"``, or ``"euclidean"`` for k-means and distances on the features as they are (ELFS's baseline).
+        metric: ``"cosine"``, or ``"euclidean"`` for k-means and distances on the features as they are (ELFS's
+            baseline).
         hardest: False keeps the most prototypical.
 
     Returns:
@@ -44,25 +46,24 @@ def prototypicality(
         O(N·D·clusters) for each of at most 100 iterations of k-means.
 
     References:
-        Sorscher, Geirhos, Shekhar, Ganguli and Morcos, Beyond neural scaling laws: beating power law scaling via data pruning, NeurIPS
-        2022, section 6.
+        Sorscher, Geirhos, Shekhar, Ganguli and Morcos, Beyond neural scaling laws: beating power law scaling
+        via data pruning, NeurIPS 2022, section 6.
         Upstream: eltsai/elfs@089444b core/utils/misc.py find_centroid_kmeans, calculate_distances.
 
     Differences from upstream:
-        The paper's authors published their scores, but no code. ELFS draws the starting centres with seed 0 in storage order; here the
-        generator draws them, in the order of the ids.
+        The paper's authors published their scores, but no code. ELFS draws the starting centres with seed 0
+        in storage order; here the generator draws them, in the order of the ids.
 
     >>> s = Signals(n=4, features=np.array([[1.0, 0.0], [2.0, 0.1], [3.0, 0.1], [0.0, 1.0]]))
     >>> prototypicality(s, 1, generator=np.random.default_rng(0), clusters=1).indices.tolist()
     [3]
     """
-    assert signals.features is not None
-    keys = signals.keys(generator)
+    keys = generator.random(signals.n)
     seed = int(generator.integers(2**31))
     if clusters is None:
-        clusters = round(signals.n**0.5) if signals.labels is None else len(np.unique(signals.labels))
+        clusters = round(signals.n**0.5) if not signals.has("labels") else len(np.unique(signals.labels))
     # the starting centres follow the order of the rows: make that the order of the ids
-    rows = np.arange(signals.n) if signals.ids is None else np.argsort(signals.ids, kind="stable")
+    rows = np.arange(signals.n)
     distances = np.empty(signals.n, np.float32)
     distances[rows] = scoring.prototypicality(signals.features[rows], clusters, metric=metric, seed=seed)
     chosen = order(-distances if hardest else distances, keys)[:budget]

@@ -7,27 +7,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.errors import BadInput
-from tasks.select.budget import order
-from tasks.select.k_center import Rows
-from tasks.select.signals import Selection, Signals
+from winnow.tasks.errors import BadInput
+from winnow.tasks.select.k_center import Rows
+from winnow.tasks.select.ranking import order
+from winnow.tasks.select.signals import Selection, Signals
 
 __all__ = ["semdedup"]
 
 ITERATIONS = 50  # of k-means, which settles before
 TILE = 2048  # members of a cluster that are compared with all before them
-DIGITS = 2.0**-40  # cosines are rounded to it: coarser than the rounding of a product, so that copies are tied
+DIGITS = (
+    2.0**-40
+)  # cosines are rounded to it: coarser than the rounding of a product, so that copies are tied
 
 
-def semdedup(signals: Signals, budget: int, *, generator: np.random.Generator, clusters: int | None = None) -> Selection:
+def semdedup(
+    signals: Signals, budget: int, *, generator: np.random.Generator, clusters: int | None = None
+) -> Selection:
     """Keep the samples that are least similar to one kept before them in their cluster.
 
-    The embedding at unit length is cut into clusters by spherical k-means. In a cluster, samples are ordered from the farthest from its
-    centre to the nearest, and
+    The embedding at unit length is cut into clusters by spherical k-means. In a cluster, samples are ordered
+    from the farthest from its centre to the nearest, and
 
         m_i = max over the samples j before i of ⟨x_i, x_j⟩
 
-    (−1 for the first). The paper drops the samples of m_i > 1 − ε; here ε follows from the budget: the k samples of smallest m are kept.
+    (−1 for the first). The paper drops the samples of m_i > 1 − ε; here ε follows from the budget: the k
+    samples of smallest m are kept.
 
     Args:
         signals: features of a pre-trained network.
@@ -36,35 +41,40 @@ def semdedup(signals: Signals, budget: int, *, generator: np.random.Generator, c
         clusters: of k-means; default √N, rounded. ``balanced=True`` clusters each class on its own.
 
     Returns:
-        Selection from the least to the most redundant, so that a smaller one is a prefix of a larger one; gains are m.
+        Selection from the least to the most redundant, so that a smaller one is a prefix of a larger one;
+        gains are m.
 
     Raises:
         BadInput: clusters that do not lie between 1 and N.
 
     Cost:
-        O(N·D·clusters) for each iteration of k-means and O(N²·D / clusters) multiplications in clusters of equal size.
+        O(N·D·clusters) for each iteration of k-means and O(N²·D / clusters) multiplications in clusters of
+        equal size.
 
     References:
-        Abbas, Tirumala, Simig, Ganguli and Morcos, SemDeDup: Data-efficient learning at web-scale through semantic deduplication, 2023
-        (arXiv 2303.09540), section 3.
+        Abbas, Tirumala, Simig, Ganguli and Morcos, SemDeDup: Data-efficient learning at web-scale through
+        semantic deduplication, 2023 (arXiv 2303.09540), section 3.
         Upstream: facebookresearch/SemDeDup@6b41945 semdedup.py, clustering/sort_clusters.py.
 
     Differences from upstream:
-        An exact budget in place of ε. Like upstream's, the maximum is over all samples before i, those dropped included, which is what
-        makes coreset sizes nest. Upstream's defaults are made for 440 million images (50,000 clusters); its maximum is at least 0.
+        An exact budget in place of ε. Like upstream's, the maximum is over all samples before i, those
+        dropped included, which is what makes coreset sizes nest. Upstream's defaults are made for 440 million
+        images (50,000 clusters); its maximum is at least 0.
 
     >>> s = Signals(n=4, features=np.array([[1.0, 0.0], [1.0, 0.01], [0.0, 1.0], [-1.0, 1.0]]))
     >>> sorted(semdedup(s, 3, generator=np.random.default_rng(0), clusters=1).indices.tolist()) in ([0, 2, 3], [1, 2, 3])
     True
     """
-    assert signals.features is not None
     if clusters is None:
         clusters = max(1, round(signals.n**0.5))
     if not 1 <= clusters <= signals.n:
-        raise BadInput(f"clusters = {clusters} of {signals.n} samples.", remedy=f"pass 1 to {signals.n} clusters")
-    keys = signals.keys(generator)
+        raise BadInput(
+            f"clusters = {clusters} of {signals.n} samples.", remedy=f"pass 1 to {signals.n} clusters"
+        )
+    keys = generator.random(signals.n)
     seed = int(generator.integers(2**31))
-    # in the order of the keys, nothing depends on the order of storage, and of equals the first has the lowest key
+    # in the order of the keys, nothing depends on the order of storage, and of equals the first has the
+    # lowest key
     rows = np.argsort(keys)
     similar = np.empty(signals.n)
     similar[rows] = _redundancy(Rows.of(signals.features[rows], "cosine"), clusters, seed)
@@ -102,7 +112,13 @@ def _clusters(points: Rows, clusters: int, seed: int) -> tuple[NDArray[np.float6
 
     x = points.centred(np.zeros(points.features.shape[1]))
     means = faiss.Kmeans(
-        x.shape[1], clusters, niter=ITERATIONS, spherical=True, seed=seed, min_points_per_centroid=1, max_points_per_centroid=len(x)
+        x.shape[1],
+        clusters,
+        niter=ITERATIONS,
+        spherical=True,
+        seed=seed,
+        min_points_per_centroid=1,
+        max_points_per_centroid=len(x),
     )
     means.train(x)
     centres: Any = means.centroids

@@ -2,105 +2,122 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.embed.graph import Graph
-from tasks.errors import BadInput, MissingSignal
-from tasks.registry import scores
-from tasks.score import higher_is as polarity
+from winnow.tasks.embed.graph import Graph
+from winnow.tasks.errors import BadInput, MissingSignal
+from winnow.tasks.registry import scores as registered_scores
+from winnow.tasks.score import higher_is as polarity
+from winnow.tasks.score.gradients import residuals_of
 
-__all__ = ["Selection", "Signals", "residuals_of", "softmax"]
+__all__ = ["Selection", "Signals"]
 
-
-def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-    """Probabilities of logits (N, C); float32.
-
-    >>> softmax(np.array([[0.0, 0.0]]))
-    array([[0.5, 0.5]], dtype=float32)
-    """
-    shifted = np.exp(logits.astype(np.float32) - logits.max(axis=1, keepdims=True).astype(np.float32))
-    return shifted / shifted.sum(axis=1, keepdims=True)
+DIMENSIONS = {"labels": 1, "features": 2, "probabilities": 2, "residuals": 2}
+BLOCK = 1 << 22  # numbers that are checked at a time
 
 
-def residuals_of(probabilities: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Softmax minus one-hot: the gradient of each sample's cross-entropy by its logits; float32 (N, C).
-
-    >>> residuals_of(np.array([[0.5, 0.5]]), np.array([0]))
-    array([[-0.5,  0.5]], dtype=float32)
-    """
-    residuals = probabilities.astype(np.float32, copy=True)
-    residuals[np.arange(len(labels)), labels] -= 1
-    return residuals
-
-
-@dataclass(frozen=True)
 class Signals:
     """What is known of N samples; what is not known is absent.
+
+    Lazy: lengths are checked at once; a signal is loaded, and searched for NaN and infinity, when it is first
+    read. So what a selector does not read costs nothing, and a column of an artifact does for an array.
 
     Args:
         n: number of samples.
         labels: int64 (N,), given or pseudo.
         features: float (N, D), embeddings or penultimate features.
         probabilities: float (N, C), rows sum to one.
-        residuals: float (N, C), softmax − one-hot, per sample.
+        residuals: float (N, C), softmax − one-hot, per sample; made of probabilities and labels where these
+            are given.
         scores: name to float (N,).
         graph: kNN graph of the features.
-        ids: int64 or str (N,), stable names of the samples; default 0..N−1.
+        ids: int64, str or bytes (N,), stable names of the samples; default 0..N−1.
 
     Raises:
-        BadInput: an array of another length, or NaN or infinity in it, with the first such row.
+        BadInput: an array of another length at once; NaN or infinity when it is read, with the first such
+            row.
+        MissingSignal: a signal is read that is not known.
 
-    >>> Signals(n=3, scores={"aum": np.array([0.5, np.nan, 0.1])})
+    >>> signals = Signals(n=3, scores={"aum": np.array([0.5, np.nan, 0.1])})
+    >>> signals.score("aum")
     Traceback (most recent call last):
-    tasks.errors.BadInput: scores['aum']: row 1 is nan.
+    winnow.BadInput: scores['aum']: row 1 is nan.
     """
 
-    n: int
-    labels: NDArray[np.int64] | None = None
-    features: NDArray[np.floating[Any]] | None = None
-    probabilities: NDArray[np.floating[Any]] | None = None
-    residuals: NDArray[np.floating[Any]] | None = None
-    scores: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    graph: Graph | None = None
-    ids: NDArray[Any] | None = None
+    def __init__(
+        self,
+        n: int,
+        *,
+        labels: Any = None,
+        features: Any = None,
+        probabilities: Any = None,
+        residuals: Any = None,
+        scores: Mapping[str, Any] | None = None,
+        graph: Graph | None = None,
+        ids: NDArray[Any] | None = None,
+    ) -> None:
+        if n < 1:
+            raise BadInput(f"n = {n}: there are no samples to select from.")
+        self.n, self.graph, self.ids = n, graph, ids
+        given = zip(DIMENSIONS, (labels, features, probabilities, residuals), strict=True)
+        self._columns = {name: values for name, values in given if values is not None}
+        self._scores = dict(scores or {})
+        self._read: dict[str, NDArray[Any]] = {}  # loaded, and found to be finite
+        for name, values in self._columns.items():
+            _check_shape(name, values, n, DIMENSIONS[name])
+        for name, values in self._scores.items():
+            _check_shape(f"scores[{name!r}]", values, n, 1)
+        if ids is not None:
+            _check_shape("ids", ids, n, 1)
+        if graph is not None and len(graph.neighbours) != n:
+            raise BadInput(f"graph: {len(graph.neighbours)} rows, expected {n}.")
 
-    def __post_init__(self) -> None:
-        if self.n < 1:
-            raise BadInput(f"n = {self.n}: there are no samples to select from.")
-        given = {name: getattr(self, name) for name in ("labels", "features", "probabilities", "residuals", "ids")}
-        given |= {f"scores[{name!r}]": values for name, values in self.scores.items()}
-        for name, values in given.items():
-            if values is None:
-                continue
-            dimensions = 2 if name in ("features", "probabilities", "residuals") else 1
-            if values.ndim != dimensions or len(values) != self.n:
-                raise BadInput(f"{name}: shape {values.shape}, expected {self.n} rows and {dimensions} dimension{'s' * (dimensions > 1)}.")
-            if values.dtype.kind == "f" and not np.isfinite(values).all():
-                row = int(np.argwhere(~np.isfinite(values))[0][0])
-                value = values[row] if dimensions == 1 else values[row][~np.isfinite(values[row])][0]
-                raise BadInput(f"{name}: row {row} is {value}.")
-        if self.ids is not None and len(np.unique(self.ids)) != self.n:
-            raise BadInput("ids: some appear twice.")
-        if self.graph is not None and len(self.graph.neighbours) != self.n:
-            raise BadInput(f"graph: {len(self.graph.neighbours)} rows, expected {self.n}.")
+    def __repr__(self) -> str:
+        names = [
+            *self._columns,
+            *(f"scores[{name!r}]" for name in self._scores),
+            *(["graph"] * self.has("graph")),
+        ]
+        return f"Signals(n={self.n}: {', '.join(names) or 'none'})"
+
+    # -- what is known ---------------------------------------------------------------------------------------
 
     def has(self, need: str) -> bool:
-        value = getattr(self, need)
-        return bool(value) if need == "scores" else value is not None
+        if need == "scores":
+            return bool(self._scores)
+        if need == "graph":
+            return self.graph is not None
+        return need in self._columns or (
+            need == "residuals" and {"labels", "probabilities"} <= self._columns.keys()
+        )
 
-    def keys(self, generator: np.random.Generator) -> NDArray[np.float64]:
-        """One random number per sample, tied to its id: what breaks ties, whatever order the samples are stored in."""
-        drawn = generator.random(self.n)
-        if self.ids is None:
-            return drawn
-        keys = np.empty(self.n)
-        keys[np.argsort(self.ids, kind="stable")] = drawn
-        return keys
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        return self._values("labels")
+
+    @property
+    def features(self) -> NDArray[np.floating[Any]]:
+        return self._values("features")
+
+    @property
+    def probabilities(self) -> NDArray[np.floating[Any]]:
+        return self._values("probabilities")
+
+    @property
+    def residuals(self) -> NDArray[np.floating[Any]]:
+        if "residuals" not in self._columns and self.has("residuals"):
+            self._columns["residuals"] = residuals_of(self.probabilities, self.labels)
+        return self._values("residuals")
+
+    @property
+    def scores(self) -> Mapping[str, NDArray[Any]]:
+        return _Scores(self)
 
     def score(self, name: str) -> NDArray[Any]:
         """The score of that name.
@@ -108,10 +125,12 @@ class Signals:
         Raises:
             MissingSignal: it is not among the scores.
         """
-        if name not in self.scores:
-            have = ", ".join(sorted(self.scores)) or "none"
-            raise MissingSignal(f"score {name!r} is not among the scores given: {have}.", remedy="choose one of these, or compute it first")
-        return self.scores[name]
+        if name not in self._scores:
+            raise MissingSignal(
+                f"score {name!r} is not among the scores given: {', '.join(sorted(self._scores)) or 'none'}.",
+                remedy="choose one of these, or compute it first",
+            )
+        return self._checked(f"scores[{name!r}]", self._scores[name])
 
     def hardness(self, name: str, higher_is: str | None = None) -> NDArray[Any]:
         """The score of that name, turned so that higher is harder.
@@ -123,30 +142,127 @@ class Signals:
         values = self.score(name)
         direction = higher_is or polarity(name)
         if direction not in ("harder", "easier"):
-            known = ", ".join(scores.names())
             raise BadInput(
-                f"score {name!r}: is a higher value harder or easier? ({direction!r} given; known scores: {known})",
+                f"score {name!r}: is a higher value harder or easier? ({direction!r} given; known scores: "
+                f"{', '.join(registered_scores.names())})",
                 remedy="pass higher_is='harder' or higher_is='easier'",
             )
         if direction == "harder":
             return values
         return -values.astype(np.int64) if values.dtype.kind in "iub" else -values
 
+    def _values(self, name: str) -> NDArray[Any]:
+        if name not in self._columns:
+            raise MissingSignal(f"{name} are not among the signals given.")
+        return self._checked(name, self._columns[name])
+
+    def _checked(self, name: str, values: Any) -> NDArray[Any]:
+        if name not in self._read:
+            loaded = values.read() if isinstance(values, _Rows) else _finite(name, np.asarray(values))
+            self._read[name] = loaded
+        return self._read[name]
+
+    # -- the same, otherwise ---------------------------------------------------------------------------------
+
+    def replace(self, **changes: Any) -> Signals:
+        """The same with other values; None takes a signal away.
+
+        >>> Signals(n=2, labels=np.array([0, 1])).replace(labels=None).has("labels")
+        False
+        """
+        given: dict[str, Any] = {"n": self.n, "ids": self.ids, "graph": self.graph, "scores": self._scores}
+        return Signals(**{**given, **self._columns, **changes})
+
     def rows(self, rows: NDArray[np.int64]) -> Signals:
-        """The same of some samples only (without the graph, whose ids would dangle)."""
+        """The same of some samples only (without the graph, whose neighbours would dangle)."""
+        part = Signals(len(rows), ids=rows if self.ids is None else self.ids[rows])
+        for name in self._columns:
+            shape = (len(rows), *_shape(self._columns[name])[1:])
+            part._columns[name] = _Rows(partial(self._values, name), rows, shape)
+        for name in self._scores:
+            part._scores[name] = _Rows(partial(self.score, name), rows, (len(rows),))
+        return part
 
-        def part(values: NDArray[Any] | None) -> NDArray[Any] | None:
-            return None if values is None else values[rows]
+    def order(self) -> NDArray[np.int64] | None:
+        """Rows in the order of their ids; None where that is the order they are in.
 
-        return Signals(
-            n=len(rows),
-            labels=part(self.labels),
-            features=part(self.features),
-            probabilities=part(self.probabilities),
-            residuals=part(self.residuals),
-            scores={name: values[rows] for name, values in self.scores.items()},
-            ids=rows if self.ids is None else self.ids[rows],
+        Raises:
+            BadInput: an id appears twice.
+        """
+        if self.ids is None or bool((self.ids[1:] > self.ids[:-1]).all()):
+            return None
+        order = np.argsort(self.ids, kind="stable")
+        same = np.flatnonzero(self.ids[order[1:]] == self.ids[order[:-1]])
+        if len(same):
+            first, second = sorted(order[same[0] : same[0] + 2].tolist())
+            raise BadInput(f"ids: {self.ids[first]!s} appears twice, in rows {first} and {second}.")
+        return order
+
+    def reordered(self, order: NDArray[np.int64]) -> Signals:
+        """All samples, graph included, in another order."""
+        moved = self.rows(order)
+        if self.graph is not None:
+            place = np.empty(self.n, self.graph.neighbours.dtype)
+            place[order] = np.arange(self.n, dtype=place.dtype)
+            moved.graph = Graph(place[self.graph.neighbours[order]], self.graph.similarity[order])
+        return moved
+
+
+class _Scores(Mapping[str, NDArray[Any]]):
+    """Signals' scores by name, each searched for NaN when it is read."""
+
+    def __init__(self, signals: Signals) -> None:
+        self._signals = signals
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self._signals._scores:
+            raise KeyError(name)
+        return self._signals.score(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._signals._scores)
+
+    def __len__(self) -> int:
+        return len(self._signals._scores)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Some rows of a signal, taken when they are read."""
+
+    whole: Callable[[], NDArray[Any]]
+    rows: NDArray[np.int64]
+    shape: tuple[int, ...]
+
+    def read(self) -> NDArray[Any]:
+        return self.whole()[self.rows]
+
+
+def _shape(values: Any) -> tuple[int, ...]:
+    return values.shape if hasattr(values, "shape") else np.shape(values)
+
+
+def _check_shape(name: str, values: Any, n: int, dimensions: int) -> None:
+    shape = _shape(values)
+    if len(shape) != dimensions or shape[0] != n:
+        raise BadInput(
+            f"{name}: shape {shape}, expected {n} rows and {dimensions} dimension{'s' * (dimensions > 1)}."
         )
+
+
+def _finite(name: str, values: NDArray[Any]) -> NDArray[Any]:
+    """The values, block by block found to be free of NaN and infinity."""
+    if values.dtype.kind == "f":
+        for start, block in _blocks(values):
+            if not np.isfinite(block).all():
+                place = tuple(np.argwhere(~np.isfinite(block))[0])
+                raise BadInput(f"{name}: row {start + place[0]} is {block[place]}.")
+    return values
+
+
+def _blocks(values: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
+    size = max(1, BLOCK // max(1, values[:1].size))
+    return ((start, values[start : start + size]) for start in range(0, len(values), size))
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,20 @@
 """Similarities in whole numbers: dense, of some rows and columns, or of the nearest neighbours only.
 
-They are whole multiples of 1 / ``UNIT``, so that their sums are exact, the same in any order, and equal where samples are alike.
+They are whole multiples of 1 / ``UNIT``, so that their sums are exact, the same in any order, and equal where
+samples are alike.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.embed.graph import Graph
-from tasks.errors import BadInput, MissingSignal
-from tasks.select.signals import Signals
+from winnow.tasks.embed.graph import Graph
+from winnow.tasks.errors import BadInput, MissingSignal
+from winnow.tasks.select.signals import Signals
 
 __all__ = [
     "DENSE_BYTES",
@@ -30,7 +31,9 @@ __all__ = [
     "whole",
 ]
 
-UNIT = 2**20  # 1 in the units that similarities are counted in: about as fine as a float32 product of 512 terms
+UNIT = (
+    2**20
+)  # 1 in the units that similarities are counted in: about as fine as a float32 product of 512 terms
 DENSE_BYTES = 4 << 30  # the most that a dense method may keep
 
 _TILE = 256  # rows and columns of a tile, which a core's cache holds
@@ -43,7 +46,8 @@ Numbers = NDArray[Any]
 class Kernel:
     """s_ij = 0.5 + 0.5 cos(x_i, x_j), or of last-layer gradients g_i = r_i ⊗ [h_i, 1], kept as their factors.
 
-    cos(g_i, g_j) = cos(r_i, r_j) · cos([h_i, 1], [h_j, 1]). A vector of zeros has cosine 0 with all others; s_ii = 1.
+    cos(g_i, g_j) = cos(r_i, r_j) · cos([h_i, 1], [h_j, 1]). A vector of zeros has cosine 0 with all others;
+    s_ii = 1.
 
     Args:
         vectors: float32 (N, D), unit length or zero: features, or [h, 1].
@@ -60,15 +64,17 @@ class Kernel:
         Raises:
             MissingSignal: gradients without residuals.
         """
-        assert signals.features is not None
         if kernel == "features":
             return cls(_unit(signals.features))
-        if signals.residuals is None:
+        if not signals.has("residuals"):
             raise MissingSignal(
                 "kernel='gradients' needs residuals; none are given.",
-                remedy="give softmax outputs minus one-hot labels of a trained network, or pass kernel='features'",
+                remedy="give softmax outputs minus one-hot labels of a trained network, or pass "
+                "kernel='features'",
             )
-        with_bias = np.ones((signals.n, signals.features.shape[1] + 1), np.result_type(signals.features, np.float32))
+        with_bias = np.ones(
+            (signals.n, signals.features.shape[1] + 1), np.result_type(signals.features, np.float32)
+        )
         with_bias[:, :-1] = signals.features
         return cls(_unit(with_bias), _unit(signals.residuals))
 
@@ -89,11 +95,17 @@ class Kernel:
         if self.residuals is None:
             total = np.sum([self.vectors[rows].sum(0, dtype=np.float64) for rows in chunks], axis=0)
         else:
-            total = np.sum([self.residuals[rows].T.astype(np.float64) @ self.vectors[rows] for rows in chunks], axis=0)
+            total = np.sum(
+                [self.residuals[rows].T.astype(np.float64) @ self.vectors[rows] for rows in chunks], axis=0
+            )
         cosines = np.empty(n)
         for rows in chunks:
             vectors = self.vectors[rows].astype(np.float64)
-            cosines[rows] = vectors @ total if self.residuals is None else ((self.residuals[rows] @ total) * vectors).sum(1)
+            cosines[rows] = (
+                vectors @ total
+                if self.residuals is None
+                else ((self.residuals[rows] @ total) * vectors).sum(1)
+            )
             own = np.einsum("nd,nd->n", vectors, vectors)
             cosines[rows] -= own if self.residuals is None else own * (self.residuals[rows] != 0).any(1)
         return np.rint((0.5 * (n - 1) + 0.5 * cosines) * UNIT).astype(np.int64)
@@ -120,7 +132,9 @@ def whole(similarities: NDArray[np.float32]) -> NDArray[np.int32]:
 def _unit(vectors: Numbers) -> NDArray[np.float32]:
     """Rows of length 1, or 0; divided by their largest entry first, so that no square is too large or too small."""
     largest = np.abs(vectors).max(axis=1, keepdims=True).astype(np.float64)
-    unit = (vectors / np.where(largest > 0, largest, 1).astype(np.promote_types(vectors.dtype, np.float32))).astype(np.float32)
+    unit = (
+        vectors / np.where(largest > 0, largest, 1).astype(np.promote_types(vectors.dtype, np.float32))
+    ).astype(np.float32)
     length = np.sqrt(np.einsum("nd,nd->n", unit, unit))[:, None]
     return np.divide(unit, length, out=unit, where=length > 0)
 
@@ -156,17 +170,25 @@ def refuse_above(needed: int, what: str, remedy: str) -> None:
         BadInput: it would.
     """
     if needed > DENSE_BYTES:
-        raise BadInput(f"{what} takes {needed / 2**30:.1f} GiB, more than {DENSE_BYTES / 2**30:.3g} GiB.", remedy=remedy)
+        raise BadInput(
+            f"{what} takes {needed / 2**30:.1f} GiB, more than {DENSE_BYTES / 2**30:.3g} GiB.", remedy=remedy
+        )
 
 
-def check_dense(n: int, budget: int, *, neighbours: int | None = None, upstream: bool = False, **_: Any) -> None:
+def check_dense(
+    n: int, budget: int, *, neighbours: int | None = None, upstream: bool = False, **_: Any
+) -> None:
     """Refuse a dense kernel that is too large, before anything is computed.
 
     Raises:
         BadInput: with its size, and what to do instead.
     """
     if neighbours is None:
-        instead = "pass balanced=True" if upstream else "pass neighbours=100 for the kNN-sparse kernel, or balanced=True"
+        instead = (
+            "pass balanced=True"
+            if upstream
+            else "pass neighbours=100 for the kNN-sparse kernel, or balanced=True"
+        )
         refuse_above(4 * n * n, f"the dense kernel of {n:,} samples", instead)
 
 
@@ -183,7 +205,9 @@ def sparse_kernel(ids: Numbers, similarity: NDArray[np.int32]) -> Any:
     columns, values = np.empty((n, width), np.int32), np.empty((n, width), np.int32)
     columns[:, 0], values[:, 0] = np.arange(n), UNIT
     columns[:, 1:], values[:, 1:] = ids, similarity
-    starts = np.arange(0, n * width + 1, width, dtype=np.int64 if n * width > np.iinfo(np.int32).max else np.int32)
+    starts = np.arange(
+        0, n * width + 1, width, dtype=np.int64 if n * width > np.iinfo(np.int32).max else np.int32
+    )
     return sparse.csr_array((values.ravel(), columns.ravel(), starts), shape=(n, n))
 
 
@@ -209,9 +233,8 @@ def nearest_of(signals: Signals, kernel: str, neighbours: int) -> Any:
     if kernel == "gradients" or k == 0:
         return sparse_kernel(*nearest(Kernel.of(signals, kernel), k))
     if signals.graph is None:
-        from tasks.embed.knn import knn
+        from winnow.tasks.embed.knn import knn
 
-        assert signals.features is not None
         graph = knn(signals.features, k)
     else:
         graph = signals.graph
@@ -222,7 +245,10 @@ def nearest_of(signals: Signals, kernel: str, neighbours: int) -> Any:
 def _check_graph(near: Numbers, similarity: Numbers, k: int) -> None:
     n = len(near)
     if near.ndim != 2 or near.dtype.kind not in "iu" or similarity.shape != near.shape:
-        raise BadInput(f"graph: neighbours {near.dtype} of shape {near.shape} with similarity of shape {similarity.shape}.")
+        raise BadInput(
+            f"graph: neighbours {near.dtype} of shape {near.shape} with similarity of shape "
+            f"{similarity.shape}."
+        )
     if near.shape[1] < k:
         raise BadInput(
             f"graph: {near.shape[1]} neighbours a sample, {k} were asked for.",
@@ -238,10 +264,15 @@ def _check_graph(near: Numbers, similarity: Numbers, k: int) -> None:
     }
     for fault, rows in faults.items():
         if rows.any():
-            raise BadInput(f"graph: row {int(rows.argmax())} {fault}.", remedy="give the cosine kNN graph: tasks.embed.knn.knn")
+            raise BadInput(
+                f"graph: row {int(rows.argmax())} {fault}.",
+                remedy="give the cosine kNN graph: winnow.tasks.embed.knn.knn",
+            )
 
 
-def in_order(signals: Signals, keys: NDArray[np.float64], *, graph: bool = False) -> tuple[Signals, NDArray[np.int64], NDArray[np.float64]]:
+def in_order(
+    signals: Signals, keys: NDArray[np.float64], *, graph: bool = False
+) -> tuple[Signals, NDArray[np.int64], NDArray[np.float64]]:
     """The samples in the order of their ids, so that neither rounding nor draws depend on how they are stored.
 
     Args:
@@ -252,7 +283,7 @@ def in_order(signals: Signals, keys: NDArray[np.float64], *, graph: bool = False
     Returns:
         The signals, the rows that they were, and their keys.
     """
-    rows = np.arange(signals.n) if signals.ids is None else np.argsort(signals.ids, kind="stable")
+    rows = np.arange(signals.n)
     if (rows[1:] > rows[:-1]).all():
         return signals, rows, keys
     moved = signals.rows(rows)
@@ -261,5 +292,5 @@ def in_order(signals: Signals, keys: NDArray[np.float64], *, graph: bool = False
         _check_graph(near, similarity, max(1, near.shape[-1]))
         place = np.empty(signals.n, np.int32)
         place[rows] = np.arange(signals.n, dtype=np.int32)
-        moved = replace(moved, graph=Graph(place[near[rows]], similarity[rows]))
+        moved = moved.replace(graph=Graph(place[near[rows]], similarity[rows]))
     return moved, rows, keys[rows]

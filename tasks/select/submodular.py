@@ -8,15 +8,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.errors import BadInput
-from tasks.select.greedy import FacilityLocation, Function, SparseFacilityLocation, check, greedy
-from tasks.select.signals import Selection, Signals
-from tasks.select.similarity import UNIT, Kernel, check_dense, dense, in_order, nearest_of, refuse_above
+from winnow.tasks.errors import BadInput
+from winnow.tasks.select.greedy import FacilityLocation, Function, SparseFacilityLocation, check, greedy
+from winnow.tasks.select.signals import Selection, Signals
+from winnow.tasks.select.similarity import (
+    UNIT,
+    Kernel,
+    check_dense,
+    dense,
+    in_order,
+    nearest_of,
+    refuse_above,
+)
 
 __all__ = ["KERNELS", "check_factor", "facility_location", "graph_cut", "log_determinant"]
 
 KERNELS = ("features", "gradients")
-RIDGE = 1e-4  # added to log determinant's diagonal: float32 similarities make a singular kernel indefinite by less than that
+# added to log determinant's diagonal: float32 similarities make a singular kernel indefinite by less than
+# that
+RIDGE = 1e-4
 
 _GRAIN = 2.0**-40  # what is left of a variance is rounded to it, so that copies are tied
 _COLUMNS = 64  # of the kernel, computed together
@@ -24,7 +34,7 @@ _COLUMNS = 64  # of the kernel, computed together
 Numbers = NDArray[Any]
 
 
-# -- functions: the gain of each sample, given the picks so far -------------------------------------------------------------
+# -- functions: the gain of each sample, given the picks so far ----------------------------------------------
 
 
 class _SparseGraphCut(Function):
@@ -93,7 +103,9 @@ class _LogDeterminant(Function):
         new = (column - done[:, row] @ done) / math.sqrt(self.left[row])
         self.factor[self.count] = new
         self.count += 1
-        self.left = np.maximum(self.left - new * new, RIDGE)  # what is left is at least that, but for rounding
+        self.left = np.maximum(
+            self.left - new * new, RIDGE
+        )  # what is left is at least that, but for rounding
         self.value = np.log(self.left)
         self.picked[row] = True
 
@@ -101,11 +113,13 @@ class _LogDeterminant(Function):
 class _LogDeterminantOfFeatures(Function):
     """The same of S = ΦΦᵀ with few columns, φ = [1, x] / √2, in memory that does not grow with the picks.
 
-    A gain is the logarithm of λ + s_xx − s_xA (S_A + λI)⁻¹ s_Ax = σ_x² + φ_xᵀ P φ_x with σ² = λ + s_xx − φᵀφ and
+    A gain is the logarithm of λ + s_xx − s_xA (S_A + λI)⁻¹ s_Ax = σ_x² + φ_xᵀ P φ_x with σ² = λ + s_xx − φᵀφ
+    and
 
         P = (I + Σ_{a ∈ A} φ_a φ_aᵀ / σ_a²)⁻¹
 
-    so that a pick takes (Pφ)(Pφ)ᵀ / (σ² + φᵀPφ) off P, and the square of φ_xᵀPφ over the same off what is left of x.
+    so that a pick takes (Pφ)(Pφ)ᵀ / (σ² + φᵀPφ) off P, and the square of φ_xᵀPφ over the same off what is
+    left of x.
     """
 
     def __init__(self, vectors: NDArray[np.float32]) -> None:
@@ -125,7 +139,7 @@ class _LogDeterminantOfFeatures(Function):
         self.value = np.log(np.rint(self.left / _GRAIN) * _GRAIN)
 
 
-# -- the selectors --------------------------------------------------------------------------------------------------------
+# -- the selectors -------------------------------------------------------------------------------------------
 
 
 def _check(kernel: str, neighbours: int | None, optimizer: str, upstream: bool) -> None:
@@ -142,7 +156,9 @@ def check_factor(n: int, budget: int, *, kernel: str = "features", upstream: boo
     """
     if kernel == "gradients" or upstream:
         what = f"the Cholesky factor of {budget:,} picks of {n:,} samples"
-        refuse_above(8 * n * budget, what, "pass kernel='features', select fewer, or per class: balanced=True")
+        refuse_above(
+            8 * n * budget, what, "pass kernel='features', select fewer, or per class: balanced=True"
+        )
 
 
 def facility_location(
@@ -161,39 +177,46 @@ def facility_location(
 
         f(S) = Σ_i max_{j ∈ S} s_ij,    gain of x = Σ_i max(0, s_ix − max_{j ∈ S} s_ij)
 
-    which is monotone and submodular: the greedy value is at least 1 − 1/e of the best. With ``neighbours`` a sample can be represented by
-    itself and its nearest neighbours only; other similarities count as 0. Similarities are rounded to 2⁻²⁰, and gains are then exact.
+    which is monotone and submodular: the greedy value is at least 1 − 1/e of the best. With ``neighbours`` a
+    sample can be represented by itself and its nearest neighbours only; other similarities count as 0.
+    Similarities are rounded to 2⁻²⁰, and gains are then exact.
 
     Args:
-        signals: features; residuals for the kernel of gradients; the cosine kNN graph is taken if given and ``neighbours`` is asked for.
+        signals: features; residuals for the kernel of gradients; the cosine kNN graph is taken if given and
+            ``neighbours`` is asked for.
         budget: k, samples to keep.
         generator: breaks ties, and draws for the stochastic optimiser.
-        kernel: ``"features"``, or ``"gradients"`` for x = r ⊗ [h, 1], the last layer's gradients, with residuals r and features h.
+        kernel: ``"features"``, or ``"gradients"`` for x = r ⊗ [h, 1], the last layer's gradients, with
+            residuals r and features h.
         neighbours: of a sample in the kNN-sparse kernel; None for the dense one.
-        optimizer: ``"lazy"`` and ``"naive"`` pick the same; ``"stochastic"`` looks at ⌈N/k · ln 100⌉ random samples for each pick;
-            ``"approximate_lazy"`` accepts a gain of 0.9 of the highest bound.
+        optimizer: ``"lazy"`` and ``"naive"`` pick the same; ``"stochastic"`` looks at ⌈N/k · ln 100⌉ random
+            samples for each pick; ``"approximate_lazy"`` accepts a gain of 0.9 of the highest bound.
         upstream: replay the published code, which has the kernel of gradients only.
 
     Returns:
-        Selection in pick order: a smaller coreset is the beginning of a larger one (but with ``"stochastic"``); gains are those of f.
+        Selection in pick order: a smaller coreset is the beginning of a larger one (but with
+        ``"stochastic"``); gains are those of f.
 
     Raises:
         BadInput: a parameter or graph that cannot be used, or a dense kernel of more than 4 GiB (N > 32,768).
         MissingSignal: gradients without residuals.
 
     Cost:
-        Dense: N²·D/2 multiplications, 4·N² bytes, and visits to some N·ln k rows of the kernel. kNN-sparse: the graph, then O(k)
-        visits of a pick's surroundings; O(N · neighbours) memory.
+        Dense: N²·D/2 multiplications, 4·N² bytes, and visits to some N·ln k rows of the kernel. kNN-sparse:
+        the graph, then O(k) visits of a pick's surroundings; O(N · neighbours) memory.
 
     References:
-        Mirzasoleiman, Karbasi, Sarkar and Krause, Distributed Submodular Maximization, NeurIPS 2013; Minoux, Accelerated Greedy Algorithms,
-        1978; Mirzasoleiman et al., Lazier Than Lazy Greedy, AAAI 2015; Lindgren, Wu and Dimakis, Leveraging Sparsity for Efficient
-        Submodular Data Summarization, NeurIPS 2016. Guo, Zhao and Bai, DeepCore, DEXA 2022.
-        Upstream: DeepCore@74ec709 deepcore/methods/submodular.py, methods_utils/submodular_function.py, submodular_optimizer.py.
+        Mirzasoleiman, Karbasi, Sarkar and Krause, Distributed Submodular Maximization, NeurIPS 2013; Minoux,
+        Accelerated Greedy Algorithms, 1978; Mirzasoleiman et al., Lazier Than Lazy Greedy, AAAI 2015;
+        Lindgren, Wu and Dimakis, Leveraging Sparsity for Efficient Submodular Data Summarization, NeurIPS
+        2016. Guo, Zhao and Bai, DeepCore, DEXA 2022.
+        Upstream: DeepCore@74ec709 deepcore/methods/submodular.py, methods_utils/submodular_function.py,
+        submodular_optimizer.py.
 
     Differences from upstream:
-        Features by default (upstream: gradients, written out). Picks keep their order, ties go by the generator (upstream: the first).
-        The stochastic optimiser looks at 46 samples a pick at 10 % (upstream: at one, which is random selection).
+        Features by default (upstream: gradients, written out). Picks keep their order, ties go by the
+        generator (upstream: the first). The stochastic optimiser looks at 46 samples a pick at 10 %
+        (upstream: at one, which is random selection).
 
     >>> s = Signals(n=4, features=np.array([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [0.0, 1.0]]))
     >>> facility_location(s, 2, generator=np.random.default_rng(0)).indices.tolist()
@@ -226,38 +249,44 @@ def graph_cut(
 
         f(S) = Σ_{i ∈ V} Σ_{j ∈ S} s_ij − Σ_{i, j ∈ S} s_ij,    gain of x = Σ_{i ≠ x} s_ix − 2 Σ_{j ∈ S} s_jx
 
-    that is, the weight of the edges between S and the rest. It is submodular but not monotone: from about half of the samples on, gains are
-    negative, and the budget is filled all the same. With ``neighbours``, two samples have an edge if either lists the other.
+    that is, the weight of the edges between S and the rest. It is submodular but not monotone: from about
+    half of the samples on, gains are negative, and the budget is filled all the same. With ``neighbours``,
+    two samples have an edge if either lists the other.
 
     Args:
-        signals: features; residuals for the kernel of gradients; the cosine kNN graph is taken if given and ``neighbours`` is asked for.
+        signals: features; residuals for the kernel of gradients; the cosine kNN graph is taken if given and
+            ``neighbours`` is asked for.
         budget: k, samples to keep.
         generator: breaks ties, and draws for the stochastic optimiser.
-        kernel: ``"features"``, or ``"gradients"`` for x = r ⊗ [h, 1], the last layer's gradients, with residuals r and features h.
+        kernel: ``"features"``, or ``"gradients"`` for x = r ⊗ [h, 1], the last layer's gradients, with
+            residuals r and features h.
         neighbours: of a sample in the kNN-sparse kernel; None for the dense one.
-        optimizer: ``"lazy"`` and ``"naive"`` pick the same; ``"stochastic"`` looks at ⌈N/k · ln 100⌉ random samples for each pick;
-            ``"approximate_lazy"`` accepts a gain g of g ≥ b − 0.1·|b|, with b the highest bound.
+        optimizer: ``"lazy"`` and ``"naive"`` pick the same; ``"stochastic"`` looks at ⌈N/k · ln 100⌉ random
+            samples for each pick; ``"approximate_lazy"`` accepts a gain g of g ≥ b − 0.1·|b|, with b the
+            highest bound.
         upstream: replay the published code, which has the kernel of gradients only.
 
     Returns:
-        Selection in pick order: a smaller coreset is the beginning of a larger one (but with ``"stochastic"``); gains are those of f.
+        Selection in pick order: a smaller coreset is the beginning of a larger one (but with
+        ``"stochastic"``); gains are those of f.
 
     Raises:
         BadInput: a parameter or graph that cannot be used.
         MissingSignal: gradients without residuals.
 
     Cost:
-        Dense: N·k·D multiplications, in products of 64 columns, or fewer; O(N·D) memory, the kernel is never written out. kNN-sparse: the
-        graph, then O(k · neighbours); O(N · neighbours) memory.
+        Dense: N·k·D multiplications, in products of 64 columns, or fewer; O(N·D) memory, the kernel is never
+        written out. kNN-sparse: the graph, then O(k · neighbours); O(N · neighbours) memory.
 
     References:
-        Iyer, Khargoankar, Bilmes and Asanani, Submodular Combinatorial Information Measures with Applications in Machine Learning, ALT
-        2021. Guo, Zhao and Bai, DeepCore, DEXA 2022.
-        Upstream: DeepCore@74ec709 deepcore/methods/submodular.py, methods_utils/submodular_function.py, submodular_optimizer.py.
+        Iyer, Khargoankar, Bilmes and Asanani, Submodular Combinatorial Information Measures with Applications
+        in Machine Learning, ALT 2021. Guo, Zhao and Bai, DeepCore, DEXA 2022.
+        Upstream: DeepCore@74ec709 deepcore/methods/submodular.py, methods_utils/submodular_function.py,
+        submodular_optimizer.py.
 
     Differences from upstream:
-        As facility_location. Approximate lazy greedy ends (upstream: a negative gain is never within 0.9 of its bound, an endless loop),
-        and gains leave out s_xx, the same for all.
+        As facility_location. Approximate lazy greedy ends (upstream: a negative gain is never within 0.9 of
+        its bound, an endless loop), and gains leave out s_xx, the same for all.
 
     >>> s = Signals(n=6, features=np.array([[1.0, 0.0], [1.0, 0.2], [1.0, -0.2], [0.0, 1.0], [0.2, 1.0], [-0.2, 1.0]]))
     >>> sorted(graph_cut(s, 2, generator=np.random.default_rng(0)).indices.tolist())
@@ -295,32 +324,36 @@ def log_determinant(
         signals: features; residuals for the kernel of gradients.
         budget: k, samples to keep.
         generator: breaks ties, and draws for the stochastic optimiser.
-        kernel: ``"features"``, or ``"gradients"`` for x = r ⊗ [h, 1], the last layer's gradients, with residuals r and features h.
+        kernel: ``"features"``, or ``"gradients"`` for x = r ⊗ [h, 1], the last layer's gradients, with
+            residuals r and features h.
         neighbours: must be None: a kNN-sparse kernel is not positive definite, hence has no log determinant.
-        optimizer: ``"lazy"`` and ``"naive"`` pick the same; ``"stochastic"`` looks at ⌈N/k · ln 100⌉ random samples for each pick;
-            ``"approximate_lazy"`` accepts a gain g of g ≥ b − 0.1·|b|, with b the highest bound.
+        optimizer: ``"lazy"`` and ``"naive"`` pick the same; ``"stochastic"`` looks at ⌈N/k · ln 100⌉ random
+            samples for each pick; ``"approximate_lazy"`` accepts a gain g of g ≥ b − 0.1·|b|, with b the
+            highest bound.
         upstream: replay the published code, which has the kernel of gradients only.
 
     Returns:
-        Selection in pick order: a smaller coreset is the beginning of a larger one (but with ``"stochastic"``); gains are those of f, with
-        ``upstream`` s_xA S_A⁺ s_Ax.
+        Selection in pick order: a smaller coreset is the beginning of a larger one (but with
+        ``"stochastic"``); gains are those of f, with ``upstream`` s_xA S_A⁺ s_Ax.
 
     Raises:
         BadInput: a parameter that cannot be used; gradients with 8·N·k bytes of more than 4 GiB.
         MissingSignal: gradients without residuals.
 
     Cost:
-        Features: N·k·D multiplications, 8·N·D bytes. Gradients: N·k²/2 multiplications and at most 64·N·k·(C + D) more for columns of the
-        kernel (N·k·(C + D) where the guess of the next picks is right); 8·N·k bytes. The kernel is never written out.
+        Features: N·k·D multiplications, 8·N·D bytes. Gradients: N·k²/2 multiplications and at most 64·N·k·(C
+        + D) more for columns of the kernel (N·k·(C + D) where the guess of the next picks is right); 8·N·k
+        bytes. The kernel is never written out.
 
     References:
-        Chen, Zhang and Zhou, Fast Greedy MAP Inference for Determinantal Point Process to Improve Recommendation Diversity, NeurIPS 2018,
-        algorithm 1. Guo, Zhao and Bai, DeepCore, DEXA 2022.
-        Upstream: DeepCore@74ec709 deepcore/methods/submodular.py, methods_utils/submodular_function.py, submodular_optimizer.py.
+        Chen, Zhang and Zhou, Fast Greedy MAP Inference for Determinantal Point Process to Improve
+        Recommendation Diversity, NeurIPS 2018, algorithm 1. Guo, Zhao and Bai, DeepCore, DEXA 2022.
+        Upstream: DeepCore@74ec709 deepcore/methods/submodular.py, methods_utils/submodular_function.py,
+        submodular_optimizer.py.
 
     Differences from upstream:
-        Upstream's gain is s_xA S_A⁺ s_Ax, without "s_xx −" and the logarithm: it prefers copies of what it has, and its lazy greedy returns
-        the first k samples.
+        Upstream's gain is s_xA S_A⁺ s_Ax, without "s_xx −" and the logarithm: it prefers copies of what it
+        has, and its lazy greedy returns the first k samples.
 
     >>> s = Signals(n=4, features=np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
     >>> 3 in log_determinant(s, 2, generator=np.random.default_rng(0)).indices
@@ -329,7 +362,8 @@ def log_determinant(
     _check(kernel, neighbours, optimizer, upstream)
     if neighbours is not None:
         raise BadInput(
-            f"neighbours = {neighbours}: log_determinant needs the dense kernel; a kNN-sparse one is not positive definite.",
+            f"neighbours = {neighbours}: log_determinant needs the dense kernel; a kNN-sparse one is not "
+            "positive definite.",
             remedy="leave neighbours out, or use facility_location or graph_cut",
         )
     check_factor(signals.n, budget, kernel=kernel, upstream=upstream)
@@ -338,7 +372,9 @@ def log_determinant(
         return Selection.of(picks, gains=gains)
     given, rows, keys = _prepared(signals, generator, None, upstream)
     tiles = Kernel.of(given, kernel)
-    function = _LogDeterminantOfFeatures(tiles.vectors) if kernel == "features" else _LogDeterminant(tiles, budget)
+    function = (
+        _LogDeterminantOfFeatures(tiles.vectors) if kernel == "features" else _LogDeterminant(tiles, budget)
+    )
     return _selection(*greedy(function, budget, optimizer, keys, generator), rows, 1)
 
 
@@ -347,14 +383,16 @@ def _prepared(
 ) -> tuple[Signals, NDArray[np.int64], NDArray[np.float64]]:
     if upstream:  # as stored, ties to the first
         return signals, np.arange(signals.n), np.arange(signals.n, dtype=np.float64)
-    return in_order(signals, signals.keys(generator), graph=neighbours is not None)
+    return in_order(signals, generator.random(signals.n), graph=neighbours is not None)
 
 
 def _selection(picks: NDArray[np.int64], gains: Numbers, rows: NDArray[np.int64], unit: int) -> Selection:
     return Selection.of(rows[picks], gains=gains / unit)
 
 
-def _published_log_determinant(kernel: Kernel, budget: int, optimizer: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _published_log_determinant(
+    kernel: Kernel, budget: int, optimizer: str
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Upstream's gain s_xA S_A⁺ s_Ax. It rises from 0, so that lazy greedy stops at the first sample it looks at, in order."""
     n = len(kernel)
     picks: list[int] = []
@@ -363,7 +401,11 @@ def _published_log_determinant(kernel: Kernel, budget: int, optimizer: str) -> t
     for step in range(budget):
         looked_at = np.array([step]) if optimizer == "lazy" else np.setdiff1d(np.arange(n), picks)
         to_picks = columns[:step, looked_at]
-        value = np.einsum("an,an->n", np.linalg.pinv(columns[:step, picks]) @ to_picks, to_picks) if picks else np.zeros(len(looked_at))
+        value = (
+            np.einsum("an,an->n", np.linalg.pinv(columns[:step, picks]) @ to_picks, to_picks)
+            if picks
+            else np.zeros(len(looked_at))
+        )
         row = int(looked_at[value.argmax()])
         gains[step] = value.max()
         picks.append(row)

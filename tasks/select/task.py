@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.artifacts import Artifact, write
-from tasks.cache import cached_task, context
-from tasks.data.task import labels_of, rows_of
-from tasks.errors import MissingSignal
-from tasks.registry import selectors
+from winnow.tasks.artifacts import Artifact, write
+from winnow.tasks.cache import cached_task, context
+from winnow.tasks.data.task import labels_of, rows_of
+from winnow.tasks.errors import MissingSignal
+from winnow.tasks.registry import selectors
 
 __all__ = ["inputs_of", "select"]
 
@@ -21,7 +21,7 @@ def inputs_of(method: str, signals: Mapping[str, Artifact], *, balanced: bool = 
         MissingSignal: something that it needs is not among them.
     """
     entry = selectors.get(method)
-    wanted = {*entry.needs, *entry.facts.get("uses", ()), *(("labels",) if balanced else ())}
+    wanted = {*entry.needs, *entry.uses, *(("labels",) if balanced else ())}
     sources = {"features": ("embeddings",), "probabilities": ("logits",), "residuals": ("logits", "labels")}
     names = {source for need in wanted for source in sources.get(need, (need,))}
     missing = {source for need in entry.needs for source in sources.get(need, (need,))} - set(signals)
@@ -35,7 +35,6 @@ def inputs_of(method: str, signals: Mapping[str, Artifact], *, balanced: bool = 
     name="select",
     run_name="select-{method}-{fraction}",
     seen_as={"method": lambda method: selectors.get(method).identity},
-    modules=selectors.modules(),
 )
 def select(
     samples: Artifact,
@@ -68,9 +67,10 @@ def select(
     """
     import numpy as np
 
-    from tasks.embed.graph import Graph
-    from tasks.hardware import seed_sequence
-    from tasks.select.signals import Signals, residuals_of, softmax
+    from winnow.tasks.embed.graph import Graph
+    from winnow.tasks.hardware import seed_sequence
+    from winnow.tasks.score.gradients import residuals_of, softmax
+    from winnow.tasks.select.signals import Signals
 
     ids = samples.numpy("id")
     context().notes |= {"seed": seed}
@@ -79,7 +79,9 @@ def select(
     signals = Signals(
         n=len(ids),
         ids=ids,
-        scores={} if scores is None else {name: scores.numpy(name) for name in scores.arrow_schema().names if name != "id"},
+        scores={}
+        if scores is None
+        else {name: scores.numpy(name) for name in scores.arrow_schema().names if name != "id"},
         features=None if embeddings is None else embeddings.numpy("vector"),
         graph=None if graph is None else Graph(graph.numpy("neighbours"), graph.numpy("similarity")),
         labels=targets,
@@ -91,7 +93,9 @@ def select(
         rows = rows_of(ids, np.sort(among.numpy("id")))
         signals = signals.rows(rows)
     generator = np.random.default_rng(seed_sequence(seed, "select"))
-    chosen = selectors.get(method)(signals, float(fraction), generator=generator, balanced=balanced, **(params or {}))
+    chosen = selectors.get(method)(
+        signals, float(fraction), generator=generator, balanced=balanced, **(params or {})
+    )
     k = len(chosen.indices)
     import pyarrow as pa
 

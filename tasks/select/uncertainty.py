@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.errors import BadInput, MissingSignal
-from tasks.select.budget import order
-from tasks.select.signals import Selection, Signals
+from winnow.tasks.errors import BadInput, MissingSignal
+from winnow.tasks.select.ranking import order
+from winnow.tasks.select.signals import Selection, Signals
 
 __all__ = ["checked_probabilities", "uncertainty"]
 
@@ -25,7 +25,7 @@ def checked_probabilities(signals: Signals) -> NDArray[np.floating[Any]]:
 
     >>> checked_probabilities(Signals(n=2, probabilities=np.array([[0.5, 0.5], [0.5, 0.6]])))
     Traceback (most recent call last):
-    tasks.errors.BadInput: probabilities: row 1 sums to 1.1.
+    winnow.BadInput: probabilities: row 1 sums to 1.1.
       next: give softmax outputs, not logits
     """
     probabilities = signals.probabilities
@@ -35,12 +35,18 @@ def checked_probabilities(signals: Signals) -> NDArray[np.floating[Any]]:
         negative = (part < 0).any(1)
         if negative.any():
             row = int(negative.argmax())
-            raise BadInput(f"probabilities: row {start + row} holds {part[row].min():g}.", remedy="give softmax outputs, not logits")
+            raise BadInput(
+                f"probabilities: row {start + row} holds {part[row].min():g}.",
+                remedy="give softmax outputs, not logits",
+            )
         total = part.sum(1, dtype=np.float64)
         off = np.abs(total - 1) > OFF_BY
         if off.any():
             row = int(off.argmax())
-            raise BadInput(f"probabilities: row {start + row} sums to {total[row]:g}.", remedy="give softmax outputs, not logits")
+            raise BadInput(
+                f"probabilities: row {start + row} sums to {total[row]:g}.",
+                remedy="give softmax outputs, not logits",
+            )
     return probabilities
 
 
@@ -63,7 +69,12 @@ KINDS = {"least_confidence": _least_confidence, "entropy": _entropy, "margin": _
 
 
 def uncertainty(
-    signals: Signals, budget: int, *, generator: np.random.Generator, kind: str = "least_confidence", upstream: bool = False
+    signals: Signals,
+    budget: int,
+    *,
+    generator: np.random.Generator,
+    kind: str = "least_confidence",
+    upstream: bool = False,
 ) -> Selection:
     """Keep the samples that a network is least sure of.
 
@@ -78,8 +89,9 @@ def uncertainty(
         budget: k, samples to keep.
         generator: breaks ties.
         kind: ``"least_confidence"``, ``"entropy"`` or ``"margin"``.
-        upstream: replay the published code: the *most* certain samples, unless all samples given are of one class, as they are with
-            ``balanced=True``; least confidence by the largest logit, which is read from the score ``max_logit``.
+        upstream: replay the published code: the *most* certain samples, unless all samples given are of one
+            class, as they are with ``balanced=True``; least confidence by the largest logit, which is read
+            from the score ``max_logit``.
 
     Returns:
         Selection from the least certain sample on; gains are u (the published scores with ``upstream``).
@@ -92,13 +104,13 @@ def uncertainty(
         O(N·C + N log N).
 
     References:
-        Coleman et al., Selection via Proxy: Efficient Data Selection for Deep Learning, ICLR 2020; Settles, Active Learning Literature
-        Survey, 2009, section 3.1.
+        Coleman et al., Selection via Proxy: Efficient Data Selection for Deep Learning, ICLR 2020; Settles,
+        Active Learning Literature Survey, 2009, section 3.1.
         Upstream: PatrickZH/DeepCore@74ec709 deepcore/methods/uncertainty.py.
 
     Differences from upstream:
-        Without class balance, upstream sorts the wrong way round and keeps the most certain samples. Its least confidence is the largest
-        logit instead of the largest probability.
+        Without class balance, upstream sorts the wrong way round and keeps the most certain samples. Its
+        least confidence is the largest logit instead of the largest probability.
 
     >>> s = Signals(n=3, probabilities=np.array([[0.9, 0.1], [0.5, 0.5], [0.3, 0.7]]))
     >>> uncertainty(s, 2, generator=np.random.default_rng(0)).indices.tolist()
@@ -112,18 +124,18 @@ def uncertainty(
     values = np.empty(signals.n)
     for start in range(0, signals.n, ROWS):
         values[start : start + ROWS] = KINDS[kind](probabilities[start : start + ROWS].astype(np.float64))
-    rows = order(-values, signals.keys(generator))[:budget]
+    rows = order(-values, generator.random(signals.n))[:budget]
     return Selection.of(rows, gains=values[rows])
 
 
 def _published(signals: Signals, budget: int, kind: str) -> Selection:
     """DeepCore's scores, low where uncertain, and its order."""
-    assert signals.probabilities is not None
     p = signals.probabilities.astype(np.float32)
     if kind == "least_confidence":
         if "max_logit" not in signals.scores:
             raise MissingSignal(
-                "uncertainty: upstream=True ranks by the largest logit, which probabilities do not determine.",
+                "uncertainty: upstream=True ranks by the largest logit, which probabilities do not "
+                "determine.",
                 remedy="give it as scores['max_logit'], or choose another kind",
             )
         scores = signals.scores["max_logit"]
@@ -132,6 +144,6 @@ def _published(signals: Signals, budget: int, kind: str) -> Selection:
     else:
         scores = 1 - _margin(p.astype(np.float64))
     ranked = np.argsort(scores)
-    one_class = signals.labels is not None and len(np.unique(signals.labels)) == 1
+    one_class = signals.has("labels") and len(np.unique(signals.labels)) == 1
     rows = (ranked if one_class else ranked[::-1])[:budget]
     return Selection.of(rows, gains=scores[rows])

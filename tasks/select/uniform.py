@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.errors import BadInput
-from tasks.select.budget import order
-from tasks.select.signals import Selection, Signals
+from winnow.tasks.errors import BadInput
+from winnow.tasks.select.ranking import order
+from winnow.tasks.select.signals import Selection, Signals
 
 __all__ = ["full", "random"]
 
@@ -21,7 +21,10 @@ def full(signals: Signals, budget: int, *, generator: np.random.Generator) -> Se
     [0, 1, 2]
     """
     if budget != signals.n:
-        raise BadInput(f"full keeps all {signals.n} samples, not {budget}.", remedy="use fraction 1.0, or the selector random")
+        raise BadInput(
+            f"full keeps all {signals.n} samples, not {budget}.",
+            remedy="use fraction 1.0, or the selector random",
+        )
     return Selection.of(np.arange(signals.n))
 
 
@@ -41,5 +44,5 @@ def random(signals: Signals, budget: int, *, generator: np.random.Generator) -> 
     >>> random(Signals(n=100), 3, generator=np.random.default_rng(0)).indices.tolist()
     [11, 92, 3]
     """
-    keys = signals.keys(generator)
+    keys = generator.random(signals.n)
     return Selection.of(order(keys, keys)[:budget])

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.errors import BadInput
-from tasks.select.budget import order
-from tasks.select.signals import Selection, Signals
+from winnow.tasks.errors import BadInput
+from winnow.tasks.select.ranking import order
+from winnow.tasks.select.signals import Selection, Signals
 
 __all__ = ["zcore"]
 
@@ -31,14 +31,16 @@ def zcore(
 ) -> Selection:
     """Keep the samples that cover the embedding and have few others close by, without labels or training.
 
-    Scores start as uniform draws in [0, 1). Then, again and again, a few dimensions of the embedding are drawn and in them a point, each
-    coordinate from the triangular distribution between that dimension's minimum and maximum with its mode at the median. With
-    ‖·‖₁ in these dimensions,
+    Scores start as uniform draws in [0, 1). Then, again and again, a few dimensions of the embedding are
+    drawn and in them a point, each coordinate from the triangular distribution between that dimension's
+    minimum and maximum with its mode at the median. With ‖·‖₁ in these dimensions,
 
         covered      the sample i nearest to the point scores +1
-        redundant    each of the nearest neighbours j of i scores −w_j,   w_j ∝ 1 / ‖x_j − x_i‖₁^exponent,   Σ w = 1
+        redundant    each of the nearest neighbours j of i scores −w_j,   w_j ∝ 1 / ‖x_j − x_i‖₁^exponent,   Σ
+        w = 1
 
-    (samples that coincide with i in these dimensions share the whole −1), and the k samples of highest score are kept.
+    (samples that coincide with i in these dimensions share the whole −1), and the k samples of highest score
+    are kept.
 
     Args:
         signals: features of one or more pre-trained networks, side by side.
@@ -50,7 +52,8 @@ def zcore(
         exponent: how fast redundancy falls with distance.
 
     Returns:
-        Selection from the highest score on, so that a smaller one is a prefix of a larger one; gains are the scores.
+        Selection from the highest score on, so that a smaller one is a prefix of a larger one; gains are the
+        scores.
 
     Raises:
         BadInput: a parameter that is not positive.
@@ -59,35 +62,42 @@ def zcore(
         O(samples·N·dimensions) time, O(N·D) memory.
 
     References:
-        Griffin, Marks and Corso, Zero-Shot Coreset Selection: Efficient Pruning for Unlabeled Data, 2024 (arXiv 2411.15349); as Zero-Shot
-        Coreset Selection via Iterative Subspace Sampling, WACV 2026.
+        Griffin, Marks and Corso, Zero-Shot Coreset Selection: Efficient Pruning for Unlabeled Data, 2024
+        (arXiv 2411.15349); as Zero-Shot Coreset Selection via Iterative Subspace Sampling, WACV 2026.
         Upstream: voxel51/zcore@5fe8048, voxel51/zero-shot-coreset-selection@02811d3 zcore_brent.py.
 
     What was verified:
-        Of the paper, only the abstract could be read. The steps are those of upstream's second repository, whose function carries the
-        first author's name, and of a copy of the first (nishloadmaster/zcore_score@629859d core/coreset/zcore.py, with the command line's
-        defaults: 10⁶ draws, 2 dimensions, 1,000 neighbours, exponent 4; the runs named in upstream's README have the same). No output of
-        upstream's was compared.
+        Of the paper, only the abstract could be read. The steps are those of upstream's second repository,
+        whose function carries the first author's name, and of a copy of the first
+        (nishloadmaster/zcore_score@629859d core/coreset/zcore.py, with the command line's defaults: 10⁶
+        draws, 2 dimensions, 1,000 neighbours, exponent 4; the runs named in upstream's README have the same).
+        No output of upstream's was compared.
 
     Differences from upstream:
-        Upstream draws a million points whatever N, charges only the first of several samples at distance 0, and scales the scores to
-        [0, 1], which changes no rank.
+        Upstream draws a million points whatever N, charges only the first of several samples at distance 0,
+        and scales the scores to [0, 1], which changes no rank.
 
     >>> features = np.r_[np.zeros((8, 2)), [[1.0, 1.0], [-1.0, 1.0]]]  # eight copies and two others
     >>> kept = zcore(Signals(n=10, features=features), 3, generator=np.random.default_rng(0), samples=200).indices
     >>> {8, 9} < set(kept.tolist())
     True
     """
-    assert signals.features is not None
     if samples is None:
         samples = min(MOST, EACH * signals.n)
-    for name, value in (("samples", samples), ("dimensions", dimensions), ("neighbours", neighbours), ("exponent", exponent)):
+    for name, value in (
+        ("samples", samples),
+        ("dimensions", dimensions),
+        ("neighbours", neighbours),
+        ("exponent", exponent),
+    ):
         if not value > 0:
             raise BadInput(f"{name} = {value}: it must be positive.")
-    keys = signals.keys(generator)
+    keys = generator.random(signals.n)
     rows = np.argsort(keys)  # in the order of the keys, so that nothing depends on the order of storage
     scores = np.empty(signals.n)
-    scores[rows] = _scores(_columns(signals.features, rows), samples, dimensions, neighbours, exponent, generator)
+    scores[rows] = _scores(
+        _columns(signals.features, rows), samples, dimensions, neighbours, exponent, generator
+    )
     chosen = order(-scores, keys)[:budget]
     return Selection.of(chosen, gains=scores[chosen])
 
@@ -95,14 +105,23 @@ def zcore(
 def _columns(features: NDArray[np.floating], rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """The features by dimension, float32 (D, N), scaled to at most 1: distances count only by their ratios."""
     columns = np.empty((features.shape[1], len(rows)), np.float32)
-    largest = max(float(np.abs(features[start : start + ROWS]).max(initial=0)) for start in range(0, len(rows), ROWS))
+    largest = max(
+        float(np.abs(features[start : start + ROWS]).max(initial=0)) for start in range(0, len(rows), ROWS)
+    )
     for start in range(0, len(rows), ROWS):
-        columns[:, start : start + ROWS] = features[rows[start : start + ROWS]].T.astype(np.float64) / (largest or 1.0)
+        columns[:, start : start + ROWS] = features[rows[start : start + ROWS]].T.astype(np.float64) / (
+            largest or 1.0
+        )
     return columns
 
 
 def _scores(
-    columns: NDArray[np.float32], samples: int, dimensions: int, neighbours: int, exponent: float, generator: np.random.Generator
+    columns: NDArray[np.float32],
+    samples: int,
+    dimensions: int,
+    neighbours: int,
+    exponent: float,
+    generator: np.random.Generator,
 ) -> NDArray[np.float64]:
     dim, n = columns.shape
     least, middle, most = columns.min(1), np.median(columns, axis=1), columns.max(1)
@@ -114,7 +133,10 @@ def _scores(
         uniform = generator.random(dimensions)
         if neighbours == 0:
             continue
-        point = [_triangular(u, float(least[d]), float(middle[d]), float(most[d])) for u, d in zip(uniform, chosen, strict=True)]
+        point = [
+            _triangular(u, float(least[d]), float(middle[d]), float(most[d]))
+            for u, d in zip(uniform, chosen, strict=True)
+        ]
         covered = int(np.argmin(_measure(columns, chosen, point, room)))
         scores[covered] += 1
         apart = _measure(columns, chosen, columns[chosen, covered], room)
@@ -151,7 +173,9 @@ def _triangular(u: float, least: float, mode: float, most: float) -> float:
     return most - ((1 - u) * width * (most - mode)) ** 0.5
 
 
-def _measure(columns: NDArray[np.float32], chosen: NDArray[np.int64], point: Any, out: NDArray[np.float32]) -> NDArray[np.float32]:
+def _measure(
+    columns: NDArray[np.float32], chosen: NDArray[np.int64], point: Any, out: NDArray[np.float32]
+) -> NDArray[np.float32]:
     """L1 distance of all samples to a point, in some dimensions; ``out`` (2, N) is overwritten, its first row the result."""
     total, part = out
     for place, (d, value) in enumerate(zip(chosen, np.asarray(point, np.float32), strict=True)):

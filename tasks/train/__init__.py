@@ -1,26 +1,30 @@
 """Training: networks by name here; loop, loaders and cluster heads in their modules."""
 
-from tasks.registry import networks
+from winnow.tasks.registry import networks
 
-networks.add("alexnet", "tasks.train.networks.alexnet:alexnet", sizes="28 and more", hardware="GPU")
-networks.add("convnet", "tasks.train.networks.small:convnet", sizes="4 and more", hardware="CPU")
-networks.add("inception_v3", "tasks.train.networks.inception:inception_v3", sizes="28 and more", hardware="GPU")
-networks.add("lenet", "tasks.train.networks.small:lenet", sizes="12 and more", hardware="CPU")
-networks.add("mlp", "tasks.train.networks.small:mlp", sizes="any", hardware="CPU")
-networks.add("mobilenet_v3_large", "tasks.train.networks.mobilenet:mobilenet_v3_large", sizes="28 and more", hardware="GPU")
-networks.add("mobilenet_v3_small", "tasks.train.networks.mobilenet:mobilenet_v3_small", sizes="28 and more", hardware="GPU")
-networks.add("resnet8", "tasks.train.networks.resnet:resnet8", sizes="8 and more", hardware="CPU")
-networks.add("resnet18", "tasks.train.networks.resnet:resnet18", sizes="any", hardware="GPU")
-networks.add("resnet20", "tasks.train.networks.resnet:resnet20", sizes="8 and more", hardware="CPU")
-networks.add("resnet34", "tasks.train.networks.resnet:resnet34", sizes="any", hardware="GPU")
-networks.add("resnet50", "tasks.train.networks.resnet:resnet50", sizes="any", hardware="GPU")
-networks.add("resnet101", "tasks.train.networks.resnet:resnet101", sizes="any", hardware="GPU")
-networks.add("resnet152", "tasks.train.networks.resnet:resnet152", sizes="any", hardware="GPU")
-networks.add("vgg11", "tasks.train.networks.vgg:vgg11", sizes="28 and more", hardware="GPU")
-networks.add("vgg13", "tasks.train.networks.vgg:vgg13", sizes="28 and more", hardware="GPU")
-networks.add("vgg16", "tasks.train.networks.vgg:vgg16", sizes="28 and more", hardware="GPU")
-networks.add("vgg19", "tasks.train.networks.vgg:vgg19", sizes="28 and more", hardware="GPU")
-networks.add("wideresnet16_8", "tasks.train.networks.wide_resnet:wideresnet16_8", sizes="8 and more", hardware="GPU")
-networks.add("wideresnet28_10", "tasks.train.networks.wide_resnet:wideresnet28_10", sizes="8 and more", hardware="GPU")
-networks.add("wideresnet50_2", "tasks.train.networks.resnet:wideresnet50_2", sizes="any", hardware="GPU")
-networks.add("timm:*", "tasks.train.networks.timm_models:timm_network", hardware="GPU")
+networks.add("alexnet", ".networks.alexnet:alexnet", sizes="28 and more", hardware="GPU")
+networks.add("convnet", ".networks.small:convnet", sizes="4 and more", hardware="CPU")
+networks.add("inception_v3", ".networks.inception:inception_v3", sizes="28 and more", hardware="GPU")
+networks.add("lenet", ".networks.small:lenet", sizes="12 and more", hardware="CPU")
+networks.add("mlp", ".networks.small:mlp", sizes="any", hardware="CPU")
+networks.add(
+    "mobilenet_v3_large", ".networks.mobilenet:mobilenet_v3_large", sizes="28 and more", hardware="GPU"
+)
+networks.add(
+    "mobilenet_v3_small", ".networks.mobilenet:mobilenet_v3_small", sizes="28 and more", hardware="GPU"
+)
+networks.add("resnet8", ".networks.resnet:resnet8", sizes="8 and more", hardware="CPU")
+networks.add("resnet18", ".networks.resnet:resnet18", sizes="any", hardware="GPU")
+networks.add("resnet20", ".networks.resnet:resnet20", sizes="8 and more", hardware="CPU")
+networks.add("resnet34", ".networks.resnet:resnet34", sizes="any", hardware="GPU")
+networks.add("resnet50", ".networks.resnet:resnet50", sizes="any", hardware="GPU")
+networks.add("resnet101", ".networks.resnet:resnet101", sizes="any", hardware="GPU")
+networks.add("resnet152", ".networks.resnet:resnet152", sizes="any", hardware="GPU")
+networks.add("vgg11", ".networks.vgg:vgg11", sizes="28 and more", hardware="GPU")
+networks.add("vgg13", ".networks.vgg:vgg13", sizes="28 and more", hardware="GPU")
+networks.add("vgg16", ".networks.vgg:vgg16", sizes="28 and more", hardware="GPU")
+networks.add("vgg19", ".networks.vgg:vgg19", sizes="28 and more", hardware="GPU")
+networks.add("wideresnet16_8", ".networks.wide_resnet:wideresnet16_8", sizes="8 and more", hardware="GPU")
+networks.add("wideresnet28_10", ".networks.wide_resnet:wideresnet28_10", sizes="8 and more", hardware="GPU")
+networks.add("wideresnet50_2", ".networks.resnet:wideresnet50_2", sizes="any", hardware="GPU")
+networks.add("timm:*", ".networks.timm_models:timm_network", hardware="GPU")

@@ -17,10 +17,10 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional as F
 
-from tasks import hardware
-from tasks.embed.knn import Graph
-from tasks.errors import BadInput, WinnowError
-from tasks.train.metrics import clustering_metrics
+from winnow.tasks import hardware
+from winnow.tasks.embed.knn import Graph
+from winnow.tasks.errors import BadInput, WinnowError
+from winnow.tasks.train.metrics import clustering_metrics
 
 __all__ = [
     "ClusterHeads",
@@ -40,7 +40,10 @@ Loss = Literal["temi", "pmi", "wmi", "wmi_reg", "scan"]
 Progress = Callable[[int, int, str], None]
 
 _CHECKPOINT_SECONDS = 30.0  # work between two checkpoints; with many heads one is hundreds of megabytes
-_LOGITS = {"cpu": 2**25, "cuda": 2**27}  # most logits of a network held at once; more are worked through in groups of heads
+_LOGITS = {
+    "cpu": 2**25,
+    "cuda": 2**27,
+}  # most logits of a network held at once; more are worked through in groups of heads
 _SMALLEST_PRIOR = 1e-12  # of a cluster that nothing is assigned to any more
 _SAVED_EVERY = 20  # epochs between the checkpoints that the published code chooses from
 
@@ -53,10 +56,18 @@ class HeadsConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    heads: int = Field(default=50, ge=1, description="Independent heads; the one with the lowest training loss gives the labels")
+    heads: int = Field(
+        default=50,
+        ge=1,
+        description="Independent heads; the one with the lowest training loss gives the labels",
+    )
     epochs: int = Field(default=200, ge=1)
-    batch_size: int = Field(default=1024, ge=1, description="Pairs in a step; a smaller data set is one batch")
-    neighbours: int = Field(default=50, ge=1, description="Nearest neighbours among which a sample's partner is drawn")
+    batch_size: int = Field(
+        default=1024, ge=1, description="Pairs in a step; a smaller data set is one batch"
+    )
+    neighbours: int = Field(
+        default=50, ge=1, description="Nearest neighbours among which a sample's partner is drawn"
+    )
     beta: float = Field(default=0.6, gt=0, le=1, description="Below 1 it keeps all clusters in use")
     loss: Loss = "temi"
     positive_pmi: bool = Field(default=False, description="Clamp the pointwise mutual information at zero")
@@ -72,22 +83,26 @@ class HeadsConfig(BaseModel):
     teacher_temperature_start: float = Field(default=0.1, gt=0)
     teacher_temperature_epochs: int = Field(default=30, ge=0)
     prior_momentum: float = Field(default=0.9, ge=0, lt=1)
-    frozen_epochs: int = Field(default=1, ge=0, description="Epochs at the start in which the last layer rests")
+    frozen_epochs: int = Field(
+        default=1, ge=0, description="Epochs at the start in which the last layer rests"
+    )
     layers: int = Field(default=2, ge=1)
     hidden: int = Field(default=512, ge=1)
     bottleneck: int = Field(default=256, ge=1)
     normalise: Literal["none", "l2", "zscore"] = Field(
         default="none", description="Of the embeddings; zscore takes the training mean and deviation"
     )
-    noise: float = Field(default=0.0, ge=0, description="Standard deviation of Gaussian noise on the embeddings of a step")
+    noise: float = Field(
+        default=0.0, ge=0, description="Standard deviation of Gaussian noise on the embeddings of a step"
+    )
 
 
 class ClusterHeads(torch.nn.Module):
     """H independent cluster heads on the same embeddings, evaluated together.
 
-    One head: Linear(D, hidden) → GELU → Linear(hidden, bottleneck) → unit length → z_k = g_k ⟨v_k/‖v_k‖, ·⟩; with ``layers=1`` one
-    Linear(D, bottleneck), with more than 2 further hidden layers. Weights start normal with deviation 0.02, biases 0, v uniform within
-    1/√bottleneck, g = 1.
+    One head: Linear(D, hidden) → GELU → Linear(hidden, bottleneck) → unit length → z_k = g_k ⟨v_k/‖v_k‖, ·⟩;
+    with ``layers=1`` one Linear(D, bottleneck), with more than 2 further hidden layers. Weights start normal
+    with deviation 0.02, biases 0, v uniform within 1/√bottleneck, g = 1.
 
     Args:
         heads: H.
@@ -101,8 +116,8 @@ class ClusterHeads(torch.nn.Module):
     torch.Size([4, 5, 10])
 
     References:
-        Adaloglou et al., BMVC 2023, section 3; HHU-MMBS/TEMI-official-BMVC2023 model_builders/multi_head.py. Weight normalisation:
-        Salimans and Kingma, NeurIPS 2016.
+        Adaloglou et al., BMVC 2023, section 3; HHU-MMBS/TEMI-official-BMVC2023 model_builders/multi_head.py.
+        Weight normalisation: Salimans and Kingma, NeurIPS 2016.
     """
 
     def __init__(
@@ -124,7 +139,9 @@ class ClusterHeads(torch.nn.Module):
             self.register_parameter(f"w{depth}", torch.nn.Parameter(weight))
             self.register_parameter(f"b{depth}", torch.nn.Parameter(torch.zeros(heads, outputs)))
         bound = bottleneck**-0.5
-        self.v = torch.nn.Parameter(torch.empty(heads, classes, bottleneck).uniform_(-bound, bound, generator=generator))
+        self.v = torch.nn.Parameter(
+            torch.empty(heads, classes, bottleneck).uniform_(-bound, bound, generator=generator)
+        )
         self.g = torch.nn.Parameter(torch.ones(heads, classes, 1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -148,11 +165,16 @@ def _directions(weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
 
 def _logits(weights: Mapping[str, Tensor], directions: Tensor) -> Tensor:
     """(H, n, K)."""
-    # g scales the logits, not the weights: the same product, and K·n instead of K·bottleneck multiplications when K is small
-    return torch.bmm(directions, F.normalize(weights["v"], dim=-1).transpose(1, 2)).float() * weights["g"].transpose(1, 2)
+    # g scales the logits, not the weights: the same product, and K·n instead of K·bottleneck multiplications
+    # when K is small
+    return torch.bmm(directions, F.normalize(weights["v"], dim=-1).transpose(1, 2)).float() * weights[
+        "g"
+    ].transpose(1, 2)
 
 
-def class_prior(prior: Tensor, teacher_logits: Tensor, *, temperature: float | Tensor = 0.1, momentum: float = 0.9) -> Tensor:
+def class_prior(
+    prior: Tensor, teacher_logits: Tensor, *, temperature: float | Tensor = 0.1, momentum: float = 0.9
+) -> Tensor:
     """Running share of each cluster: m·prior + (1 − m)·mean over the batch of the teacher's probabilities.
 
     Args:
@@ -187,17 +209,19 @@ def temi_loss(
 ) -> Tensor:
     """Loss of each head on a batch of pairs: weighted pointwise mutual information between a sample and its neighbour.
 
-    l_h = ½ Σ_(a,b) mean_i w_i · (−log Σ_k (p^s_a,k · p^t_b,k)^β / π_k) over (a,b) = (0,1), (1,0), with p = softmax(z/T) of student s
-    and teacher t on view 0 (the sample) and 1 (its neighbour), π the class prior, and w_i = mean_h Σ_k p^t_0,k · p^t_1,k, which has no
-    gradient. Computed as −logsumexp_k(β(log p^s + log p^t) − log π), which stays finite for any logits.
+    l_h = ½ Σ_(a,b) mean_i w_i · (−log Σ_k (p^s_a,k · p^t_b,k)^β / π_k) over (a,b) = (0,1), (1,0), with p =
+    softmax(z/T) of student s and teacher t on view 0 (the sample) and 1 (its neighbour), π the class prior,
+    and w_i = mean_h Σ_k p^t_0,k · p^t_1,k, which has no gradient. Computed as −logsumexp_k(β(log p^s + log
+    p^t) − log π), which stays finite for any logits.
 
     Args:
         student_logits: (H, 2B, K) float32; rows 0..B−1 are samples, rows B..2B−1 their neighbours.
         teacher_logits: (H, 2B, K) float32, the same rows.
         prior: (H, K) float32, already updated with this batch (``class_prior``).
         beta: exponent; below 1 it favours clusters of equal size.
-        loss: "temi"; "pmi" has w = 1; "wmi" takes w from the head itself, and "wmi_reg" adds ½ mean_i Σ_k p^s log p^s to it; "scan" has no
-            prior, β = 1 and w = 1, and adds 5 Σ_k p̄_k log p̄_k with p̄ the mean student probabilities of a view.
+        loss: "temi"; "pmi" has w = 1; "wmi" takes w from the head itself, and "wmi_reg" adds ½ mean_i Σ_k p^s
+            log p^s to it; "scan" has no prior, β = 1 and w = 1, and adds 5 Σ_k p̄_k log p̄_k with p̄ the mean
+            student probabilities of a view.
         positive_pmi: clamp each sample's mutual information at 0.
         student_temperature, teacher_temperature: T.
 
@@ -213,21 +237,31 @@ def temi_loss(
     tensor([-0.1608, -0.2772])
 
     References:
-        Adaloglou et al., BMVC 2023, equations 5 to 9; HHU-MMBS/TEMI-official-BMVC2023 losses/multihead_losses.py, losses/mi.py. SCAN:
-        Van Gansbeke et al., ECCV 2020.
+        Adaloglou et al., BMVC 2023, equations 5 to 9; HHU-MMBS/TEMI-official-BMVC2023
+        losses/multihead_losses.py, losses/mi.py. SCAN: Van Gansbeke et al., ECCV 2020.
 
     Differences from upstream:
-        The published form exponentiates first: its gradient is not finite once a softmax underflows. Equal elsewhere.
+        The published form exponentiates first: its gradient is not finite once a softmax underflows. Equal
+        elsewhere.
     """
     heads, rows, classes = student_logits.shape
     if teacher_logits.shape != student_logits.shape or prior.shape != (heads, classes) or rows % 2:
         raise BadInput(
-            f"student_logits {tuple(student_logits.shape)}, teacher_logits {tuple(teacher_logits.shape)} and prior {tuple(prior.shape)}"
+            f"student_logits {tuple(student_logits.shape)}, teacher_logits {tuple(teacher_logits.shape)} and "
+            f"prior {tuple(prior.shape)}"
             " must be (H, 2B, K), (H, 2B, K) and (H, K)."
         )
     log_teacher = _log_softmax(teacher_logits, teacher_temperature).detach()
     weight = _agreement(log_teacher).mean(0)
-    return _head_losses(_log_softmax(student_logits, student_temperature), log_teacher, prior, weight, beta, loss, positive_pmi)
+    return _head_losses(
+        _log_softmax(student_logits, student_temperature),
+        log_teacher,
+        prior,
+        weight,
+        beta,
+        loss,
+        positive_pmi,
+    )
 
 
 def _agreement(log_teacher: Tensor) -> Tensor:
@@ -237,7 +271,13 @@ def _agreement(log_teacher: Tensor) -> Tensor:
 
 
 def _head_losses(
-    log_student: Tensor, log_teacher: Tensor, prior: Tensor, weight: Tensor, beta: float, loss: Loss, positive_pmi: bool
+    log_student: Tensor,
+    log_teacher: Tensor,
+    prior: Tensor,
+    weight: Tensor,
+    beta: float,
+    loss: Loss,
+    positive_pmi: bool,
 ) -> Tensor:
     # row i of the swapped teacher is the other view of row i
     other = torch.cat(log_teacher.chunk(2, dim=1)[::-1], dim=1)
@@ -283,7 +323,9 @@ def cosine_schedule(start: float, end: float, epochs: int, steps: int, warmup_ep
 
 def teacher_temperatures(config: HeadsConfig) -> np.ndarray:
     """(epochs,) float64: the teacher's temperature in each epoch, linear over its warm-up, then constant."""
-    warm = np.linspace(config.teacher_temperature_start, config.teacher_temperature, config.teacher_temperature_epochs)
+    warm = np.linspace(
+        config.teacher_temperature_start, config.teacher_temperature, config.teacher_temperature_epochs
+    )
     return np.concatenate([warm, np.full(config.epochs, config.teacher_temperature)])[: config.epochs]
 
 
@@ -291,7 +333,13 @@ class _Trainer:
     """Student, teacher, prior and optimiser, and the step that moves them; nothing in a step waits for the device."""
 
     def __init__(
-        self, student: ClusterHeads, config: HeadsConfig, batch: int, steps: int, device: torch.device, dtype: torch.dtype
+        self,
+        student: ClusterHeads,
+        config: HeadsConfig,
+        batch: int,
+        steps: int,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
         self.config, self.dtype, self.device = config, dtype, device
         self.student = {name: p.detach().clone().to(device) for name, p in student.named_parameters()}
@@ -299,19 +347,27 @@ class _Trainer:
         heads, classes = self.student["v"].shape[:2]
         self.prior = torch.full((heads, classes), 1.0 / classes, device=device)
         self.last = ("v", "g")
-        lr = cosine_schedule(config.lr * batch / 256, config.min_lr * batch / 256, config.epochs, steps, config.warmup_epochs)
+        lr = cosine_schedule(
+            config.lr * batch / 256, config.min_lr * batch / 256, config.epochs, steps, config.warmup_epochs
+        )
         decay = cosine_schedule(config.weight_decay, config.weight_decay_end, config.epochs, steps)
         momentum = cosine_schedule(config.momentum, config.momentum_end, config.epochs, steps)
         temperature = np.repeat(teacher_temperatures(config), steps)
         self.schedule = torch.tensor(
-            np.stack([lr, 1.0 - lr * decay, 1.0 - momentum, temperature], axis=1), dtype=torch.float32, device=device
+            np.stack([lr, 1.0 - lr * decay, 1.0 - momentum, temperature], axis=1),
+            dtype=torch.float32,
+            device=device,
         )
         self.dials = torch.zeros(4, device=device)
-        self.adam = torch.optim.Adam(self.student.values(), lr=self.dials[0], fused=True, capturable=device.type == "cuda")
+        self.adam = torch.optim.Adam(
+            self.student.values(), lr=self.dials[0], fused=True, capturable=device.type == "cuda"
+        )
         rows = 2 * batch * classes
         group = max(1, min(heads, _LOGITS.get(device.type, 2**25) // rows))
         self.groups = [slice(first, min(first + group, heads)) for first in range(0, heads, group)]
-        self.losses = torch.zeros(2, heads, device=device)  # of the student and of the teacher, summed over the steps of an epoch
+        self.losses = torch.zeros(
+            2, heads, device=device
+        )  # of the student and of the teacher, summed over the steps of an epoch
         self._graphs: dict[bool, torch.cuda.CUDAGraph] = {}
         self._eager = {True: 0, False: 0}
         self._x: Tensor | None = None
@@ -329,7 +385,8 @@ class _Trainer:
         if frozen in self._graphs:
             self._graphs[frozen].replay()
             return
-        # the first steps run as they are, beside the main stream, as graph capture asks for; then the recorded step is replayed
+        # the first steps run as they are, beside the main stream, as graph capture asks for; then the
+        # recorded step is replayed
         self._eager[frozen] += 1
         if self._eager[frozen] <= 3:
             side = torch.cuda.Stream()
@@ -351,23 +408,35 @@ class _Trainer:
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
             log_teacher, weight = self._teach(x)
             for group in self.groups:
-                leaves = {name: p[group].detach().requires_grad_(name in moving) for name, p in self.student.items()}
-                log_student = _log_softmax(_logits(leaves, _directions(leaves, x)), config.student_temperature)
+                leaves = {
+                    name: p[group].detach().requires_grad_(name in moving) for name, p in self.student.items()
+                }
+                log_student = _log_softmax(
+                    _logits(leaves, _directions(leaves, x)), config.student_temperature
+                )
                 taught = log_teacher(group)
                 rest = (taught, self.prior[group], weight, config.beta, config.loss, config.positive_pmi)
                 losses = _head_losses(log_student, *rest)
-                parts.append(torch.autograd.grad(losses.sum() / self.losses.shape[1], [leaves[name] for name in moving]))
+                parts.append(
+                    torch.autograd.grad(
+                        losses.sum() / self.losses.shape[1], [leaves[name] for name in moving]
+                    )
+                )
                 self.losses[0, group] += losses.detach()
                 self.losses[1, group] += _head_losses(taught, *rest)
         for parameter in self.student.values():
             parameter.grad = None  # no update where the layer rests, and no moments either
         for name, gradients in zip(moving, zip(*parts, strict=True), strict=True):
             # the fused optimiser reads memory in order, whatever the strides
-            self.student[name].grad = gradients[0].contiguous() if len(gradients) == 1 else torch.cat(gradients)
+            self.student[name].grad = (
+                gradients[0].contiguous() if len(gradients) == 1 else torch.cat(gradients)
+            )
         with torch.no_grad():
             for name in moving:
                 if not name.startswith("b"):
-                    self.student[name].mul_(self.dials[1])  # decoupled decay, scheduled on its own; biases have none
+                    self.student[name].mul_(
+                        self.dials[1]
+                    )  # decoupled decay, scheduled on its own; biases have none
             self.adam.step()
             for name, parameter in self.teacher.items():
                 parameter.lerp_(self.student[name], self.dials[2])
@@ -391,7 +460,12 @@ class _Trainer:
         return torch.no_grad()(log_teacher), weight / self.losses.shape[1]
 
     def state(self) -> dict[str, Any]:
-        return {"student": self.student, "teacher": self.teacher, "prior": self.prior, "adam": self.adam.state_dict()}
+        return {
+            "student": self.student,
+            "teacher": self.teacher,
+            "prior": self.prior,
+            "adam": self.adam.state_dict(),
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         for kept, saved in ((self.student, state["student"]), (self.teacher, state["teacher"])):
@@ -413,7 +487,8 @@ class ClusterResult:
         head: the head that gave them, and
         epoch: the epoch (from 0) after which it did.
         losses: (epochs, H) float32, mean training loss of each head.
-        teacher_losses: (epochs, H) float32, the same loss of the teacher on itself; its lowest chose head and epoch.
+        teacher_losses: (epochs, H) float32, the same loss of the teacher on itself; its lowest chose head and
+            epoch.
         used: clusters with at least one sample.
         oracle: whether test labels chose the epoch (``upstream=True``): then nothing here is label-free.
         state: the chosen head, for ``predict``.
@@ -446,23 +521,28 @@ def train_cluster_heads(
 ) -> ClusterResult:
     """Train cluster heads on pairs of neighbours and label every sample by the best head's teacher.
 
-    An epoch goes once over the samples in random order, each paired with one of its ``config.neighbours`` nearest neighbours, drawn anew;
-    what does not fill a batch is left out. A step updates the class prior, takes ``temi_loss`` averaged over the heads, one AdamW step
-    (decay on all weights and gains, not on biases) and moves the teacher: t ← m·t + (1 − m)·s.
+    An epoch goes once over the samples in random order, each paired with one of its ``config.neighbours``
+    nearest neighbours, drawn anew; what does not fill a batch is left out. A step updates the class prior,
+    takes ``temi_loss`` averaged over the heads, one AdamW step (decay on all weights and gains, not on
+    biases) and moves the teacher: t ← m·t + (1 − m)·s.
 
-    No label is used. Head and epoch are those of the lowest loss of a teacher: ``temi_loss`` with the teacher's logits in the student's
-    place, averaged over the steps of the epoch. All heads compete, and all epochs whose teacher temperature is the final one (losses at
-    other temperatures do not compare); ties go to the earlier epoch and the lower head. The labels are the teacher's at that epoch's end.
+    No label is used. Head and epoch are those of the lowest loss of a teacher: ``temi_loss`` with the
+    teacher's logits in the student's place, averaged over the steps of the epoch. All heads compete, and all
+    epochs whose teacher temperature is the final one (losses at other temperatures do not compare); ties go
+    to the earlier epoch and the lower head. The labels are the teacher's at that epoch's end.
 
     Args:
         features: (N, D) float32 or float16 embeddings.
         graph: their kNN graph with at least ``config.neighbours`` neighbours.
-        config: hyper-parameters. A ``batch_size`` above N counts as N (also in the learning rate), so that an epoch has at least one step.
+        config: hyper-parameters. A ``batch_size`` above N counts as N (also in the learning rate), so that an
+            epoch has at least one step.
         classes: K, clusters of a head.
         seed: of starting weights, order and pairs; or a generator to draw it from.
         device: where to train; None takes the first GPU, else the CPU.
-        dtype: of the matrix products; None takes bfloat16 on GPUs that have it, else float32. Losses and updates are float32 always.
-        scratch: where to keep checkpoints; called again with the same scratch, training goes on to the same result.
+        dtype: of the matrix products; None takes bfloat16 on GPUs that have it, else float32. Losses and
+            updates are float32 always.
+        scratch: where to keep checkpoints; called again with the same scratch, training goes on to the same
+            result.
         progress: called with (epochs done, epochs, note).
         upstream: choose the epoch as the published code does, by ``oracle``; for replaying published results.
         oracle: (test features (M, D), test labels (M,)), only with ``upstream=True``.
@@ -471,9 +551,10 @@ def train_cluster_heads(
         ClusterResult.
 
     Raises:
-        BadInput: shapes that do not fit, fewer neighbours than asked for, NaN or infinite rows, K < 2, or an oracle without ``upstream``.
+        BadInput: shapes that do not fit, fewer neighbours than asked for, NaN or infinite rows, K < 2, or an
+            oracle without ``upstream``.
 
-    >>> from tasks.embed.knn import knn
+    >>> from winnow.tasks.embed.knn import knn
     >>> points = np.concatenate([np.random.default_rng(0).normal(centre, 0.1, (40, 2)) for centre in ((1, 0), (0, 1))]).astype("f")
     >>> shape = {"heads": 2, "hidden": 16, "bottleneck": 8, "neighbours": 5}
     >>> config = HeadsConfig(**shape, epochs=20, batch_size=20, lr=0.1, momentum=0.9, momentum_end=0.9)
@@ -483,15 +564,17 @@ def train_cluster_heads(
 
     References:
         Adaloglou et al., "Exploring the limits of deep image clustering using pretrained models", BMVC 2023;
-        HHU-MMBS/TEMI-official-BMVC2023 train_main.py. Zheng et al., "ELFS", ICLR 2025; eltsai/elfs eval_cluster.py.
+        HHU-MMBS/TEMI-official-BMVC2023 train_main.py. Zheng et al., "ELFS", ICLR 2025; eltsai/elfs
+        eval_cluster.py.
 
     Differences from upstream:
-        The published head is that of the lowest training loss. Among healthy heads both rules agree closely, but a head whose student runs
-        ahead of its teacher into clusters of small prior reaches any loss while it uses a single cluster (log of (p^s p^t)^β / π grows as
-        π falls); the teacher's loss on itself does not reward that.
-        The published evaluation keeps the checkpoint with the best accuracy on the labelled test set, among every 20th epoch and never the
-        last: label-free only in name. ``upstream=True`` replays that, and the result says so. The published training needs at least 30
-        epochs, at least two heads, and no more warm-up than epochs. Weights start from a plain normal distribution: the published
+        The published head is that of the lowest training loss. Among healthy heads both rules agree closely,
+        but a head whose student runs ahead of its teacher into clusters of small prior reaches any loss while
+        it uses a single cluster (log of (p^s p^t)^β / π grows as π falls); the teacher's loss on itself does
+        not reward that. The published evaluation keeps the checkpoint with the best accuracy on the labelled
+        test set, among every 20th epoch and never the last: label-free only in name. ``upstream=True``
+        replays that, and the result says so. The published training needs at least 30 epochs, at least two
+        heads, and no more warm-up than epochs. Weights start from a plain normal distribution: the published
         truncation lies at 100 standard deviations.
     """
     config = config or HeadsConfig()
@@ -512,11 +595,22 @@ def train_cluster_heads(
     if classes < 2:
         raise BadInput(f"classes={classes}: clustering needs at least 2.")
     if upstream and oracle is None:
-        raise BadInput("upstream=True chooses the epoch by test accuracy.", remedy="pass oracle=(test_features, test_labels)")
+        raise BadInput(
+            "upstream=True chooses the epoch by test accuracy.",
+            remedy="pass oracle=(test_features, test_labels)",
+        )
     if oracle is not None and not upstream:
-        raise BadInput("oracle holds labels, and only upstream=True looks at them.", remedy="drop oracle, or pass upstream=True")
-    if oracle is not None and (_checked("oracle features", oracle[0]).shape[1] != dim or len(oracle[0]) != len(oracle[1])):
-        raise BadInput(f"oracle: {np.shape(oracle[0])} features and {np.shape(oracle[1])} labels; expected (M, {dim}) and (M,).")
+        raise BadInput(
+            "oracle holds labels, and only upstream=True looks at them.",
+            remedy="drop oracle, or pass upstream=True",
+        )
+    if oracle is not None and (
+        _checked("oracle features", oracle[0]).shape[1] != dim or len(oracle[0]) != len(oracle[1])
+    ):
+        raise BadInput(
+            f"oracle: {np.shape(oracle[0])} features and {np.shape(oracle[1])} labels; expected (M, {dim}) "
+            "and (M,)."
+        )
 
     device = hardware.device() if device is None else device
     if dtype is None:
@@ -533,11 +627,16 @@ def train_cluster_heads(
         losses, _ = run.train_epoch(epoch)
         if not torch.isfinite(losses).all():
             raise WinnowError(
-                f"The loss of head {int((~torch.isfinite(losses)).int().argmax())} is not finite in epoch {epoch}.",
+                f"The loss of head {int((~torch.isfinite(losses)).int().argmax())} is not finite in epoch "
+                f"{epoch}.",
                 remedy=f"lower lr (now {config.lr}), or normalise the embeddings (normalise='zscore')",
             )
         run.keep_best(epoch, oracle)
-        if scratch is not None and time.monotonic() - saved >= _CHECKPOINT_SECONDS and epoch + 1 < config.epochs:
+        if (
+            scratch is not None
+            and time.monotonic() - saved >= _CHECKPOINT_SECONDS
+            and epoch + 1 < config.epochs
+        ):
             run.save(scratch)
             saved = time.monotonic()
         if progress:
@@ -546,7 +645,17 @@ def train_cluster_heads(
     labels, confidence = predict(best["state"], features, device=device)
     used = len(np.unique(labels))
     losses, teacher_losses = run.losses.numpy()
-    return ClusterResult(labels, confidence, best["head"], best["epoch"], losses, teacher_losses, used, oracle is not None, best["state"])
+    return ClusterResult(
+        labels,
+        confidence,
+        best["head"],
+        best["epoch"],
+        losses,
+        teacher_losses,
+        used,
+        oracle is not None,
+        best["state"],
+    )
 
 
 class _Run:
@@ -572,7 +681,9 @@ class _Run:
         half = features.dtype == np.float16 and config.normalise == "none"
         self.data = torch.empty((n, dim), dtype=torch.float16 if half else torch.float32, device=device)
         for start in range(0, n, 8192):
-            self.data[start : start + 8192] = _normalised(torch.tensor(features[start : start + 8192], device=device), self.input)
+            self.data[start : start + 8192] = _normalised(
+                torch.tensor(features[start : start + 8192], device=device), self.input
+            )
         self.neighbours = torch.tensor(neighbours, dtype=torch.int32, device=device)
         self.generator = hardware.torch_generator(seed, "pairs", where=device)
         student = ClusterHeads(
@@ -652,11 +763,17 @@ class _Run:
 def _checked(name: str, features: np.ndarray) -> np.ndarray:
     features = np.asarray(features)
     if features.ndim != 2 or 0 in features.shape or features.dtype.kind != "f":
-        raise BadInput(f"{name} must be floating-point (samples, dimensions), got {features.dtype} of shape {features.shape}.")
+        raise BadInput(
+            f"{name} must be floating-point (samples, dimensions), got {features.dtype} of shape "
+            f"{features.shape}."
+        )
     for start in range(0, len(features), 8192):
         bad = ~np.isfinite(features[start : start + 8192]).all(axis=1)
         if bad.any():
-            raise BadInput(f"{name} row {start + int(bad.argmax())} holds NaN or infinity.", remedy="drop or mend that row")
+            raise BadInput(
+                f"{name} row {start + int(bad.argmax())} holds NaN or infinity.",
+                remedy="drop or mend that row",
+            )
     return features if features.dtype in (np.float16, np.float32) else features.astype(np.float32)
 
 
@@ -664,10 +781,16 @@ def _input_statistics(features: np.ndarray, normalise: str) -> dict[str, Any]:
     if normalise != "zscore":
         return {"normalise": normalise}
     mean = features.mean(axis=0, dtype=np.float64)
-    spread = sum(((part - mean) ** 2).sum(axis=0) for part in np.array_split(features, -(-len(features) // 8192)))
+    spread = sum(
+        ((part - mean) ** 2).sum(axis=0) for part in np.array_split(features, -(-len(features) // 8192))
+    )
     std = np.sqrt(spread / max(len(features) - 1, 1))
     std[std == 0.0] = 1.0  # a constant dimension is only centred
-    return {"normalise": normalise, "mean": torch.from_numpy(mean).float(), "std": torch.from_numpy(std).float()}
+    return {
+        "normalise": normalise,
+        "mean": torch.from_numpy(mean).float(),
+        "std": torch.from_numpy(std).float(),
+    }
 
 
 def _normalised(rows: Tensor, statistics: Mapping[str, Any]) -> Tensor:
@@ -679,7 +802,9 @@ def _normalised(rows: Tensor, statistics: Mapping[str, Any]) -> Tensor:
 
 
 @torch.no_grad()
-def predict(state: Mapping[str, Any], features: np.ndarray, *, device: torch.device | None = None) -> tuple[np.ndarray, np.ndarray]:
+def predict(
+    state: Mapping[str, Any], features: np.ndarray, *, device: torch.device | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Clusters of other embeddings by a trained head.
 
     Args:
@@ -697,18 +822,26 @@ def predict(state: Mapping[str, Any], features: np.ndarray, *, device: torch.dev
     features = _checked("features", features)
     weights = {name: p.to(device) for name, p in state["weights"].items()}
     if features.shape[1] != weights["w1"].shape[2]:
-        raise BadInput(f"features have {features.shape[1]} dimensions, the head was trained on {weights['w1'].shape[2]}.")
+        raise BadInput(
+            f"features have {features.shape[1]} dimensions, the head was trained on {weights['w1'].shape[2]}."
+        )
     labels, confidence = np.empty(len(features), np.int32), np.empty(len(features), np.float32)
     for start in range(0, len(features), 8192):
-        rows = _normalised(torch.tensor(features[start : start + 8192], device=device), state["input"]).float()
-        probabilities = _log_softmax(_logits(weights, _directions(weights, rows))[0], state["temperature"]).exp()
+        rows = _normalised(
+            torch.tensor(features[start : start + 8192], device=device), state["input"]
+        ).float()
+        probabilities = _log_softmax(
+            _logits(weights, _directions(weights, rows))[0], state["temperature"]
+        ).exp()
         values, indices = probabilities.max(dim=1)
         labels[start : start + 8192] = indices.cpu().numpy()
         confidence[start : start + 8192] = values.cpu().numpy()
     return labels, confidence
 
 
-def kmeans_labels(features: np.ndarray, classes: int, *, seed: int = 0, restarts: int | None = None) -> np.ndarray:
+def kmeans_labels(
+    features: np.ndarray, classes: int, *, seed: int = 0, restarts: int | None = None
+) -> np.ndarray:
     """The baseline: k-means clusters of the embeddings, best of ``restarts`` runs by inertia.
 
     Args:
@@ -733,4 +866,8 @@ def kmeans_labels(features: np.ndarray, classes: int, *, seed: int = 0, restarts
         restarts = 10 if features.size * classes <= 10**10 else 1
     # several OpenMP threads add partial sums in the order in which they finish
     with threadpool_limits(limits=1, user_api="openmp"):
-        return KMeans(n_clusters=classes, n_init=restarts, random_state=seed).fit_predict(features.astype(np.float32)).astype(np.int32)
+        return (
+            KMeans(n_clusters=classes, n_init=restarts, random_state=seed)
+            .fit_predict(features.astype(np.float32))
+            .astype(np.int32)
+        )

@@ -1,7 +1,8 @@
 """Batches of images: whole on the device as uint8 and augmented there where they fit, streamed from workers where they do not.
 
-What an epoch draws depends on (seed, epoch, row) alone: the order from one generator, the crops and flips from another, both on the
-CPU. So a resumed run needs no generator states, and the two loaders and all devices see the same images in the same order.
+What an epoch draws depends on (seed, epoch, row) alone: the order from one generator, the crops and flips
+from another, both on the CPU. So a resumed run needs no generator states, and the two loaders and all devices
+see the same images in the same order.
 """
 
 from __future__ import annotations
@@ -16,15 +17,28 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tasks.errors import BadInput
-from tasks.hardware import cpu_count, seed_sequence, torch_generator
+from winnow.tasks.errors import BadInput
+from winnow.tasks.hardware import cpu_count, seed_sequence, torch_generator
 
-__all__ = ["Batch", "DeviceLoader", "Loader", "StreamLoader", "crop_flip", "open_loader", "random_resized_crop"]
+__all__ = [
+    "Batch",
+    "DeviceLoader",
+    "Loader",
+    "StreamLoader",
+    "crop_flip",
+    "open_loader",
+    "random_resized_crop",
+]
 
-Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # rows int64 (b,), images float32 (b, C, H, W), targets int64 (b,)
+Batch = tuple[
+    torch.Tensor, torch.Tensor, torch.Tensor
+]  # rows int64 (b,), images float32 (b, C, H, W), targets int64 (b,)
 Draws = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # top, left, flip; each (n,)
 
-CHUNK_VALUES = {"cpu": 1 << 19, "cuda": 1 << 26}  # pixels gathered and normalised at once: many small batches cost one call
+CHUNK_VALUES = {
+    "cpu": 1 << 19,
+    "cuda": 1 << 26,
+}  # pixels gathered and normalised at once: many small batches cost one call
 READ_ROWS = 1024
 DEFAULT_SIZE = 224  # where images differ in size and nobody says what the network sees
 
@@ -47,7 +61,7 @@ class Loader(Protocol):
         """End worker processes."""
 
 
-# -- the arithmetic -----------------------------------------------------------------------------------------------------
+# -- the arithmetic ------------------------------------------------------------------------------------------
 
 
 def order_of(n: int, seed: int, epoch: int) -> torch.Tensor:
@@ -59,7 +73,11 @@ def draws_of(n: int, pad: int, flip: bool, seed: int, epoch: int) -> Draws:
     """Crop offsets in [0, 2 pad] and flips of one epoch, for each row, on the CPU."""
     generator = torch_generator(seed, "augment", str(epoch))
     offsets = torch.randint(0, 2 * pad + 1, (2, n), generator=generator)
-    flips = torch.randint(0, 2, (n,), generator=generator, dtype=torch.bool) if flip else torch.zeros(n, dtype=torch.bool)
+    flips = (
+        torch.randint(0, 2, (n,), generator=generator, dtype=torch.bool)
+        if flip
+        else torch.zeros(n, dtype=torch.bool)
+    )
     return offsets[0], offsets[1], flips
 
 
@@ -71,8 +89,8 @@ def _reflected(size: int, pad: int, device: torch.device) -> torch.Tensor:
 def crop_flip(images: torch.Tensor, rows: torch.Tensor, draws: Draws, pad: int) -> torch.Tensor:
     """Random crops of reflect-padded images, flipped where drawn, in one gather.
 
-    out[i, y, x] = padded(images[rows[i]])[top_i + y, left_i + x'] with x' = W − 1 − x where flipped, else x. The padded image is never
-    made: padding is a table of reflected positions.
+    out[i, y, x] = padded(images[rows[i]])[top_i + y, left_i + x'] with x' = W − 1 − x where flipped, else x.
+    The padded image is never made: padding is a table of reflected positions.
 
     Args:
         images: uint8 (N, H, W, C).
@@ -96,10 +114,16 @@ def crop_flip(images: torch.Tensor, rows: torch.Tensor, draws: Draws, pad: int) 
     count, height, width, channels = images.shape
     top, left, flip = draws
     across = torch.arange(width, device=images.device)
-    x = _reflected(width, pad, images.device)[left[:, None] + torch.where(flip[:, None], width - 1 - across, across)]
+    x = _reflected(width, pad, images.device)[
+        left[:, None] + torch.where(flip[:, None], width - 1 - across, across)
+    ]
     y = _reflected(height, pad, images.device)[top[:, None] + torch.arange(height, device=images.device)]
     pixel = ((rows[:, None] * height + y) * width)[:, :, None] + x[:, None, :]
-    return images.view(count * height * width, channels).index_select(0, pixel.view(-1)).view(len(rows), height, width, channels)
+    return (
+        images.view(count * height * width, channels)
+        .index_select(0, pixel.view(-1))
+        .view(len(rows), height, width, channels)
+    )
 
 
 class _Normaliser:
@@ -115,7 +139,9 @@ class _Normaliser:
         return images.permute(0, 3, 1, 2).to(torch.float32).mul_(self.scale).add_(self.shift)
 
 
-def random_resized_crop(height: int, width: int, generator: np.random.Generator) -> tuple[float, float, float, float]:
+def random_resized_crop(
+    height: int, width: int, generator: np.random.Generator
+) -> tuple[float, float, float, float]:
     """Box (left, upper, right, lower) of a random resized crop: area 8 to 100 %, aspect 3/4 to 4/3, ten tries, then the centre.
 
     >>> random_resized_crop(100, 50, np.random.default_rng(0))
@@ -130,7 +156,10 @@ def random_resized_crop(height: int, width: int, generator: np.random.Generator)
         aspect = math.exp(generator.uniform(math.log(low), math.log(high)))
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
-            upper, left = int(generator.integers(0, height - h + 1)), int(generator.integers(0, width - w + 1))
+            upper, left = (
+                int(generator.integers(0, height - h + 1)),
+                int(generator.integers(0, width - w + 1)),
+            )
             return left, upper, left + w, upper + h
     w = min(width, round(height * high))
     h = min(height, round(width / low))
@@ -148,7 +177,9 @@ def _centre_box(height: int, width: int, size: int, shorter: int) -> tuple[float
 class _Read:
     """Rows of images as uint8 (b, H, W, C) of one size: read, then resized where they differ or a size is asked for. Picklable."""
 
-    def __init__(self, images: Any, rows: np.ndarray | None, size: int | None, margin: float, seed: int) -> None:
+    def __init__(
+        self, images: Any, rows: np.ndarray | None, size: int | None, margin: float, seed: int
+    ) -> None:
         self.images, self.rows, self.size, self.margin, self.seed = images, rows, size, margin, seed
 
     def __call__(self, positions: np.ndarray, epoch: int | None) -> np.ndarray:
@@ -157,7 +188,9 @@ class _Read:
         read = self.images[rows] if isinstance(self.images, np.ndarray) else self.images.read(rows)
         if self.size is None:
             return np.asarray(read)
-        return np.stack([self._one(image, int(position), epoch) for image, position in zip(read, positions, strict=True)])
+        return np.stack(
+            [self._one(image, int(position), epoch) for image, position in zip(read, positions, strict=True)]
+        )
 
     def _one(self, image: np.ndarray | Image.Image, position: int, epoch: int | None) -> np.ndarray:
         assert self.size is not None
@@ -175,7 +208,7 @@ class _Read:
         return out[..., None] if out.ndim == 2 else out
 
 
-# -- loaders ------------------------------------------------------------------------------------------------------------
+# -- loaders -------------------------------------------------------------------------------------------------
 
 
 class DeviceLoader:
@@ -227,17 +260,32 @@ class DeviceLoader:
         order = (order[: self.n - self.n % size] if self.drop_last else order).to(device, non_blocking=True)
         draws = None
         if self._crop:
-            draws = tuple(draw.to(device, non_blocking=True) for draw in draws_of(self.n, self._pad, self._flip, self._seed, epoch))
+            draws = tuple(
+                draw.to(device, non_blocking=True)
+                for draw in draws_of(self.n, self._pad, self._flip, self._seed, epoch)
+            )
         for rows in order.split(self._chunk(size)):
             if draws is None:
                 pixels = self.images.index_select(0, rows)
             else:
-                pixels = crop_flip(self.images, rows, (draws[0][rows], draws[1][rows], draws[2][rows]), self._pad)
-            yield from zip(rows.split(size), self._normalise(pixels).split(size), self.targets[rows].split(size), strict=True)
+                pixels = crop_flip(
+                    self.images, rows, (draws[0][rows], draws[1][rows], draws[2][rows]), self._pad
+                )
+            yield from zip(
+                rows.split(size),
+                self._normalise(pixels).split(size),
+                self.targets[rows].split(size),
+                strict=True,
+            )
 
     def sequential(self, batch_size: int) -> Iterator[Batch]:
         everything = torch.arange(self.n, device=self.images.device)
-        batches = zip(everything.split(batch_size), self.images.split(batch_size), self.targets.split(batch_size), strict=True)
+        batches = zip(
+            everything.split(batch_size),
+            self.images.split(batch_size),
+            self.targets.split(batch_size),
+            strict=True,
+        )
         for rows, images, targets in batches:
             yield rows, self._normalise(images), targets
 
@@ -320,9 +368,9 @@ class StreamLoader:
         for rows, pixels in self._source:
             pixels = pixels.to(self._device, non_blocking=True)
             if draws is not None:
-                mine = (draws[0][rows], draws[1][rows], draws[2][rows])
                 local = torch.arange(len(rows), device=self._device)
-                pixels = crop_flip(pixels, local, tuple(draw.to(self._device, non_blocking=True) for draw in mine), self._pad)  # type: ignore[arg-type]
+                top, left, flip = (draw[rows].to(self._device, non_blocking=True) for draw in draws)
+                pixels = crop_flip(pixels, local, (top, left, flip), self._pad)
             rows = rows.to(self._device, non_blocking=True)
             yield rows, self._normalise(pixels), self.targets[rows]
 
@@ -367,7 +415,9 @@ def _resident(read: _Read, n: int, shape: tuple[int, int, int], device: torch.de
     out = torch.empty((n, *shape), dtype=torch.uint8, device=device)
     chunks = np.array_split(np.arange(n), math.ceil(n / READ_ROWS))
     with ThreadPoolExecutor(cpu_count()) as pool:
-        for chunk, pixels in zip(chunks, pool.map(lambda positions: read(positions, None), chunks), strict=True):
+        for chunk, pixels in zip(
+            chunks, pool.map(lambda positions: read(positions, None), chunks), strict=True
+        ):
             out[chunk[0] : chunk[-1] + 1] = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
     return out
 
@@ -393,16 +443,18 @@ def open_loader(
     """The loader that suits the images and the device's free memory.
 
     Args:
-        images: uint8 (N, H, W, C) array, or an object with ``shape``, ``len`` and ``read(rows)`` (tasks.data).
+        images: uint8 (N, H, W, C) array, or an object with ``shape``, ``len`` and ``read(rows)``
+            (winnow.tasks.data).
         targets: int64 (n,).
         mean, std: of the channels, in units of [0, 1].
         device: where batches are wanted.
         rows: int64 (n,), rows of ``images``; None takes all.
         batch_size: samples a batch.
-        augment: of :meth:`Loader.epoch`; see :class:`tasks.train.recipe.Recipe`.
+        augment: of :meth:`Loader.epoch`; see :class:`winnow.tasks.train.recipe.Recipe`.
         pad: pixels of reflect padding of ``crop`` and ``crop_flip``.
         size: side of what the network sees; None keeps the images' own, 224 where they differ.
-        margin: without random resized crops, images are resized to ``size`` times this on the shorter side and their centre is taken.
+        margin: without random resized crops, images are resized to ``size`` times this on the shorter side
+            and their centre is taken.
         seed: of order and augmentation.
         drop_last: leave out an epoch's last, smaller batch.
         workers: reading processes of a streamed set; None chooses.
@@ -416,7 +468,9 @@ def open_loader(
     if n == 0:
         raise BadInput("no images: there is nothing to train on or to predict.")
     if len(targets) != n:
-        raise BadInput(f"{len(targets)} targets of {n} images.", remedy="give one target an image, in the order of rows")
+        raise BadInput(
+            f"{len(targets)} targets of {n} images.", remedy="give one target an image, in the order of rows"
+        )
     if rows is not None:
         rows = np.asarray(rows, np.int64)
         wrong = np.flatnonzero((rows < 0) | (rows >= count))
@@ -437,11 +491,15 @@ def open_loader(
         read = _Read(images, rows, None, 1.0, seed)
         seen = (int(shape[0]), int(shape[1]), channels)
         if seen[0] != seen[1]:
-            raise BadInput(f"images of {seen[0]} x {seen[1]} pixels are not square.", remedy="set the recipe's size: the centre is cropped")
+            raise BadInput(
+                f"images of {seen[0]} x {seen[1]} pixels are not square.",
+                remedy="set the recipe's size: the centre is cropped",
+            )
     crop = augment in ("crop", "crop_flip")
     if crop and pad >= min(seen[:2]):
         raise BadInput(
-            f"pad = {pad} does not reflect in images of {seen[0]} x {seen[1]} pixels.", remedy="lower the recipe's pad, or pad='scaled'"
+            f"pad = {pad} does not reflect in images of {seen[0]} x {seen[1]} pixels.",
+            remedy="lower the recipe's pad, or pad='scaled'",
         )
     if resident is None:
         resident = not random_crop and n * math.prod(seen) <= _free_bytes(device)
@@ -449,9 +507,15 @@ def open_loader(
         raise BadInput("resident=True does not go with augment='imagenet', which resizes from the originals.")
     labels = torch.from_numpy(np.array(targets, np.int64)).to(device)
     common: dict[str, Any] = {
-        "mean": mean, "std": std, "batch_size": batch_size, "crop": crop, "flip": augment == "crop_flip",
-        "pad": pad, "seed": seed, "drop_last": drop_last,
-    }  # fmt: skip
+        "mean": mean,
+        "std": std,
+        "batch_size": batch_size,
+        "crop": crop,
+        "flip": augment == "crop_flip",
+        "pad": pad,
+        "seed": seed,
+        "drop_last": drop_last,
+    }
     if resident:
         return DeviceLoader(_resident(read, n, seen, device), labels, **common)
     if workers is None:

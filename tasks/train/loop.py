@@ -19,20 +19,22 @@ from torch.nn import functional as F
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
-from tasks.errors import BadInput, WinnowError
-from tasks.hardware import compute_dtype, torch_generator
-from tasks.registry import networks
-from tasks.train.loader import Loader, open_loader
-from tasks.train.recipe import Recipe
+from winnow.tasks.errors import BadInput, WinnowError
+from winnow.tasks.hardware import compute_dtype, torch_generator
+from winnow.tasks.registry import networks
+from winnow.tasks.train.loader import Loader, open_loader
+from winnow.tasks.train.recipe import Recipe
 
 __all__ = ["Observer", "Progress", "Scratch", "Trained", "build", "predict", "train"]
 
-log = logging.getLogger("tasks.train")
+log = logging.getLogger("winnow.tasks.train")
 
 CHECKPOINT_SECONDS = 2.0  # epochs may be shorter than the writing of a checkpoint
 PROGRESS_SECONDS = 0.2
 WARM_UP_STEPS = 3  # real steps before capture, in which cuDNN chooses its kernels and all buffers come to be
-SINGLE_THREAD_WORK = 1e9  # below this many multiply-adds a step, waking a second thread costs more than it brings
+SINGLE_THREAD_WORK = (
+    1e9  # below this many multiply-adds a step, waking a second thread costs more than it brings
+)
 IMAGENET_MARGIN = 256 / 224
 
 Progress = Callable[[int, int, str], None]
@@ -41,15 +43,18 @@ Progress = Callable[[int, int, str], None]
 class Observer(Protocol):
     """Sees every batch: positions in the training set, train-mode logits from before the optimiser's step, targets, epoch.
 
-    The logits are only valid during the call. Optional: ``end_epoch()``, called after each epoch's last batch; ``state_dict()`` and
-    ``load_state_dict(state)``, without which a training with a scratch is refused.
+    The logits are only valid during the call. Optional: ``end_epoch()``, called after each epoch's last
+    batch; ``state_dict()`` and ``load_state_dict(state)``, without which a training with a scratch is
+    refused.
     """
 
-    def __call__(self, rows: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor, epoch: int, /) -> None: ...
+    def __call__(
+        self, rows: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor, epoch: int, /
+    ) -> None: ...
 
 
 class Scratch(Protocol):
-    """Where checkpoints go: see ``tasks.artifacts.Scratch``."""
+    """Where checkpoints go: see ``winnow.tasks.artifacts.Scratch``."""
 
     def save(self, name: str, state: dict[str, Any]) -> None: ...
 
@@ -64,10 +69,11 @@ class Trained:
         network: state dict on the CPU, after the last step.
         recipe: that trained it.
         classes, channels, size: what the network was built for.
-        history: rows of ``epoch, step, split, loss, accuracy, lr, seconds, samples_seen``. Training rows are of the augmented
-            batches in train mode; ``lr`` is the last step's; ``seconds`` since the start, over all runs of a resumed training.
-        last_accuracy, best_accuracy: on the test set, in [0, 1]; None without one. The published tables report the best, which
-            chooses the checkpoint with the test set; the last is the honest figure.
+        history: rows of ``epoch, step, split, loss, accuracy, lr, seconds, samples_seen``. Training rows are
+            of the augmented batches in train mode; ``lr`` is the last step's; ``seconds`` since the start,
+            over all runs of a resumed training.
+        last_accuracy, best_accuracy: on the test set, in [0, 1]; None without one. The published tables
+            report the best, which chooses the checkpoint with the test set; the last is the honest figure.
         steps, epochs: optimiser steps and (begun) epochs.
         samples_seen: by the optimiser.
         seconds: of training and evaluation.
@@ -88,7 +94,9 @@ class Trained:
 
     def module(self, device: torch.device | str = "cpu") -> nn.Module:
         """The network itself, in eval mode."""
-        module = build(self.recipe.network, classes=self.classes, channels=self.channels, size=self.size, seed=0)
+        module = build(
+            self.recipe.network, classes=self.classes, channels=self.channels, size=self.size, seed=0
+        )
         module.load_state_dict(self.network)
         return module.to(device).eval()
 
@@ -96,10 +104,13 @@ class Trained:
 _init_lock = threading.Lock()
 
 
-def build(name: str, *, classes: int, channels: int, size: int, seed: int, pretrained: bool = False) -> nn.Module:
+def build(
+    name: str, *, classes: int, channels: int, size: int, seed: int, pretrained: bool = False
+) -> nn.Module:
     """The registered network of that name with weights drawn from ``seed``, on the CPU.
 
-    torch's layers draw their weights from the global generator only; it is set for the moment, under a lock, and put back.
+    torch's layers draw their weights from the global generator only; it is set for the moment, under a lock,
+    and put back.
 
     Raises:
         UnknownName: no such network.
@@ -118,7 +129,7 @@ def _placed(network: nn.Module, device: torch.device) -> nn.Module:
     return network.to(device).to(memory_format=torch.channels_last)
 
 
-# -- one step -----------------------------------------------------------------------------------------------------------
+# -- one step ------------------------------------------------------------------------------------------------
 
 
 class _Sgd:
@@ -126,18 +137,35 @@ class _Sgd:
 
     def __init__(self, parameters: list[nn.Parameter], recipe: Recipe) -> None:
         self.parameters = parameters
-        # zeros give the same first step as torch's own lazy start, and a captured graph finds its buffers in place
+        # zeros give the same first step as torch's own lazy start, and a captured graph finds its buffers in
+        # place
         self.state = [torch.zeros_like(p) for p in parameters]
-        self.options: dict[str, Any] = {"momentum": recipe.momentum, "nesterov": recipe.nesterov, "weight_decay": recipe.weight_decay}
+        self.options: dict[str, Any] = {
+            "momentum": recipe.momentum,
+            "nesterov": recipe.nesterov,
+            "weight_decay": recipe.weight_decay,
+        }
 
     @torch.no_grad()
     def update(self, lr: Any) -> None:
-        used = [(p, p.grad, momentum) for p, momentum in zip(self.parameters, self.state, strict=True) if p.grad is not None]
+        used = [
+            (p, p.grad, momentum)
+            for p, momentum in zip(self.parameters, self.state, strict=True)
+            if p.grad is not None
+        ]
         parameters, grads, momenta = (list(group) for group in zip(*used, strict=True))
         sgd(
-            parameters, grads, momenta if self.options["momentum"] else [], lr=lr, dampening=0.0, maximize=False,
-            has_sparse_grad=False, foreach=False, fused=True, **self.options,
-        )  # fmt: skip
+            parameters,
+            grads,
+            momenta if self.options["momentum"] else [],
+            lr=lr,
+            dampening=0.0,
+            maximize=False,
+            has_sparse_grad=False,
+            foreach=False,
+            fused=True,
+            **self.options,
+        )
 
 
 class _Adam:
@@ -149,9 +177,12 @@ class _Adam:
         self._steps = [torch.zeros((), device=p.device) for p in parameters]
         self.state = [*self._means, *self._squares, *self._steps]
         self.options: dict[str, Any] = {
-            "beta1": 0.9, "beta2": 0.999, "eps": 1e-8,
-            "weight_decay": recipe.weight_decay, "decoupled_weight_decay": recipe.optimizer == "adamw",
-        }  # fmt: skip
+            "beta1": 0.9,
+            "beta2": 0.999,
+            "eps": 1e-8,
+            "weight_decay": recipe.weight_decay,
+            "decoupled_weight_decay": recipe.optimizer == "adamw",
+        }
 
     @torch.no_grad()
     def update(self, lr: Any) -> None:
@@ -159,15 +190,26 @@ class _Adam:
         used = [(p, p.grad, mean, square, step) for p, mean, square, step in state if p.grad is not None]
         parameters, grads, means, squares, steps = (list(group) for group in zip(*used, strict=True))
         adam(
-            parameters, grads, means, squares, [], steps, lr=lr, amsgrad=False, maximize=False,
-            foreach=False, fused=True, **self.options,
-        )  # fmt: skip
+            parameters,
+            grads,
+            means,
+            squares,
+            [],
+            steps,
+            lr=lr,
+            amsgrad=False,
+            maximize=False,
+            foreach=False,
+            fused=True,
+            **self.options,
+        )
 
 
 class _Step:
     """Forward, loss, backward and update on one batch; on CUDA the whole of it is one captured graph.
 
-    A graph needs fixed shapes, so that an epoch's last, smaller batch runs eagerly, on the same parameters and optimiser state.
+    A graph needs fixed shapes, so that an epoch's last, smaller batch runs eagerly, on the same parameters
+    and optimiser state.
     """
 
     def __init__(self, network: nn.Module, recipe: Recipe, device: torch.device, dtype: torch.dtype) -> None:
@@ -175,17 +217,23 @@ class _Step:
         self.smoothing = recipe.label_smoothing
         self.batch_size = recipe.batch_size
         self.parameters = [p for p in network.parameters() if p.requires_grad]
-        self.optimizer = _Sgd(self.parameters, recipe) if recipe.optimizer == "sgd" else _Adam(self.parameters, recipe)
+        self.optimizer = (
+            _Sgd(self.parameters, recipe) if recipe.optimizer == "sgd" else _Adam(self.parameters, recipe)
+        )
         # a captured step reads its learning rate from the device
         self.lr: Any = torch.tensor(recipe.lr, device=device) if device.type == "cuda" else recipe.lr
         self._full_steps = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._capture = device.type == "cuda"
 
-    def _run(self, images: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+    def _run(
+        self, images: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None
+    ) -> tuple[torch.Tensor, ...]:
         for p in self.parameters:
             p.grad = None
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32, cache_enabled=False):
+        with torch.autocast(
+            self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32, cache_enabled=False
+        ):
             logits = self.network(images)
         logits = logits.float()
         if weights is None:
@@ -198,7 +246,9 @@ class _Step:
         logits, loss = logits.detach(), loss.detach()
         return logits, loss, (logits.argmax(1) == targets).sum()
 
-    def __call__(self, images: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None, lr: float) -> tuple[torch.Tensor, ...]:
+    def __call__(
+        self, images: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None, lr: float
+    ) -> tuple[torch.Tensor, ...]:
         """One step. Returns logits (valid until the next step), loss and number of correct predictions, all from before the update."""
         if isinstance(self.lr, torch.Tensor):
             self.lr.fill_(lr)
@@ -209,7 +259,9 @@ class _Step:
         logits, loss, correct = self._captured(images, targets, weights)
         return logits, loss.clone(), correct.clone()
 
-    def _captured(self, images: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+    def _captured(
+        self, images: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None
+    ) -> tuple[torch.Tensor, ...]:
         self._full_steps += 1
         if self._full_steps <= WARM_UP_STEPS:
             side = torch.cuda.Stream(self.device)
@@ -219,13 +271,20 @@ class _Step:
             torch.cuda.current_stream(self.device).wait_stream(side)
             return out
         if self._graph is None:
-            self._inputs = (images.clone(memory_format=torch.channels_last), targets.clone(), None if weights is None else weights.clone())
+            self._inputs = (
+                images.clone(memory_format=torch.channels_last),
+                targets.clone(),
+                None if weights is None else weights.clone(),
+            )
             graph = torch.cuda.CUDAGraph()
             try:
                 with torch.cuda.graph(graph):
                     self._outputs = self._run(*self._inputs)
             except RuntimeError as error:  # a network whose forward looks at values cannot be captured
-                log.warning("this network cannot be captured as a CUDA graph, training runs eagerly: %s", str(error).splitlines()[0])
+                log.warning(
+                    "this network cannot be captured as a CUDA graph, training runs eagerly: %s",
+                    str(error).splitlines()[0],
+                )
                 self._capture = False
                 return self._run(images, targets, weights)
             self._graph = graph
@@ -275,7 +334,7 @@ def _work(network: nn.Module, shape: tuple[int, int, int], batch_size: int) -> f
     return float(sum(p.numel() for p in network.parameters()) * shape[0] * shape[1] * batch_size)
 
 
-# -- training -----------------------------------------------------------------------------------------------------------
+# -- training ------------------------------------------------------------------------------------------------
 
 
 def train(
@@ -298,14 +357,17 @@ def train(
 ) -> Trained:
     """Train a network by a recipe.
 
-    Each batch minimises the mean cross-entropy, or Σ w_i ℓ_i / Σ w_i with sample weights, by the recipe's optimiser. ``observe``
-    is given the very logits that the loss saw (augmented batch, train mode), so that dynamics cost no extra forward pass.
+    Each batch minimises the mean cross-entropy, or Σ w_i ℓ_i / Σ w_i with sample weights, by the recipe's
+    optimiser. ``observe`` is given the very logits that the loss saw (augmented batch, train mode), so that
+    dynamics cost no extra forward pass.
 
-    Initialisation, order and augmentation draw from streams of their own that ``seed`` fixes. On the CPU a training that was killed and
-    is run again with the same ``scratch`` ends bit-identical to one that was not, whenever checkpoints were written.
+    Initialisation, order and augmentation draw from streams of their own that ``seed`` fixes. On the CPU a
+    training that was killed and is run again with the same ``scratch`` ends bit-identical to one that was
+    not, whenever checkpoints were written.
 
     Args:
-        images: uint8 (N, H, W, C), or an object with ``shape``, ``len`` and ``read(rows)`` (tasks.data).
+        images: uint8 (N, H, W, C), or an object with ``shape``, ``len`` and ``read(rows)``
+            (winnow.tasks.data).
         targets: int (n,), each in [0, classes), in the order of ``rows``.
         classes: outputs of the network.
         mean, std: of the channels, in units of [0, 1].
@@ -315,8 +377,9 @@ def train(
         rows: int (n,), rows of ``images`` to train on; None takes all.
         weights: float (n,), positive; None weighs all equally.
         test: images and targets to evaluate on.
-        observe: called each step with (positions int64 (b,) in ``targets``, logits float32 (b, classes) from before the update, targets
-            int64 (b,), epoch); a :class:`~tasks.score.dynamics.DynamicsAccumulator` fits.
+        observe: called each step with (positions int64 (b,) in ``targets``, logits float32 (b, classes) from
+            before the update, targets int64 (b,), epoch); a
+            :class:`~winnow.tasks.score.dynamics.DynamicsAccumulator` fits.
         scratch: where to checkpoint and to continue from.
         progress: told (steps done, steps in all, note), a few times a second at most.
         workers: processes that read images which do not fit the device; None chooses.
@@ -338,11 +401,13 @@ def train(
     (10, 5, 1.0)
 
     References:
-        Coverage-centric-coreset-selection train.py, core/training/Trainer.py; elfs train.py; DeepCore utils.py (weighted loss)
+        Coverage-centric-coreset-selection train.py, core/training/Trainer.py; elfs train.py; DeepCore
+        utils.py (weighted loss)
 
     Differences from upstream:
-        stops at exactly ``iterations`` (``recipe.upstream`` runs whole epochs); seeded; both last and best test accuracy are reported,
-        upstream prints the best only. Augmentation and normalisation run on the device on uint8 images.
+        stops at exactly ``iterations`` (``recipe.upstream`` runs whole epochs); seeded; both last and best
+        test accuracy are reported, upstream prints the best only. Augmentation and normalisation run on the
+        device on uint8 images.
     """
     device = torch.device(device)
     targets = _checked_targets(targets, classes)
@@ -353,7 +418,8 @@ def train(
     resumable = observe is None or (hasattr(observe, "state_dict") and hasattr(observe, "load_state_dict"))
     if scratch is not None and not resumable:
         raise BadInput(
-            "observe has no state_dict and load_state_dict: it cannot continue from a scratch.", remedy="add them, or scratch=None"
+            "observe has no state_dict and load_state_dict: it cannot continue from a scratch.",
+            remedy="add them, or scratch=None",
         )
     margin = IMAGENET_MARGIN if recipe.augment == "imagenet" else 1.0
     loader = _open(images, targets, recipe, device, rows=rows, mean=mean, std=std, seed=seed, workers=workers)
@@ -362,9 +428,18 @@ def train(
     if test is not None:
         test_targets = _checked_targets(test[1], classes, "test targets")
         exam = open_loader(
-            test[0], test_targets, mean=mean, std=std, device=device, size=size, margin=margin, workers=workers
-        )  # fmt: skip
-    network = build(recipe.network, classes=classes, channels=channels, size=size, seed=seed, pretrained=recipe.pretrained)
+            test[0],
+            test_targets,
+            mean=mean,
+            std=std,
+            device=device,
+            size=size,
+            margin=margin,
+            workers=workers,
+        )
+    network = build(
+        recipe.network, classes=classes, channels=channels, size=size, seed=seed, pretrained=recipe.pretrained
+    )
     network = _placed(network, device)
     step_of = _Step(network, recipe, device, _training_dtype(recipe, device))
     run = _Run([recipe.model_dump_json(), seed, n, classes, *map(_checksum, (targets, rows, weights))])
@@ -405,7 +480,9 @@ def train(
                 raise WinnowError(
                     f"the training diverged: loss {each[bad].item()} at epoch {epoch}, step {first + bad}, "
                     f"learning rate {rates[first + bad]:g} ({recipe.network}).",
-                    kept="" if scratch is None else "the last checkpoint; it leads to the same end under the same recipe",
+                    kept=""
+                    if scratch is None
+                    else "the last checkpoint; it leads to the same end under the same recipe",
                     remedy="lower the recipe's lr",
                 )
             if end_epoch is not None:
@@ -425,11 +502,17 @@ def train(
                 run.save(scratch, epoch + 1, network, step_of, observe)
                 checkpointed = time.perf_counter()
             if progress is not None and (now - told >= PROGRESS_SECONDS or epoch + 1 == epochs):
-                progress(run.step, total, f"epoch {epoch + 1}/{epochs}, loss {mean_loss:.4f}, accuracy {100 * accuracy:.1f} %")
+                progress(
+                    run.step,
+                    total,
+                    f"epoch {epoch + 1}/{epochs}, loss {mean_loss:.4f}, accuracy {100 * accuracy:.1f} %",
+                )
                 told = now
     tests = [row["accuracy"] for row in run.history if row["split"] == "test"]
     return Trained(
-        network={name: value.detach().cpu().clone().contiguous() for name, value in network.state_dict().items()},
+        network={
+            name: value.detach().cpu().clone().contiguous() for name, value in network.state_dict().items()
+        },
         recipe=recipe,
         classes=classes,
         channels=channels,
@@ -479,7 +562,10 @@ def _checked_weights(weights: np.ndarray, n: int) -> np.ndarray:
         raise BadInput(f"weights have shape {found.shape}, there are {n} targets.")
     wrong = np.flatnonzero(~(np.isfinite(found) & (found > 0)))
     if len(wrong):
-        raise BadInput(f"weights[{wrong[0]}] = {found[wrong[0]]} is not positive.", remedy="leave samples of weight 0 out of rows")
+        raise BadInput(
+            f"weights[{wrong[0]}] = {found[wrong[0]]} is not positive.",
+            remedy="leave samples of weight 0 out of rows",
+        )
     return found
 
 
@@ -498,9 +584,17 @@ class _Run:
 
     def record(self, epoch: int, split: str, loss: float, accuracy: float, lr: float) -> None:
         self.history.append(
-            {"epoch": epoch, "step": self.step, "split": split, "loss": loss, "accuracy": accuracy,
-             "lr": lr, "seconds": self.seconds, "samples_seen": self.samples}
-        )  # fmt: skip
+            {
+                "epoch": epoch,
+                "step": self.step,
+                "split": split,
+                "loss": loss,
+                "accuracy": accuracy,
+                "lr": lr,
+                "seconds": self.seconds,
+                "samples_seen": self.samples,
+            }
+        )
 
     def save(self, scratch: Scratch, epochs_done: int, network: nn.Module, step: _Step, observe: Any) -> None:
         scratch.save(
@@ -528,11 +622,16 @@ class _Run:
             buffer.copy_(value)
         if observe is not None:
             observe.load_state_dict(state["observer"])
-        self.step, self.samples, self.seconds, self.history = state["step"], state["samples"], state["seconds"], state["history"]
+        self.step, self.samples, self.seconds, self.history = (
+            state["step"],
+            state["samples"],
+            state["seconds"],
+            state["history"],
+        )
         return state["epochs_done"]
 
 
-# -- evaluation ---------------------------------------------------------------------------------------------------------
+# -- evaluation ----------------------------------------------------------------------------------------------
 
 
 def _inference_batch(shape: tuple[int, int, int]) -> int:
@@ -549,7 +648,14 @@ def _evaluate(network: nn.Module, loader: Loader, dtype: torch.dtype) -> tuple[f
             with torch.autocast(x.device.type, dtype=dtype, enabled=dtype != torch.float32):
                 logits = network(x)
             logits = logits.float()
-            parts.append(torch.stack([F.cross_entropy(logits, y, reduction="sum").double(), (logits.argmax(1) == y).sum().double()]))
+            parts.append(
+                torch.stack(
+                    [
+                        F.cross_entropy(logits, y, reduction="sum").double(),
+                        (logits.argmax(1) == y).sum().double(),
+                    ]
+                )
+            )
         total += torch.stack(parts).sum(0).cpu()
     loss, correct = (total / loader.n).tolist()
     return loss, correct
@@ -600,13 +706,22 @@ def predict(
         d2pruning generate_importance_score.py (post_training_metrics)
 
     Differences from upstream:
-        images are normalised as in training; upstream's pass feeds them as they are (mean 0, std 1 replays it).
+        images are normalised as in training; upstream's pass feeds them as they are (mean 0, std 1 replays
+        it).
     """
     device = torch.device(device)
     n = len(images) if rows is None else len(rows)
     loader = open_loader(
-        images, np.zeros(n, np.int64), mean=mean, std=std, device=device, rows=rows, size=size, margin=margin, workers=workers
-    )  # fmt: skip
+        images,
+        np.zeros(n, np.int64),
+        mean=mean,
+        std=std,
+        device=device,
+        rows=rows,
+        size=size,
+        margin=margin,
+        workers=workers,
+    )
     network = _placed(network, device).eval()
     logits, features = [], []
     done = 0

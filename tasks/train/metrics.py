@@ -6,7 +6,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from sklearn import metrics as sk
 
-from tasks.errors import BadInput
+from winnow.tasks.errors import BadInput
 
 __all__ = ["clustering_metrics", "contingency", "hungarian_accuracy"]
 
@@ -31,12 +31,19 @@ def contingency(labels: np.ndarray, truth: np.ndarray) -> np.ndarray:
     labels, truth = np.asarray(labels), np.asarray(truth)
     for name, values in (("labels", labels), ("truth", truth)):
         if values.ndim != 1 or values.dtype.kind not in "iub":
-            raise BadInput(f"{name} must be a row of whole numbers, got {values.dtype} of shape {values.shape}.")
+            raise BadInput(
+                f"{name} must be a row of whole numbers, got {values.dtype} of shape {values.shape}."
+            )
     if len(labels) != len(truth) or len(labels) == 0:
-        raise BadInput(f"labels and truth have {len(labels)} and {len(truth)} entries; they must be as many, and not none.")
+        raise BadInput(
+            f"labels and truth have {len(labels)} and {len(truth)} entries; they must be as many, and not "
+            "none."
+        )
     clusters, cluster = np.unique(labels, return_inverse=True)
     classes, of_class = np.unique(truth, return_inverse=True)
-    return np.bincount(cluster * len(classes) + of_class, minlength=len(clusters) * len(classes)).reshape(len(clusters), len(classes))
+    return np.bincount(cluster * len(classes) + of_class, minlength=len(clusters) * len(classes)).reshape(
+        len(clusters), len(classes)
+    )
 
 
 def hungarian_accuracy(labels: np.ndarray, truth: np.ndarray) -> float:
@@ -65,8 +72,9 @@ def hungarian_accuracy(labels: np.ndarray, truth: np.ndarray) -> float:
 def clustering_metrics(labels: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """Accuracy, NMI, AMI and ARI of clusters against classes, in percent.
 
-    Accuracy matches clusters with classes one to one (Hungarian); where there are more used clusters than classes, each cluster left
-    over counts for its majority class. NMI and AMI are normalised by the arithmetic mean of the entropies.
+    Accuracy matches clusters with classes one to one (Hungarian); where there are more used clusters than
+    classes, each cluster left over counts for its majority class. NMI and AMI are normalised by the
+    arithmetic mean of the entropies.
 
     Args:
         labels: (N,) whole numbers, cluster of each sample; ids need not be consecutive.
@@ -86,12 +94,13 @@ def clustering_metrics(labels: np.ndarray, truth: np.ndarray) -> dict[str, float
         Adaloglou et al., BMVC 2023, section 4; HHU-MMBS/TEMI-official-BMVC2023 utils.py, compute_metrics.
 
     Differences from upstream:
-        Where several matchings are equally good and clusters are left over, the published accuracy depends on how clusters are numbered;
-        here it is the largest of the possible values.
+        Where several matchings are equally good and clusters are left over, the published accuracy depends on
+        how clusters are numbered; here it is the largest of the possible values.
     """
     counts = contingency(labels, truth)
     left_over = counts.max(axis=1) if counts.shape[0] > counts.shape[1] else np.zeros(len(counts), np.int64)
-    # Several matchings can be best; N + 1 lets what the left-over clusters add decide between them, and only between them.
+    # Several matchings can be best; N + 1 lets what the left-over clusters add decide between them, and only
+    # between them.
     clusters, classes = linear_sum_assignment(counts * (len(labels) + 1) - left_over[:, None], maximize=True)
     correct = counts[clusters, classes].sum() + np.delete(left_over, clusters).sum()
     return {

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
-from tasks.errors import BadInput
+from winnow.tasks.errors import BadInput
 
 __all__ = ["Recipe"]
 
@@ -19,8 +19,8 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class Recipe(BaseModel):
     """How a network is trained; the defaults are the CIFAR protocol of CCS, D2 and ELFS, whose length the caller adds.
 
-    Their coresets train for 40,000 iterations whatever the coreset's size (``iterations=40_000``), their dynamics are recorded over
-    200 epochs of the full set (``epochs=200``).
+    Their coresets train for 40,000 iterations whatever the coreset's size (``iterations=40_000``), their
+    dynamics are recorded over 200 epochs of the full set (``epochs=200``).
 
     Attributes:
         network: a registered network's name.
@@ -28,32 +28,38 @@ class Recipe(BaseModel):
         iterations: optimiser steps in all; training stops at exactly this number. Either this or ``epochs``.
         epochs: passes over the data. Either this or ``iterations``.
         batch_size: samples a step.
-        optimizer: ``sgd``; ``adam`` with torch's betas (0.9, 0.999) and epsilon 1e-8; ``adamw``, the same with decoupled weight decay.
+        optimizer: ``sgd``; ``adam`` with torch's betas (0.9, 0.999) and epsilon 1e-8; ``adamw``, the same
+            with decoupled weight decay.
         lr: peak learning rate.
         momentum, nesterov: of SGD; the others have none.
-        weight_decay: of every parameter; added to its gradient, by ``adamw`` lr · weight_decay is taken off the parameter itself.
-        scheduler: learning rate at step t of T. ``cosine``: min_lr + (lr − min_lr)(1 + cos(πt/T))/2. ``multistep``: times ``gamma`` at
-            each milestone. ``step``: times ``gamma`` every ``step_size``. ``onecycle``: cosine from lr/25 up to lr over the first 30 %,
-            then down to lr/250,000. ``constant``: lr.
+        weight_decay: of every parameter; added to its gradient, by ``adamw`` lr · weight_decay is taken off
+            the parameter itself.
+        scheduler: learning rate at step t of T. ``cosine``: min_lr + (lr − min_lr)(1 + cos(πt/T))/2.
+            ``multistep``: times ``gamma`` at each milestone. ``step``: times ``gamma`` every ``step_size``.
+            ``onecycle``: cosine from lr/25 up to lr over the first 30 %, then down to lr/250,000.
+            ``constant``: lr.
         min_lr: where the cosine ends.
-        lag: epochs L by which the cosine is late, as DeepCore's driver is by one: with l the steps of L epochs,
-            min_lr + (lr − min_lr)(1 + cos(π(t − l)/T))/(1 + cos(πl/T)), which starts at lr, rises a little, and does not quite end.
-        warmup: the first W iterations or epochs (the unit that the length is given in), during which the rate rises linearly from
-            lr/(W + 1), W in steps. The cosine spans what is left; milestones and steps count from the start of the training.
+        lag: epochs L by which the cosine is late, as DeepCore's driver is by one: with l the steps of L
+            epochs, min_lr + (lr − min_lr)(1 + cos(π(t − l)/T))/(1 + cos(πl/T)), which starts at lr, rises a
+            little, and does not quite end.
+        warmup: the first W iterations or epochs (the unit that the length is given in), during which the rate
+            rises linearly from lr/(W + 1), W in steps. The cosine spans what is left; milestones and steps
+            count from the start of the training.
         milestones: of ``multistep``, in the unit that the length is given in.
         step_size: of ``step``, in the same unit.
         gamma: factor of ``multistep`` and ``step``.
         label_smoothing: share of the target spread evenly over the classes.
-        augment: ``crop_flip``: random crop after reflect padding, then a horizontal flip with probability 1/2; ``crop``: without the flip
-            (digits); ``imagenet``: random resized crop (area 8 to 100 %, aspect 3/4 to 4/3) and flip; ``none``.
+        augment: ``crop_flip``: random crop after reflect padding, then a horizontal flip with probability
+            1/2; ``crop``: without the flip (digits); ``imagenet``: random resized crop (area 8 to 100 %,
+            aspect 3/4 to 4/3) and flip; ``none``.
         pad: pixels of padding of the random crop; ``scaled``: an eighth of the side (4 at 32 pixels, 1 at 8).
         size: side in pixels of what the network sees; None keeps the images' own (224 where they differ).
         drop_last: leave out an epoch's last, smaller batch.
-        test_interval: from one test to the next, in the unit that the length is given in, rounded down to whole epochs, one at least; None:
-            800 steps. There is always a test after the last step.
+        test_interval: from one test to the next, in the unit that the length is given in, rounded down to
+            whole epochs, one at least; None: 800 steps. There is always a test after the last step.
         amp: ``auto`` is bfloat16 on GPUs that have it and float32 elsewhere; ``bf16`` and ``off`` force one.
-        upstream: as the published drivers, which only run whole epochs: ``iterations`` is rounded up to whole epochs, during the last
-            of which the cosine has passed its end.
+        upstream: as the published drivers, which only run whole epochs: ``iterations`` is rounded up to whole
+            epochs, during the last of which the cosine has passed its end.
 
     >>> recipe = Recipe(iterations=40_000)
     >>> recipe.steps_per_epoch(15_000), recipe.total_steps(15_000)
@@ -62,8 +68,9 @@ class Recipe(BaseModel):
     40002
 
     References:
-        Zheng et al., Coverage-centric Coreset Selection, ICLR 2023, appendix; Coverage-centric-coreset-selection train.py;
-        elfs train.py, train_imagenet.py; DeepCore main.py (``adam``, ``step``)
+        Zheng et al., Coverage-centric Coreset Selection, ICLR 2023, appendix;
+        Coverage-centric-coreset-selection train.py; elfs train.py, train_imagenet.py; DeepCore main.py
+        (``adam``, ``step``)
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -112,7 +119,9 @@ class Recipe(BaseModel):
             raise ValueError("scheduler='onecycle' warms up by itself: leave warmup at 0")
         if self.warmup >= (self.iterations or self.epochs or 0):
             raise ValueError(f"warmup = {self.warmup} leaves nothing of the training")
-        if any(later <= earlier for earlier, later in zip(self.milestones, self.milestones[1:], strict=False)):
+        if any(
+            later <= earlier for earlier, later in zip(self.milestones, self.milestones[1:], strict=False)
+        ):
             raise ValueError(f"milestones {self.milestones} do not rise")
         return self
 
@@ -130,7 +139,10 @@ class Recipe(BaseModel):
         """Batches of an epoch of ``n`` samples."""
         steps = n // self.batch_size if self.drop_last else math.ceil(n / self.batch_size)
         if steps < 1:
-            raise BadInput(f"{n} samples give no batch of {self.batch_size}.", remedy="lower batch_size or set drop_last=False")
+            raise BadInput(
+                f"{n} samples give no batch of {self.batch_size}.",
+                remedy="lower batch_size or set drop_last=False",
+            )
         return steps
 
     def total_steps(self, n: int) -> int:
@@ -172,9 +184,13 @@ class Recipe(BaseModel):
             length = total if self.iterations is None else self.iterations
             late = self.lag * self.steps_per_epoch(n)
             angle = np.pi * (np.maximum(step - warm, 0) - late) / (length - warm)
-            rates = self.min_lr + (self.lr - self.min_lr) * (1 + np.cos(angle)) / (1 + np.cos(np.pi * late / length))
+            rates = self.min_lr + (self.lr - self.min_lr) * (1 + np.cos(angle)) / (
+                1 + np.cos(np.pi * late / length)
+            )
         elif self.scheduler == "multistep":
-            rates = self.lr * self.gamma ** np.searchsorted(np.array(self.milestones) * unit, step, side="right")
+            rates = self.lr * self.gamma ** np.searchsorted(
+                np.array(self.milestones) * unit, step, side="right"
+            )
         elif self.scheduler == "step":
             assert self.step_size is not None
             rates = self.lr * self.gamma ** (step // (self.step_size * unit))

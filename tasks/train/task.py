@@ -7,34 +7,48 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from tasks.artifacts import Artifact, write
-from tasks.cache import cached_task, context
-from tasks.data.task import labels_of, open_split, rows_of, with_labels
-from tasks.errors import BadInput
-from tasks.progress import progress
-from tasks.registry import networks
-from tasks.train.recipe import Recipe
+from winnow.tasks.artifacts import Artifact, write
+from winnow.tasks.cache import cached_task, context
+from winnow.tasks.data.task import labels_of, open_split, rows_of, with_labels
+from winnow.tasks.errors import BadInput
+from winnow.tasks.progress import progress
+from winnow.tasks.registry import networks
+from winnow.tasks.train.recipe import Recipe
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from tasks.train.loop import Trained
+    from winnow.tasks.train.loop import Trained
 
-__all__ = ["cluster", "cluster_kmeans", "hold_out", "label", "read_network", "train_on", "trained_by", "write_network"]
+__all__ = [
+    "cluster",
+    "cluster_kmeans",
+    "hold_out",
+    "label",
+    "read_network",
+    "train_on",
+    "trained_by",
+    "write_network",
+]
 
-log = logging.getLogger("tasks.train")
+log = logging.getLogger("winnow.tasks.train")
 
-# the modules that decide what a training gives
-TRAINING = ("tasks.train.loop", *networks.modules())
+# the modules that decide what a training gives, beside the network's
+TRAINING = ("winnow.tasks.train.loop",)
 
 
 def trained_by(recipe: Recipe) -> Any:
-    """A recipe as a key sees it: with the code of a plugin's network."""
-    identity = networks.get(recipe.network).identity
-    return recipe if identity == recipe.network else {"recipe": recipe, "network": identity}
+    """A recipe as a key sees it: with the version of its network, and the code of a plugin's."""
+    return {"recipe": recipe, "network": networks.get(recipe.network).identity}
 
 
-@cached_task(version="1", name="cluster", run_name="cluster-{classes}", ignore=("device",), modules=("tasks.train.cluster_heads",))
+@cached_task(
+    version="1",
+    name="cluster",
+    run_name="cluster-{classes}",
+    ignore=("device",),
+    modules=("winnow.tasks.train.cluster_heads",),
+)
 def cluster(
     embeddings: Artifact,
     graph: Artifact,
@@ -48,14 +62,14 @@ def cluster(
 ) -> dict[str, Artifact]:
     """Pseudo-labels by TEMI cluster heads, and every head's loss per epoch.
 
-    Head and epoch are chosen by training loss. With ``test`` and ``test_embeddings`` the epoch is chosen by test labels, as the published
-    code does; for comparison only.
+    Head and epoch are chosen by training loss. With ``test`` and ``test_embeddings`` the epoch is chosen by
+    test labels, as the published code does; for comparison only.
     """
     import numpy as np
 
-    from tasks.embed.knn import Graph
-    from tasks.hardware import describe, leased_device
-    from tasks.train.cluster_heads import HeadsConfig, train_cluster_heads
+    from winnow.tasks.embed.knn import Graph
+    from winnow.tasks.hardware import describe, leased_device
+    from winnow.tasks.train.cluster_heads import HeadsConfig, train_cluster_heads
 
     config = HeadsConfig(**{**heads, "neighbours": graph.meta["k"]})
     vectors = embeddings.numpy("vector")
@@ -64,7 +78,13 @@ def cluster(
         oracle = (test_embeddings.numpy("vector"), test.numpy("label").astype(np.int64))
     with leased_device(device) as where, progress("cluster heads") as tell:
         context().notes |= {"device": describe(where), "seed": seed}
-        log.info("cluster heads: %d heads, %d clusters on %s, seed %d", config.heads, classes, describe(where), seed)
+        log.info(
+            "cluster heads: %d heads, %d clusters on %s, seed %d",
+            config.heads,
+            classes,
+            describe(where),
+            seed,
+        )
         found = train_cluster_heads(
             vectors,
             Graph(graph.numpy("neighbours"), graph.numpy("similarity")),
@@ -107,12 +127,14 @@ def cluster(
     return {"pseudo_labels": pseudo_labels, "losses": losses}
 
 
-@cached_task(version="2", name="kmeans", run_name="kmeans-{classes}", modules=("tasks.train.cluster_heads",))
+@cached_task(
+    version="2", name="kmeans", run_name="kmeans-{classes}", modules=("winnow.tasks.train.cluster_heads",)
+)
 def cluster_kmeans(embeddings: Artifact, classes: int, *, seed: int = 0) -> Artifact:
     """Pseudo-labels by k-means on the same embedding: the baseline that cluster heads must beat."""
     import numpy as np
 
-    from tasks.train.cluster_heads import kmeans_labels
+    from winnow.tasks.train.cluster_heads import kmeans_labels
 
     with progress("k-means"):
         labels = kmeans_labels(embeddings.numpy("vector").astype(np.float32), classes, seed=seed)
@@ -131,7 +153,7 @@ def hold_out(samples: Artifact, labels: Artifact, *, share: float, seed: int = 0
     """A random share of the samples with their (pseudo-)labels, to judge hyper-parameters on, and the rest: ``held`` and ``rest``."""
     import numpy as np
 
-    from tasks.hardware import seed_sequence
+    from winnow.tasks.hardware import seed_sequence
 
     ids = samples.numpy("id")
     order = np.random.default_rng(seed_sequence(seed, "holdout")).permutation(len(ids))
@@ -164,7 +186,9 @@ def label(coreset: Artifact, labels: Artifact) -> Artifact:
     seen_as={"recipe": trained_by},
     modules=TRAINING,
 )
-def train_on(train: Artifact, coreset: Artifact, evaluation: Artifact, recipe: Recipe, seed: int, device: str = "auto") -> Artifact:
+def train_on(
+    train: Artifact, coreset: Artifact, evaluation: Artifact, recipe: Recipe, seed: int, device: str = "auto"
+) -> Artifact:
     """Train a network on an annotated coreset; test accuracy after every so many steps, last and best.
 
     Args:
@@ -180,8 +204,8 @@ def train_on(train: Artifact, coreset: Artifact, evaluation: Artifact, recipe: R
     """
     import numpy as np
 
-    from tasks.hardware import describe, leased_device
-    from tasks.train.loop import train as run_training
+    from winnow.tasks.hardware import describe, leased_device
+    from winnow.tasks.train.loop import train as run_training
 
     split = open_split(train)
     rows, labels = _labelled(split.ids, coreset)
@@ -196,7 +220,9 @@ def train_on(train: Artifact, coreset: Artifact, evaluation: Artifact, recipe: R
         classes = train.meta["classes"]
     with leased_device(device) as where, progress(f"train {recipe.network}, {len(rows):,} samples") as tell:
         context().notes |= {"device": describe(where), "seed": seed}
-        log.info("train %s on %s samples, %s, seed %d", recipe.network, f"{len(rows):,}", describe(where), seed)
+        log.info(
+            "train %s on %s samples, %s, seed %d", recipe.network, f"{len(rows):,}", describe(where), seed
+        )
         trained = run_training(
             split.images,
             labels,
@@ -216,7 +242,11 @@ def train_on(train: Artifact, coreset: Artifact, evaluation: Artifact, recipe: R
     return write(
         "metrics",
         history_columns(trained.history),
-        meta={"last_accuracy": trained.last_accuracy, "best_accuracy": trained.best_accuracy, "samples": len(rows)},
+        meta={
+            "last_accuracy": trained.last_accuracy,
+            "best_accuracy": trained.best_accuracy,
+            "samples": len(rows),
+        },
     )
 
 
@@ -229,7 +259,12 @@ def write_network(trained: Trained) -> Artifact:
         "shape": pa.array([list(tensor.shape) for _, tensor in rows], pa.list_(pa.int64())),
         "data": pa.array([tensor.numpy().tobytes() for _, tensor in rows], pa.binary()),
     }
-    facts = {"network": trained.recipe.network, "classes": trained.classes, "channels": trained.channels, "size": trained.size}
+    facts = {
+        "network": trained.recipe.network,
+        "classes": trained.classes,
+        "channels": trained.channels,
+        "size": trained.size,
+    }
     return write("network", columns, meta=facts)
 
 
@@ -238,10 +273,12 @@ def read_network(artifact: Artifact, device: Any) -> nn.Module:
     import numpy as np
     import torch
 
-    from tasks.train.loop import build
+    from winnow.tasks.train.loop import build
 
     facts = artifact.meta
-    module = build(facts["network"], classes=facts["classes"], channels=facts["channels"], size=facts["size"], seed=0)
+    module = build(
+        facts["network"], classes=facts["classes"], channels=facts["channels"], size=facts["size"], seed=0
+    )
     state = {}
     for row in artifact.table().to_pylist():
         values = np.frombuffer(row["data"], row["dtype"]).reshape(row["shape"])
@@ -252,7 +289,7 @@ def read_network(artifact: Artifact, device: Any) -> nn.Module:
 
 def _some(images: Any, rows: Any) -> Any:
     """These rows only of a dataset's images."""
-    from tasks.data.split import ArrayImages
+    from winnow.tasks.data.split import ArrayImages
 
     return images.take(rows) if hasattr(images, "take") else ArrayImages(images.read(rows))
 
@@ -261,8 +298,17 @@ def history_columns(history: list[dict[str, Any]]) -> dict[str, Any]:
     """A training's history as columns; wall-clock times are left to the provenance, so that equal trainings have equal digests."""
     import numpy as np
 
-    types = {"epoch": np.int32, "step": np.int64, "loss": np.float32, "accuracy": np.float32, "lr": np.float32, "samples_seen": np.int64}
-    columns: dict[str, Any] = {name: np.array([row[name] for row in history], kind) for name, kind in types.items()}
+    types = {
+        "epoch": np.int32,
+        "step": np.int64,
+        "loss": np.float32,
+        "accuracy": np.float32,
+        "lr": np.float32,
+        "samples_seen": np.int64,
+    }
+    columns: dict[str, Any] = {
+        name: np.array([row[name] for row in history], kind) for name, kind in types.items()
+    }
     return {**columns, "split": [row["split"] for row in history]}
 
 
@@ -271,5 +317,8 @@ def _labelled(ids: Any, coreset: Artifact) -> tuple[Any, Any]:
 
     labels = coreset.table(["label"]).column("label")
     if labels.null_count:
-        raise BadInput(f"{labels.null_count:,} of {coreset.rows:,} samples of the coreset have no label.", remedy="annotate it first")
+        raise BadInput(
+            f"{labels.null_count:,} of {coreset.rows:,} samples of the coreset have no label.",
+            remedy="annotate it first",
+        )
     return rows_of(ids, coreset.numpy("id")), labels.to_numpy().astype(np.int64)

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from torch import nn
 
-from tasks.train.networks.base import IMAGENET_STEM_SIZE, Network, check_pretrained, check_shape, check_size
-from tasks.train.networks.published import fitted, published
+from winnow.tasks.train.networks.base import (
+    IMAGENET_STEM_SIZE,
+    Network,
+    check_pretrained,
+    check_shape,
+    check_size,
+)
+from winnow.tasks.train.networks.published import fitted, published
 
 __all__ = ["alexnet"]
 
@@ -13,8 +19,9 @@ __all__ = ["alexnet"]
 def alexnet(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool = False) -> Network:
     """AlexNet without batch norm (1,872,202 parameters at 32x32x3 with 10 classes); torchvision's from 128 pixels on.
 
-    Below 128 pixels: convolutions 5x5 to 128, 5x5 to 192, 3x3 to 256, 192 and 192 planes with ReLU, 2x2 max-pooling after the first,
-    second and last, averaged to 4x4, no hidden linear layer and no dropout. Without batch norm a rate of 0.1 is too high for it.
+    Below 128 pixels: convolutions 5x5 to 128, 5x5 to 192, 3x3 to 256, 192 and 192 planes with ReLU, 2x2
+    max-pooling after the first, second and last, averaged to 4x4, no hidden linear layer and no dropout.
+    Without batch norm a rate of 0.1 is too high for it.
 
     Args:
         classes: outputs.
@@ -33,10 +40,12 @@ def alexnet(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool
     1872202
 
     References:
-        Krizhevsky et al., ImageNet Classification with Deep Convolutional Neural Networks, NIPS 2012; DeepCore deepcore/nets/alexnet.py
+        Krizhevsky et al., ImageNet Classification with Deep Convolutional Neural Networks, NIPS 2012;
+        DeepCore deepcore/nets/alexnet.py
 
     Differences from upstream:
-        padding follows the size, not the channels; pretrained weights load (upstream's names do not match the file's).
+        padding follows the size, not the channels; pretrained weights load (upstream's names do not match the
+        file's).
     """
     check_shape(classes, channels, size)
     check_size("alexnet", size, 28)
@@ -47,8 +56,17 @@ def alexnet(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool
     layers: list[nn.Module] = []
     planes = channels
     padding = 4 if size < 32 else 2  # 28 pixels become 32
-    for width, kernel, pool in ((128, 5, True), (192, 5, True), (256, 3, False), (192, 3, False), (192, 3, True)):
-        layers += [nn.Conv2d(planes, width, kernel, padding=kernel // 2 if layers else padding), nn.ReLU(inplace=True)]
+    for width, kernel, pool in (
+        (128, 5, True),
+        (192, 5, True),
+        (256, 3, False),
+        (192, 3, False),
+        (192, 3, True),
+    ):
+        layers += [
+            nn.Conv2d(planes, width, kernel, padding=kernel // 2 if layers else padding),
+            nn.ReLU(inplace=True),
+        ]
         layers += [nn.MaxPool2d(2)] if pool else []
         planes = width
     body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten())

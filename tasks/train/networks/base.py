@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from tasks.errors import BadInput, MissingData
-from tasks.hardware import data_root
+from winnow.tasks.errors import BadInput, MissingData
+from winnow.tasks.hardware import data_root
 
 __all__ = [
     "IMAGENET_STEM_SIZE",
@@ -58,12 +58,13 @@ def check_size(name: str, size: int, least: int) -> None:
 
     >>> check_size("vgg16", 8, 28)
     Traceback (most recent call last):
-    tasks.errors.BadInput: size = 8: vgg16 needs 28 pixels.
+    winnow.BadInput: size = 8: vgg16 needs 28 pixels.
       next: enlarge the images by the recipe's size, or use network convnet
     """
     if size < least:
         raise BadInput(
-            f"size = {size}: {name} needs {least} pixels.", remedy="enlarge the images by the recipe's size, or use network convnet"
+            f"size = {size}: {name} needs {least} pixels.",
+            remedy="enlarge the images by the recipe's size, or use network convnet",
         )
 
 
@@ -71,7 +72,8 @@ def check_pretrained(name: str, channels: int, size: int) -> None:
     """Refuse ImageNet weights for images that the ImageNet network is not for."""
     if size < IMAGENET_STEM_SIZE or channels != 3:
         raise BadInput(
-            f"pretrained {name} is for colour images of {IMAGENET_STEM_SIZE} pixels and more, these have {channels} channels of {size}.",
+            f"pretrained {name} is for colour images of {IMAGENET_STEM_SIZE} pixels and more, these have "
+            f"{channels} channels of {size}.",
             remedy="set pretrained=False, or enlarge the images by the recipe's size",
         )
 
@@ -92,7 +94,9 @@ def pretrained_file(filename: str, source: str) -> Path:
     for place in places:
         if place.is_file():
             return place
-    raise MissingData(f"pretrained weights {filename} are not on this machine.", remedy=f"put {source} at {places[0]}")
+    raise MissingData(
+        f"pretrained weights {filename} are not on this machine.", remedy=f"put {source} at {places[0]}"
+    )
 
 
 def load_weights(file: Path) -> dict[str, Any]:

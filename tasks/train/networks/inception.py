@@ -6,8 +6,14 @@ import torch
 import torchvision
 from torch import nn
 
-from tasks.train.networks.base import IMAGENET_STEM_SIZE, Network, check_pretrained, check_shape, check_size
-from tasks.train.networks.published import fitted, published, refitted
+from winnow.tasks.train.networks.base import (
+    IMAGENET_STEM_SIZE,
+    Network,
+    check_pretrained,
+    check_shape,
+    check_size,
+)
+from winnow.tasks.train.networks.published import fitted, published, refitted
 
 __all__ = ["inception_v3"]
 
@@ -15,8 +21,9 @@ __all__ = ["inception_v3"]
 def inception_v3(*, classes: int, channels: int = 3, size: int = 299, pretrained: bool = False) -> Network:
     """Inception-v3 (21,806,058 parameters at 32x32x3 with 10 classes); published for 299 pixels, trains at any size from 28 on.
 
-    From 128 pixels on: torchvision's ``inception_v3`` without the auxiliary classifier, whose loss this training does not have and
-    which 299 pixels alone would fit. Below: the same blocks, a first convolution of stride 1 and no pooling before them.
+    From 128 pixels on: torchvision's ``inception_v3`` without the auxiliary classifier, whose loss this
+    training does not have and which 299 pixels alone would fit. Below: the same blocks, a first convolution
+    of stride 1 and no pooling before them.
 
     Args:
         classes: outputs.
@@ -32,13 +39,14 @@ def inception_v3(*, classes: int, channels: int = 3, size: int = 299, pretrained
         MissingData: the weights file is not on this machine.
 
     References:
-        Szegedy et al., Rethinking the Inception Architecture for Computer Vision, CVPR 2016; small stem as in DeepCore
-        deepcore/nets/inceptionv3.py
+        Szegedy et al., Rethinking the Inception Architecture for Computer Vision, CVPR 2016; small stem as in
+        DeepCore deepcore/nets/inceptionv3.py
 
     Differences from upstream:
-        the pooling branch of the first three blocks ends in a 1x1 convolution, as published (upstream's small network: 3x3);
-        upstream's network for large images cannot be built. Pretrained weights expect channels in [−1, 1]: the change from
-        ImageNet's mean and standard deviation, which torchvision does in the forward pass, is folded into the first layer.
+        the pooling branch of the first three blocks ends in a 1x1 convolution, as published (upstream's small
+        network: 3x3); upstream's network for large images cannot be built. Pretrained weights expect channels
+        in [−1, 1]: the change from ImageNet's mean and standard deviation, which torchvision does in the
+        forward pass, is folded into the first layer.
     """
     check_shape(classes, channels, size)
     check_size("inception_v3", size, 28)
@@ -52,14 +60,17 @@ def inception_v3(*, classes: int, channels: int = 3, size: int = 299, pretrained
         return fitted(body, classes=classes, channels=channels)
     body.Conv2d_2a_3x3.conv = refitted(body.Conv2d_2a_3x3.conv, channels=32, padding=1)
     body.maxpool1 = body.maxpool2 = nn.Identity()
-    return fitted(body, classes=classes, channels=channels, stride=1, padding=3 if size < 32 else 1)  # 28 pixels become 32
+    return fitted(
+        body, classes=classes, channels=channels, stride=1, padding=3 if size < 32 else 1
+    )  # 28 pixels become 32
 
 
 @torch.no_grad()
 def _fold_normalisation(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     """Let a first layer without padding take (x − mean)/std of ImageNet in place of 2x − 1: exact, the batch norm takes the constant.
 
-    With a = 2 std and b = 2 mean − 1, w · (a z + b) = (a w) · z + Σ b w, and batch norm subtracts its running mean from the latter.
+    With a = 2 std and b = 2 mean − 1, w · (a z + b) = (a w) · z + Σ b w, and batch norm subtracts its running
+    mean from the latter.
     """
     mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).view(2, 1, 3, 1, 1)
     assert norm.running_mean is not None

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from torch import nn
 
-from tasks.train.networks.base import IMAGENET_STEM_SIZE, Network, check_pretrained, check_shape, check_size
-from tasks.train.networks.published import fitted, published
+from winnow.tasks.train.networks.base import (
+    IMAGENET_STEM_SIZE,
+    Network,
+    check_pretrained,
+    check_shape,
+    check_size,
+)
+from winnow.tasks.train.networks.published import fitted, published
 
 __all__ = ["mobilenet_v3_large", "mobilenet_v3_small"]
 
@@ -21,10 +27,13 @@ def _mobilenet(name: str, *, classes: int, channels: int, size: int, pretrained:
     return fitted(published(name, norm_layer=nn.BatchNorm2d), classes=classes, channels=channels, stride=1)
 
 
-def mobilenet_v3_small(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool = False) -> Network:
+def mobilenet_v3_small(
+    *, classes: int, channels: int = 3, size: int = 32, pretrained: bool = False
+) -> Network:
     """MobileNetV3-Small (1,528,106 parameters with 10 classes); torchvision's from 128 pixels on.
 
-    Below 128 pixels: the same network with a first convolution of stride 1, so that 32 pixels end as 2x2, and torch's default batch norm.
+    Below 128 pixels: the same network with a first convolution of stride 1, so that 32 pixels end as 2x2, and
+    torch's default batch norm.
 
     Args:
         classes: outputs.
@@ -46,15 +55,21 @@ def mobilenet_v3_small(*, classes: int, channels: int = 3, size: int = 32, pretr
         Howard et al., Searching for MobileNetV3, ICCV 2019, table 2; DeepCore deepcore/nets/mobilenetv3.py
 
     Differences from upstream:
-        upstream keeps stride 2 for small images: 32 pixels end as one, on which batch norm cannot train with one sample.
-        Pretrained weights load (upstream's names do not match the file's).
+        upstream keeps stride 2 for small images: 32 pixels end as one, on which batch norm cannot train with
+        one sample. Pretrained weights load (upstream's names do not match the file's).
     """
-    return _mobilenet("mobilenet_v3_small", classes=classes, channels=channels, size=size, pretrained=pretrained)
+    return _mobilenet(
+        "mobilenet_v3_small", classes=classes, channels=channels, size=size, pretrained=pretrained
+    )
 
 
-def mobilenet_v3_large(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool = False) -> Network:
+def mobilenet_v3_large(
+    *, classes: int, channels: int = 3, size: int = 32, pretrained: bool = False
+) -> Network:
     """MobileNetV3-Large (4,214,842 parameters with 10 classes); torchvision's from 128 pixels on.
 
     Args, errors, references and differences as in :func:`mobilenet_v3_small`; ``features`` (n, 1280).
     """
-    return _mobilenet("mobilenet_v3_large", classes=classes, channels=channels, size=size, pretrained=pretrained)
+    return _mobilenet(
+        "mobilenet_v3_large", classes=classes, channels=channels, size=size, pretrained=pretrained
+    )

@@ -8,7 +8,7 @@ import torch
 import torchvision
 from torch import nn
 
-from tasks.train.networks.base import Network, load_weights, pretrained_file
+from winnow.tasks.train.networks.base import Network, load_weights, pretrained_file
 
 __all__ = ["Dropout", "fitted", "published", "refitted"]
 
@@ -25,8 +25,9 @@ def _mixed(x: torch.Tensor) -> torch.Tensor:
 class Dropout(nn.Module):
     """Dropout whose masks are decided by a seed and a count of batches, both buffers: y = x · m / (1 − p), m ~ Bernoulli(1 − p).
 
-    torch's own draws from the process's generator, which trainings side by side would share and a resumed one would not find again.
-    Here the mask of batch t is a hash of (seed, t, position): the same on every device, in a captured graph, and after a resume.
+    torch's own draws from the process's generator, which trainings side by side would share and a resumed one
+    would not find again. Here the mask of batch t is a hash of (seed, t, position): the same on every device,
+    in a captured graph, and after a resume.
 
     Args:
         p: share of the values that become 0, in [0, 1).
@@ -71,7 +72,9 @@ def published(name: str, *, pretrained: bool = False, **options: Any) -> nn.Modu
     return body
 
 
-def refitted(conv: nn.Conv2d, *, channels: int, stride: int | None = None, padding: int | None = None) -> nn.Conv2d:
+def refitted(
+    conv: nn.Conv2d, *, channels: int, stride: int | None = None, padding: int | None = None
+) -> nn.Conv2d:
     """A fresh convolution like ``conv`` on other channels, or with another stride or padding.
 
     >>> refitted(nn.Conv2d(3, 8, 3, stride=2), channels=1, padding=1)
@@ -96,10 +99,14 @@ def fitted(body: nn.Module, *, classes: int, channels: int, **stem: int) -> Netw
         channels: of the images.
         stem: ``stride`` and ``padding`` of the first convolution where they differ.
     """
-    name, first = next((name, module) for name, module in body.named_modules() if isinstance(module, nn.Conv2d))
+    name, first = next(
+        (name, module) for name, module in body.named_modules() if isinstance(module, nn.Conv2d)
+    )
     if stem or channels != first.in_channels:
         body.set_submodule(name, refitted(first, channels=channels, **stem))
-    *_, (name, last) = ((name, module) for name, module in body.named_modules() if isinstance(module, nn.Linear))
+    *_, (name, last) = (
+        (name, module) for name, module in body.named_modules() if isinstance(module, nn.Linear)
+    )
     body.set_submodule(name, nn.Identity())
     for name, module in list(body.named_modules()):
         if isinstance(module, nn.Dropout):

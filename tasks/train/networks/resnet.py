@@ -9,10 +9,25 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tasks.train.networks.base import IMAGENET_STEM_SIZE, Network, check_pretrained, check_shape, refuse_pretrained
-from tasks.train.networks.published import fitted, published
+from winnow.tasks.train.networks.base import (
+    IMAGENET_STEM_SIZE,
+    Network,
+    check_pretrained,
+    check_shape,
+    refuse_pretrained,
+)
+from winnow.tasks.train.networks.published import fitted, published
 
-__all__ = ["resnet8", "resnet18", "resnet20", "resnet34", "resnet50", "resnet101", "resnet152", "wideresnet50_2"]
+__all__ = [
+    "resnet8",
+    "resnet18",
+    "resnet20",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "wideresnet50_2",
+]
 
 
 def _conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
@@ -36,7 +51,9 @@ class _Residual(nn.Module):
 
 
 def _basic(inputs: int, planes: int, stride: int) -> tuple[nn.Module, int]:
-    branch = nn.Sequential(_conv_bn(inputs, planes, 3, stride), nn.ReLU(inplace=True), _conv_bn(planes, planes, 3))
+    branch = nn.Sequential(
+        _conv_bn(inputs, planes, 3, stride), nn.ReLU(inplace=True), _conv_bn(planes, planes, 3)
+    )
     return _Residual(branch, inputs, planes, stride), planes
 
 
@@ -58,10 +75,14 @@ def _small(block, blocks: Sequence[int], planes: Sequence[int], *, classes: int,
         for index in range(count):
             layer, width = block(width, plane, 2 if stage and not index else 1)
             layers.append(layer)
-    return Network(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), width=width, classes=classes)
+    return Network(
+        nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), width=width, classes=classes
+    )
 
 
-def _resnet(name: str, block, blocks: Sequence[int], *, classes: int, channels: int, size: int, pretrained: bool) -> Network:
+def _resnet(
+    name: str, block, blocks: Sequence[int], *, classes: int, channels: int, size: int, pretrained: bool
+) -> Network:
     check_shape(classes, channels, size)
     if pretrained:
         check_pretrained(name, channels, size)
@@ -73,8 +94,8 @@ def _resnet(name: str, block, blocks: Sequence[int], *, classes: int, channels: 
 def resnet18(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool = False) -> Network:
     """ResNet-18; the network of the CIFAR tables of CCS, D2 and ELFS (11,173,962 parameters with 10 classes).
 
-    Below 128 pixels: a 3x3 stem without max-pooling, planes 64-128-256-512, 1x1 convolution shortcuts, torch's default
-    initialisation. From 128 pixels on: torchvision's ``resnet18``.
+    Below 128 pixels: a 3x3 stem without max-pooling, planes 64-128-256-512, 1x1 convolution shortcuts,
+    torch's default initialisation. From 128 pixels on: torchvision's ``resnet18``.
 
     Args:
         classes: outputs.
@@ -99,7 +120,9 @@ def resnet18(*, classes: int, channels: int = 3, size: int = 32, pretrained: boo
     Differences from upstream:
         none in the small network. Initialisation draws from the given seed; upstream sets none.
     """
-    return _resnet("resnet18", _basic, (2, 2, 2, 2), classes=classes, channels=channels, size=size, pretrained=pretrained)
+    return _resnet(
+        "resnet18", _basic, (2, 2, 2, 2), classes=classes, channels=channels, size=size, pretrained=pretrained
+    )
 
 
 def resnet34(*, classes: int, channels: int = 3, size: int = 224, pretrained: bool = False) -> Network:
@@ -113,7 +136,9 @@ def resnet34(*, classes: int, channels: int = 3, size: int = 224, pretrained: bo
     References:
         He et al., CVPR 2016; elfs train_imagenet.py
     """
-    return _resnet("resnet34", _basic, (3, 4, 6, 3), classes=classes, channels=channels, size=size, pretrained=pretrained)
+    return _resnet(
+        "resnet34", _basic, (3, 4, 6, 3), classes=classes, channels=channels, size=size, pretrained=pretrained
+    )
 
 
 def resnet50(*, classes: int, channels: int = 3, size: int = 224, pretrained: bool = False) -> Network:
@@ -127,7 +152,15 @@ def resnet50(*, classes: int, channels: int = 3, size: int = 224, pretrained: bo
     References:
         He et al., CVPR 2016
     """
-    return _resnet("resnet50", _bottleneck, (3, 4, 6, 3), classes=classes, channels=channels, size=size, pretrained=pretrained)
+    return _resnet(
+        "resnet50",
+        _bottleneck,
+        (3, 4, 6, 3),
+        classes=classes,
+        channels=channels,
+        size=size,
+        pretrained=pretrained,
+    )
 
 
 def resnet101(*, classes: int, channels: int = 3, size: int = 224, pretrained: bool = False) -> Network:
@@ -138,7 +171,15 @@ def resnet101(*, classes: int, channels: int = 3, size: int = 224, pretrained: b
     References:
         He et al., CVPR 2016; DeepCore deepcore/nets/resnet.py
     """
-    return _resnet("resnet101", _bottleneck, (3, 4, 23, 3), classes=classes, channels=channels, size=size, pretrained=pretrained)
+    return _resnet(
+        "resnet101",
+        _bottleneck,
+        (3, 4, 23, 3),
+        classes=classes,
+        channels=channels,
+        size=size,
+        pretrained=pretrained,
+    )
 
 
 def resnet152(*, classes: int, channels: int = 3, size: int = 224, pretrained: bool = False) -> Network:
@@ -149,7 +190,15 @@ def resnet152(*, classes: int, channels: int = 3, size: int = 224, pretrained: b
     References:
         He et al., CVPR 2016; DeepCore deepcore/nets/resnet.py
     """
-    return _resnet("resnet152", _bottleneck, (3, 8, 36, 3), classes=classes, channels=channels, size=size, pretrained=pretrained)
+    return _resnet(
+        "resnet152",
+        _bottleneck,
+        (3, 8, 36, 3),
+        classes=classes,
+        channels=channels,
+        size=size,
+        pretrained=pretrained,
+    )
 
 
 def wideresnet50_2(*, classes: int, channels: int = 3, size: int = 224, pretrained: bool = False) -> Network:
@@ -158,13 +207,22 @@ def wideresnet50_2(*, classes: int, channels: int = 3, size: int = 224, pretrain
     Args and errors as in :func:`resnet18`; ``features`` (n, 2048).
 
     References:
-        Zagoruyko and Komodakis, Wide Residual Networks, BMVC 2016, section 3.4; DeepCore deepcore/nets/wideresnet.py (``WRN502``)
+        Zagoruyko and Komodakis, Wide Residual Networks, BMVC 2016, section 3.4; DeepCore
+        deepcore/nets/wideresnet.py (``WRN502``)
 
     Differences from upstream:
         upstream takes 224 pixels only.
     """
     wide = partial(_bottleneck, widen=2)
-    return _resnet("wide_resnet50_2", wide, (3, 4, 6, 3), classes=classes, channels=channels, size=size, pretrained=pretrained)
+    return _resnet(
+        "wide_resnet50_2",
+        wide,
+        (3, 4, 6, 3),
+        classes=classes,
+        channels=channels,
+        size=size,
+        pretrained=pretrained,
+    )
 
 
 def _narrow(name: str, blocks: int, *, classes: int, channels: int, size: int, pretrained: bool) -> Network:

@@ -6,8 +6,8 @@ import math
 
 from torch import nn
 
-from tasks.errors import BadInput
-from tasks.train.networks.base import Network, check_shape, check_size, refuse_pretrained
+from winnow.tasks.errors import BadInput
+from winnow.tasks.train.networks.base import Network, check_shape, check_size, refuse_pretrained
 
 __all__ = ["convnet", "lenet", "mlp"]
 
@@ -15,8 +15,8 @@ __all__ = ["convnet", "lenet", "mlp"]
 def convnet(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool = False) -> Network:
     """Plain convolutional network: blocks of 3x3 convolution, batch norm, ReLU, 2x2 max-pooling, then the mean over space.
 
-    One block a halving until at most 4 pixels a side are left, two at least; the width starts at 16 below 16 pixels and at 32
-    from there on, doubles each block and stops at 256.
+    One block a halving until at most 4 pixels a side are left, two at least; the width starts at 16 below 16
+    pixels and at 32 from there on, doubles each block and stops at 256.
 
     Args:
         classes: outputs.
@@ -38,20 +38,30 @@ def convnet(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool
     check_shape(classes, channels, size)
     refuse_pretrained("convnet", pretrained)
     if size < 4:
-        raise BadInput(f"size = {size}: convnet halves the image twice and needs 4 pixels.", remedy="use network mlp")
+        raise BadInput(
+            f"size = {size}: convnet halves the image twice and needs 4 pixels.", remedy="use network mlp"
+        )
     width = 16 if size < 16 else 32
     layers: list[nn.Module] = []
     for _ in range(max(2, math.ceil(math.log2(size)) - 2)):
-        layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+        layers += [
+            nn.Conv2d(channels, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+        ]
         channels, width = width, min(2 * width, 256)
-    return Network(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), width=channels, classes=classes)
+    return Network(
+        nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), width=channels, classes=classes
+    )
 
 
 def lenet(*, classes: int, channels: int = 1, size: int = 28, pretrained: bool = False) -> Network:
     """LeNet-5 with ReLU and max-pooling (62,006 parameters at 32x32x3 with 10 classes).
 
-    5x5 convolutions to 6 and 16 planes, each followed by 2x2 max-pooling, then 120 and 84 hidden units. Below 32 pixels the image is
-    padded by 2, so that 28 pixels become LeCun's 32; larger images have a larger first linear layer.
+    5x5 convolutions to 6 and 16 planes, each followed by 2x2 max-pooling, then 120 and 84 hidden units. Below
+    32 pixels the image is padded by 2, so that 28 pixels become LeCun's 32; larger images have a larger first
+    linear layer.
 
     Args:
         classes: outputs.
@@ -69,8 +79,8 @@ def lenet(*, classes: int, channels: int = 1, size: int = 28, pretrained: bool =
     62006
 
     References:
-        LeCun et al., Gradient-based learning applied to document recognition, Proc. IEEE 1998, section II.B; DeepCore
-        deepcore/nets/lenet.py
+        LeCun et al., Gradient-based learning applied to document recognition, Proc. IEEE 1998, section II.B;
+        DeepCore deepcore/nets/lenet.py
 
     Differences from upstream:
         padding follows the size, not the channels: 32x32x1 is not padded to 36.
@@ -82,7 +92,12 @@ def lenet(*, classes: int, channels: int = 1, size: int = 28, pretrained: bool =
     side = ((size + 2 * pad - 4) // 2 - 4) // 2
     layers = [nn.Conv2d(channels, 6, 5, padding=pad), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
     layers += [nn.Conv2d(6, 16, 5), nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.Flatten()]
-    layers += [nn.Linear(16 * side * side, 120), nn.ReLU(inplace=True), nn.Linear(120, 84), nn.ReLU(inplace=True)]
+    layers += [
+        nn.Linear(16 * side * side, 120),
+        nn.ReLU(inplace=True),
+        nn.Linear(120, 84),
+        nn.ReLU(inplace=True),
+    ]
     return Network(nn.Sequential(*layers), width=84, classes=classes)
 
 
@@ -110,5 +125,11 @@ def mlp(*, classes: int, channels: int = 1, size: int = 8, pretrained: bool = Fa
     check_shape(classes, channels, size)
     refuse_pretrained("mlp", pretrained)
     hidden = 128
-    layers = [nn.Flatten(), nn.Linear(channels * size * size, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU()]
+    layers = [
+        nn.Flatten(),
+        nn.Linear(channels * size * size, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, hidden),
+        nn.ReLU(),
+    ]
     return Network(nn.Sequential(*layers), width=hidden, classes=classes)

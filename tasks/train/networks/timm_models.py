@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
-
 import timm
 import torch
 
-from tasks.errors import BadInput, UnknownName
-from tasks.train.networks.base import Network, check_shape, pretrained_file
+from winnow.tasks.errors import BadInput, UnknownName, did_you_mean
+from winnow.tasks.train.networks.base import Network, check_shape, pretrained_file
 
 __all__ = ["timm_network"]
 
 
-def timm_network(*, variant: str, classes: int, channels: int = 3, size: int = 224, pretrained: bool = False) -> Network:
+def timm_network(
+    *, variant: str, classes: int, channels: int = 3, size: int = 224, pretrained: bool = False
+) -> Network:
     """Any network of the timm library by its name there, for example ``timm:vit_tiny_patch16_224``.
 
     Networks that are built for one image size (transformers) are told ``size``.
@@ -40,24 +40,30 @@ def timm_network(*, variant: str, classes: int, channels: int = 3, size: int = 2
         Wightman, PyTorch Image Models
 
     Differences from upstream:
-        dropout and stochastic depth keep timm's defaults (none for most networks); where a network has them, they draw from
-        torch's global generator, and a resumed run is not bit-identical.
+        dropout and stochastic depth keep timm's defaults (none for most networks); where a network has them,
+        they draw from torch's global generator, and a resumed run is not bit-identical.
     """
     check_shape(classes, channels, size)
     if not timm.is_model(variant):
-        close = difflib.get_close_matches(variant, timm.list_models(), n=3, cutoff=0.5)
-        hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-        raise UnknownName(f"{variant!r} is not a network of timm {timm.__version__}.{hint}", remedy="timm.list_models() has them all")
+        raise UnknownName(
+            f"{variant!r} is not a network of timm {timm.__version__}.{did_you_mean(variant, timm.list_models())}",
+            remedy="timm.list_models() has them all",
+        )
     options: dict = {"in_chans": channels, "num_classes": 0}
     if pretrained:
-        file = pretrained_file(f"timm/{variant}.safetensors", f"timm's weights of {variant} (model.safetensors)")
+        file = pretrained_file(
+            f"timm/{variant}.safetensors", f"timm's weights of {variant} (model.safetensors)"
+        )
         options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(file)}}
     if timm.get_pretrained_cfg_value(variant, "fixed_input_size"):
         options["img_size"] = size
     try:
         body = timm.create_model(variant, **options)
-        with torch.no_grad():  # timm builds some networks that then fail on images so small, and names their width in several ways
+        # timm builds some networks that then fail on images so small, and names their width in several ways
+        with torch.no_grad():
             width = body.eval()(torch.zeros(1, channels, size, size)).shape[1]
     except (ArithmeticError, AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        raise BadInput(f"timm cannot build {variant} for {channels} channels of {size} pixels: {error}") from error
+        raise BadInput(
+            f"timm cannot build {variant} for {channels} channels of {size} pixels: {error}"
+        ) from error
     return Network(body.train(), width=width, classes=classes)

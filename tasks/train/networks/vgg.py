@@ -5,8 +5,14 @@ from __future__ import annotations
 from torch import nn
 from torchvision.models.vgg import cfgs, make_layers
 
-from tasks.train.networks.base import IMAGENET_STEM_SIZE, Network, check_pretrained, check_shape, check_size
-from tasks.train.networks.published import fitted, published, refitted
+from winnow.tasks.train.networks.base import (
+    IMAGENET_STEM_SIZE,
+    Network,
+    check_pretrained,
+    check_shape,
+    check_size,
+)
+from winnow.tasks.train.networks.published import fitted, published, refitted
 
 __all__ = ["vgg11", "vgg13", "vgg16", "vgg19"]
 
@@ -21,7 +27,9 @@ def _vgg(name: str, layers: str, *, classes: int, channels: int, size: int, pret
     convolutions = make_layers(cfgs[layers], batch_norm=True)
     padding = 3 if size < 32 else 1  # 28 pixels become 32, which five halvings bring to one
     convolutions[0] = refitted(convolutions[0], channels=channels, padding=padding)
-    return Network(nn.Sequential(convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten()), width=512, classes=classes)
+    return Network(
+        nn.Sequential(convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten()), width=512, classes=classes
+    )
 
 
 def vgg11(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool = False) -> Network:
@@ -46,11 +54,12 @@ def vgg11(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool =
     9231114
 
     References:
-        Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition, ICLR 2015, table 1;
-        DeepCore deepcore/nets/vgg.py
+        Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition, ICLR 2015,
+        table 1; DeepCore deepcore/nets/vgg.py
 
     Differences from upstream:
-        padding follows the size, not the channels; pretrained weights load (upstream's names do not match the file's).
+        padding follows the size, not the channels; pretrained weights load (upstream's names do not match the
+        file's).
     """
     return _vgg("vgg11", "A", classes=classes, channels=channels, size=size, pretrained=pretrained)
 

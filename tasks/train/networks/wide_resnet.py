@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tasks.train.networks.base import Network, check_shape, refuse_pretrained
+from winnow.tasks.train.networks.base import Network, check_shape, refuse_pretrained
 
 __all__ = ["wideresnet16_8", "wideresnet28_10"]
 
@@ -22,7 +22,10 @@ class _PreActivation(nn.Module):
         super().__init__()
         self.norm = nn.BatchNorm2d(inputs)
         self.branch = nn.Sequential(
-            _conv(inputs, planes, 3, stride), nn.BatchNorm2d(planes), nn.ReLU(inplace=True), _conv(planes, planes, 3)
+            _conv(inputs, planes, 3, stride),
+            nn.BatchNorm2d(planes),
+            nn.ReLU(inplace=True),
+            _conv(planes, planes, 3),
         )
         self.shortcut = None if stride == 1 and inputs == planes else _conv(inputs, planes, 1, stride)
 
@@ -31,7 +34,9 @@ class _PreActivation(nn.Module):
         return self.branch(active) + (x if self.shortcut is None else self.shortcut(active))
 
 
-def _wide(name: str, depth: int, widen: int, *, classes: int, channels: int, size: int, pretrained: bool) -> Network:
+def _wide(
+    name: str, depth: int, widen: int, *, classes: int, channels: int, size: int, pretrained: bool
+) -> Network:
     check_shape(classes, channels, size)
     refuse_pretrained(name, pretrained)
     width = 16
@@ -51,7 +56,8 @@ def _wide(name: str, depth: int, widen: int, *, classes: int, channels: int, siz
 def wideresnet16_8(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool = False) -> Network:
     """Wide ResNet-16-8 (10,961,370 parameters with 10 classes); one network for all sizes, made for small images.
 
-    A 3x3 convolution to 16 planes, three stages of pre-activation blocks with 128, 256 and 512 planes, no dropout.
+    A 3x3 convolution to 16 planes, three stages of pre-activation blocks with 128, 256 and 512 planes, no
+    dropout.
 
     Args:
         classes: outputs.
@@ -69,12 +75,15 @@ def wideresnet16_8(*, classes: int, channels: int = 3, size: int = 32, pretraine
     10961370
 
     References:
-        Zagoruyko and Komodakis, Wide Residual Networks, BMVC 2016, table 1; DeepCore deepcore/nets/wideresnet.py (``WRN168``)
+        Zagoruyko and Komodakis, Wide Residual Networks, BMVC 2016, table 1; DeepCore
+        deepcore/nets/wideresnet.py (``WRN168``)
 
     Differences from upstream:
         none at 32 pixels; 28 are not padded to 32.
     """
-    return _wide("wideresnet16_8", 16, 8, classes=classes, channels=channels, size=size, pretrained=pretrained)
+    return _wide(
+        "wideresnet16_8", 16, 8, classes=classes, channels=channels, size=size, pretrained=pretrained
+    )
 
 
 def wideresnet28_10(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool = False) -> Network:
@@ -82,4 +91,6 @@ def wideresnet28_10(*, classes: int, channels: int = 3, size: int = 32, pretrain
 
     Args, errors, references and differences as in :func:`wideresnet16_8`; DeepCore's ``WRN2810``.
     """
-    return _wide("wideresnet28_10", 28, 10, classes=classes, channels=channels, size=size, pretrained=pretrained)
+    return _wide(
+        "wideresnet28_10", 28, 10, classes=classes, channels=channels, size=size, pretrained=pretrained
+    )

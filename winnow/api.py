@@ -1,0 +1,139 @@
+"""Winnow on arrays: the calls of a notebook, in front of the functions that the cached tasks run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from winnow.tasks.errors import BadInput
+from winnow.tasks.registry import embedders, selectors
+from winnow.tasks.select.signals import Selection, Signals
+
+if TYPE_CHECKING:
+    from winnow.tasks.embed.graph import Graph
+    from winnow.tasks.train.cluster_heads import ClusterResult
+
+__all__ = ["cluster", "embed", "select"]
+
+
+def select(
+    signals: Signals | NDArray[Any],
+    method: str,
+    budget: int | float,
+    *,
+    balanced: bool = False,
+    seed: int = 0,
+    upstream: bool = False,
+    **params: Any,
+) -> Selection:
+    """The samples that a registered selector keeps.
+
+    Args:
+        signals: what is known of the samples; an array (N, D) stands for their features.
+        method: a selector's name (``winnow.selectors.names()``).
+        budget: samples to keep (int), or their share in (0, 1] (float).
+        balanced: split the budget over the classes of ``signals.labels``.
+        seed: of ties and random picks.
+        upstream: replay the published code.
+        params: of the selector.
+
+    Returns:
+        Indices of the samples kept, in pick order where the method has one, and their weights.
+
+    Raises:
+        UnknownName: no such selector.
+        MissingSignal: it needs something that is not given.
+        BadInput: a budget, parameter or array that cannot be worked with.
+
+    >>> points = np.array([[0.0], [0.1], [5.0], [9.0]])
+    >>> sorted(select(points, method="k_center", budget=3, seed=1).indices.tolist())
+    [0, 2, 3]
+    """
+    if not isinstance(signals, Signals):
+        array = np.asarray(signals)
+        signals = Signals(n=len(array), features=array)
+    generator = np.random.default_rng(seed)
+    return selectors.get(method)(
+        signals, budget, generator=generator, balanced=balanced, upstream=upstream, **params
+    )
+
+
+def embed(
+    images: Any, embedder: str, *, device: str = "auto", seed: int = 0, batch_size: int = 256, **options: Any
+) -> NDArray[np.float32]:
+    """One vector an image.
+
+    Args:
+        images: uint8 (N, H, W, C), or an object with ``shape``, ``len`` and ``read(rows)`` such as the
+            ``images`` of a dataset's split.
+        embedder: a registered embedder's name (``winnow.embedders.names()``).
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<index>``.
+        seed: of embedders that learn from the images.
+        batch_size: images at a time; changes memory and speed.
+        options: of the embedder.
+
+    Returns:
+        float32 (N, D).
+
+    Raises:
+        UnknownName: no such embedder.
+        MissingData: its weights are not on disk and not to be downloaded; says which file to put where.
+        BadInput: images of another type or shape.
+
+    >>> embed(np.zeros((2, 4, 4, 1), np.uint8), "pixels").shape
+    (2, 16)
+    """
+    from winnow.tasks.data.split import ArrayImages
+    from winnow.tasks.embed.encoder import embed as encode
+    from winnow.tasks.hardware import compute_dtype, leased_device, torch_generator
+
+    if isinstance(images, np.ndarray):
+        if images.dtype != np.uint8 or images.ndim != 4:
+            raise BadInput(f"images are {images.dtype} {images.shape}, not uint8 (N, H, W, C).")
+        images = ArrayImages(images)
+    with leased_device(device) as where:
+        encoder = embedders.get(embedder)(
+            images,
+            device=where,
+            dtype=compute_dtype(where),
+            generator=torch_generator(seed, "embed"),
+            **options,
+        )
+        return encode(encoder, images, slice(None), batch_size=batch_size)
+
+
+def cluster(
+    features: NDArray[Any], graph: Graph, *, classes: int, seed: int = 0, device: str = "auto", **config: Any
+) -> ClusterResult:
+    """Pseudo-labels by self-distilled cluster heads (TEMI), trained on pairs of neighbours without a label.
+
+    Args:
+        features: float (N, D), embeddings.
+        graph: their kNN graph (``winnow.knn``).
+        classes: clusters of a head.
+        seed: of the heads and of the pairs.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<index>``.
+        config: fields of :class:`~winnow.tasks.train.cluster_heads.HeadsConfig`; default the published recipe,
+            with the graph's neighbours.
+
+    Returns:
+        Labels, confidence, the head that gave them and every head's loss.
+
+    Raises:
+        BadInput: features, graph or config that do not fit each other.
+
+    >>> from winnow import knn
+    >>> centres = np.repeat(np.eye(2, dtype=np.float32), 40, axis=0)
+    >>> points = centres + np.random.default_rng(0).normal(0, 0.1, (80, 2)).astype(np.float32)
+    >>> found = cluster(points, knn(points, 5), classes=2, device="cpu", heads=2, epochs=20, batch_size=80, lr=0.01)
+    >>> found.labels.shape, found.used
+    ((80,), 2)
+    """
+    from winnow.tasks.hardware import leased_device
+    from winnow.tasks.train.cluster_heads import HeadsConfig, train_cluster_heads
+
+    heads = HeadsConfig(**{"neighbours": graph.neighbours.shape[1], **config})
+    with leased_device(device) as where:
+        return train_cluster_heads(features, graph, heads, classes=classes, seed=seed, device=where)
