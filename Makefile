@@ -32,7 +32,7 @@ lint: venv ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@mkdir -p .mypy_cache/packages/winnow  # mypy follows links, not the package's __path__
-	@ln -sfn $(CURDIR)/flows $(CURDIR)/tasks $(CURDIR)/deployments $(CURDIR)/winnow/__init__.py $(CURDIR)/winnow/py.typed .mypy_cache/packages/winnow/
+	@ln -sfn $(CURDIR)/flows $(CURDIR)/tasks $(CURDIR)/deployments $(CURDIR)/winnow/*.py $(CURDIR)/winnow/py.typed .mypy_cache/packages/winnow/
 	$(BIN)/mypy
 
 format: venv ## Rewrite the code in the house style
