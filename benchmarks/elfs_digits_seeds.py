@@ -58,15 +58,15 @@ def main() -> None:
 def accuracies() -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Mean test accuracy (%) of each pipeline seed's coreset, and the accuracy (%) of its pseudo-labels and of k-means."""
     from winnow.tasks.artifacts import Artifact
-    from winnow.tasks.cache import provenances
     from winnow.tasks.data.load import load_split
+    from winnow.tasks.provenance import steps as recorded
     from winnow.tasks.train.metrics import clustering_metrics
 
     truth = load_split("digits", "train").truth
     assert truth is not None
     means: dict[str, list[float]] = {"elfs": [], "random": []}
     clusterings: dict[str, dict[int, float]] = {"cluster": {}, "kmeans": {}}
-    for step in provenances():
+    for step in recorded():
         outputs = [Artifact(**output) for output in step["outputs"]]
         if step["task"] in clusterings:
             labels = next(output for output in outputs if output.kind == "pseudo_labels").numpy("cluster")

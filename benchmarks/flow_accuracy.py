@@ -13,7 +13,8 @@ import argparse
 from _common import record
 
 from winnow.tasks.artifacts import Artifact, find
-from winnow.tasks.cache import known_artifacts, provenances
+from winnow.tasks.provenance import artifact_of, maker
+from winnow.tasks.provenance import steps as recorded
 from winnow.tasks.report.tables import mean_ranks, summarise
 
 
@@ -24,9 +25,8 @@ def main() -> None:
     parser.add_argument("--command", required=True)
     arguments = parser.parse_args()
     (digest,) = find(arguments.digest)
-    trials = known_artifacts()[digest].table().to_pylist()
-    made = {output["digest"]: step for step in provenances() for output in step["outputs"]}
-    steps = [made[trial["metrics"]] for trial in trials]
+    trials = artifact_of(digest).table().to_pylist()
+    steps = [step for trial in trials if (step := maker(trial["metrics"])) is not None]
     ranks = mean_ranks(trials)
     rows = [
         {
@@ -43,8 +43,8 @@ def main() -> None:
         for row in summarise(trials)
     ]
     pseudo = [
-        Artifact(**out).meta
-        for step in made.values()
+        Artifact(**out).facts
+        for step in recorded()
         for out in step["outputs"]
         if out["kind"] == "pseudo_labels"
     ]

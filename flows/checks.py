@@ -309,16 +309,16 @@ def fits(
     from winnow.tasks.select.elfs import check_fits
 
     n = train.rows
-    if not train.meta["labelled"]:
+    if not train.facts["labelled"]:
         raise MissingLabels(
-            f"{train.meta['dataset']}/train has no labels to annotate a coreset with.",
+            f"{train.notes['dataset']}/train has no labels to annotate a coreset with.",
             remedy="run the flow on labelled data: the coreset is annotated and trained on to be compared",
         )
     if graph_neighbours is not None and graph_neighbours >= n:
         raise BadInput(
             f"neighbours = {graph_neighbours} of {n} samples.", remedy=f"pass neighbours <= {n - 1}"
         )
-    classes = clusters or train.meta["classes"]
+    classes = clusters or train.facts["classes"]
     if not 2 <= classes <= n:
         raise BadInput(
             f"clusters = {classes} for {n} samples.", remedy="pass 2 or more clusters, at most one a sample"
@@ -342,7 +342,7 @@ def sizes(train: Artifact, methods: Iterable[Method], fractions: Iterable[float]
     from winnow.tasks.select.budget import check_size, count
 
     for method, fraction in itertools.product(methods, fractions):
-        n = train.rows // (train.meta["classes"] if method.balanced else 1)
+        n = train.rows // (train.facts["classes"] if method.balanced else 1)
         try:
             check_size(
                 selectors.get(method.selector),

@@ -222,9 +222,9 @@ def _parameter(text: str) -> tuple[str, Any]:
 
 
 def _artifact(reference: str) -> Any:
-    """The artifact of a digest's beginning, as its provenance or record describes it."""
-    from winnow.tasks.artifacts import Artifact, find
-    from winnow.tasks.cache import known_artifacts
+    """The artifact of a digest's beginning."""
+    from winnow.tasks.artifacts import find
+    from winnow.tasks.provenance import artifact_of
 
     digests = find(reference.lower())
     if len(digests) > 1:
@@ -236,17 +236,7 @@ def _artifact(reference: str) -> Any:
         raise UnknownName(
             f"no artifact begins with {reference}.", remedy="`winnow cache ls` lists what there is"
         )
-    known = known_artifacts()
-    if digests[0] in known:
-        return known[digests[0]]
-    import pyarrow.parquet as pq
-
-    from winnow.tasks.artifacts import store
-
-    name = f"objects/{digests[0][:2]}/{digests[0]}.parquet"
-    with store().fs.open(store().path(name), "rb") as file:
-        rows = pq.ParquetFile(file).metadata.num_rows
-    return Artifact(kind="table", uri=name, digest=digests[0], rows=rows, nbytes=store().size(name) or 0)
+    return artifact_of(digests[0])
 
 
 @app.command()
@@ -255,24 +245,31 @@ def show(
     rows: Annotated[int, typer.Option("--rows", help="Rows to print")] = 5,
 ) -> None:
     """Show an artifact: columns, first rows, which task made it, of what, with which parameters."""
-    from winnow.tasks.cache import lineage
+    from winnow.tasks.artifacts import to_numpy
+    from winnow.tasks.provenance import lineage
 
     found = _artifact(artifact)
     typer.secho(str(found), bold=True)
-    typer.echo(f"  file     {found.path()}\n  size     {found.nbytes:,} bytes")
-    for name, value in found.meta.items():
+    for path in found.paths():
+        typer.echo(f"  file     {path}")
+    typer.echo(f"  size     {found.nbytes:,} bytes")
+    for name, value in {**found.facts, **found.notes}.items():
         if name != "verdicts":
-            typer.echo(f"  {name:<8} {value}")
+            typer.echo(f"  {name:<8} {_short(value)}")
     for column in found.arrow_schema():
         notes = {
             k.decode(): v.decode() for k, v in (column.metadata or {}).items() if not k.startswith(b"PARQUET")
         }
         typer.echo(f"  column   {column.name}: {column.type}{f'  {notes}' if notes else ''}")
-    if rows:
-        for batch in found.batches(rows=rows):
-            for row in batch.slice(0, rows).to_pylist():
-                typer.echo("  row      " + ", ".join(f"{key}={_short(value)}" for key, value in row.items()))
-            break
+    for batch in found.batches(rows=rows) if rows else ():
+        columns = [
+            to_numpy(values, field).tolist()
+            for values, field in zip(batch.columns, batch.schema, strict=True)
+        ]
+        for row in zip(*columns, strict=True):
+            cells = (f"{name}={_short(value)}" for name, value in zip(batch.schema.names, row, strict=True))
+            typer.echo("  row      " + ", ".join(cells))
+        break
     for depth, step in lineage(found.digest):
         if step is None:
             typer.echo("  " + "  " * depth + "given by the user or an uncached step")
@@ -290,7 +287,7 @@ def show(
 
 
 def _version(step: dict[str, Any]) -> str:
-    from winnow.tasks.cache import UNCACHED
+    from winnow.tasks.provenance import UNCACHED
 
     return "runs every time" if step["version"] == UNCACHED else f"version {step['version']}"
 
@@ -326,8 +323,8 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file")] = False,
 ) -> None:
     """Copy an artifact out of the store; a Parquet file carries its provenance in the footer."""
-    from winnow.tasks.artifacts import export_table
-    from winnow.tasks.cache import lineage
+    from winnow.tasks.export import export_table
+    from winnow.tasks.provenance import lineage
 
     found = _artifact(artifact)
     if destination.exists() and not force:
@@ -343,20 +340,21 @@ def export(
 @cache_app.command("ls")
 def cache_list(task: Annotated[str | None, typer.Argument(help="Only this task")] = None) -> None:
     """List what was computed, oldest first: task, what it made, how long it took."""
-    from winnow.tasks.artifacts import store
-    from winnow.tasks.cache import provenances
+    from winnow.tasks.provenance import steps
+    from winnow.tasks.store import store
 
     total, shown = 0, ("method", "fraction", "embedder", "last_accuracy")
-    for step in provenances():
+    for step in steps():
         if task in (None, step["task"]):
             for output in step["outputs"]:
+                about = output["facts"] | output["notes"]
                 total += output["nbytes"]
                 typer.echo(
                     f"{step['finished'][:19].replace('T', ' ')}  {step['task']:<16} {output['kind']:<14} "
                     f"{output['digest'][:12]}"
                     f"  {output['rows']:>10,} rows {output['nbytes'] / 1e6:>9,.2f} MB "
                     f"{step['seconds']:>8,.1f} s"
-                    f"  {' '.join(_fact(output['meta'][k]) for k in shown if k in output['meta'])}"
+                    f"  {' '.join(_fact(about[k]) for k in shown if k in about)}"
                 )
     typer.echo(f"{total / 1e6:,.1f} MB in {store().uri}")
 
@@ -368,7 +366,7 @@ def cache_verify(
     ] = False,
 ) -> None:
     """Read every artifact and record and check it against its digest."""
-    from winnow.tasks.cache import verify
+    from winnow.tasks.upkeep import verify
 
     good, bad = verify(delete=delete)
     for name, reason in bad.items():
@@ -391,7 +389,7 @@ def cache_gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go")] = False,
 ) -> None:
     """Delete what no record refers to, scratch of finished tasks and leftovers of killed runs."""
-    from winnow.tasks.cache import collect_garbage
+    from winnow.tasks.upkeep import collect_garbage
 
     gone, nbytes = collect_garbage(older_than_days=older_than, dry_run=dry_run)
     for name in gone:
@@ -402,11 +400,11 @@ def cache_gc(
 @cache_app.command("why")
 def cache_why(task: Annotated[str, typer.Argument(help="A task, for example embed")]) -> None:
     """Say why a task's newest computation was not taken from the cache: which input changed."""
-    from winnow.tasks.cache import provenances, why
+    from winnow.tasks.provenance import steps, why
 
     found = why(task)
     if found is None:
-        ran = sorted({step["task"] for step in provenances()})
+        ran = sorted({step["task"] for step in steps()})
         raise UnknownName(
             f"task {task!r} was never computed in this store. Computed: {', '.join(ran) or 'none'}"
         )

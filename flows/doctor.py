@@ -96,20 +96,15 @@ def _torch() -> Iterator[Finding]:
 
 
 def _store() -> Iterator[Finding]:
-    from winnow.tasks.artifacts import store, store_uri
-    from winnow.tasks.cache import provenances
+    from winnow.tasks.errors import StoreUnusable
+    from winnow.tasks.provenance import steps
+    from winnow.tasks.store import store
 
     try:
         place = store()
-        place.write("doctor", b"")
-        place.delete("doctor")
-    except Exception as error:
-        yield (
-            "wrong",
-            "store",
-            f"{store_uri()} cannot be written: {error}",
-            "set WINNOW_STORE to a folder or fsspec address that can",
-        )
+        place.check()
+    except StoreUnusable as error:
+        yield ("wrong", "store", error.what, error.remedy)
         return
     free = (
         shutil.disk_usage(place.local_root if place.local_root.exists() else tempfile.gettempdir()).free
@@ -118,7 +113,7 @@ def _store() -> Iterator[Finding]:
     yield (
         "ok" if free > 5 else "note",
         "store",
-        f"{place.uri}: {len(provenances()):,} computations; {free:.0f} GiB free",
+        f"{place.uri}: {len(steps()):,} computations; {free:.0f} GiB free",
         "" if free > 5 else "winnow cache gc",
     )
     waiting = [folder for folder in (place.local_root / "partial").glob("*") if folder.is_dir()]

@@ -136,7 +136,7 @@ def record(
     device: str = "auto",
 ) -> Recorded:
     """Train a proxy on all samples, with true labels or ELFS's pseudo-labels: dynamics, final scores, features, logits."""
-    dataset = train.meta["dataset"]
+    dataset = train.notes["dataset"]
     pseudo = None
     if labels == "pseudo":
         pseudo = pseudo_label(
@@ -218,7 +218,7 @@ def search(
         futures.append(
             [train_on.submit(train, kept, held["held"], recipe, seed + each, device) for each in range(seeds)]
         )
-    tried = [[future.result().meta["last_accuracy"] for future in runs] for runs in futures]
+    tried = [[future.result().facts["last_accuracy"] for future in runs] for runs in futures]
     best = max(range(len(settings)), key=lambda i: sum(tried[i]))  # the first of equals
     named = next(iter(grid)) if len(grid) == 1 else ", ".join(grid)
     names = [
@@ -389,7 +389,7 @@ def run_comparison(
         for source, mine in by_source.items():
             signals = dict(recorded.signals)
             if source == "elfs":
-                preset = presets.elfs(train.meta["dataset"])
+                preset = presets.elfs(train.notes["dataset"])
                 pseudo = pseudo_label(
                     train, classes, preset, pseudo_labels=pseudo_labels, seed=seed, device=device
                 )

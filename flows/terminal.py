@@ -54,10 +54,11 @@ def run_flow(module: str, function: str, parameters: dict[str, Any], *, name: st
     try:
         server = temporary_server()
         with _watched(console) as counts:
-            from winnow.tasks.artifacts import store
             from winnow.tasks.progress import unwatched
+            from winnow.tasks.store import store
 
             console.print(f"[bold]{name}[/]  store {store().uri}")
+            store().check()
             flow = getattr(importlib.import_module(module), function)
             given = _validated(flow, parameters)
             if server is not None:
@@ -191,20 +192,23 @@ class _Steps(logging.Handler):
 
 
 def _show_result(console: Console, result: Any, counts: Counter[str], seconds: float) -> None:
-    from winnow.tasks.artifacts import Artifact, store
+    from winnow.tasks.artifacts import Artifact
     from winnow.tasks.report.tables import accuracy_table, comparison_table, summarise, to_rich
+    from winnow.tasks.store import store
 
-    if isinstance(result, Artifact) and "report" in result.meta:
+    if isinstance(result, Artifact) and "report" in result.notes:
         trials = result.table().to_pylist()
         out = Console(no_color=console.no_color or None)
         out.print(
             to_rich(
-                comparison_table(trials) if result.meta.get("compared") else accuracy_table(summarise(trials))
+                comparison_table(trials)
+                if result.facts.get("compared")
+                else accuracy_table(summarise(trials))
             )
         )
-        for verdict in result.meta.get("verdicts", []):
+        for verdict in result.facts.get("verdicts", []):
             out.print(verdict, highlight=False, soft_wrap=True)
-        out.print(f"report: {store().path(result.meta['report'])}", highlight=False, soft_wrap=True)
+        out.print(f"report: {store().address(result.notes['report'])}", highlight=False, soft_wrap=True)
         out.print(
             f"trials: {result.digest[:12]} (`winnow show {result.digest[:12]}`)",
             highlight=False,

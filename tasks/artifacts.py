@@ -1,56 +1,47 @@
-"""The artifact store: content-addressed Parquet, written atomically, checked when read. The only file that touches storage.
+"""Artifacts: handles of stored tables, made of Parquet parts; what tasks pass to each other in place of arrays.
 
-Layout of a store (``$WINNOW_STORE``, any fsspec address; default ``.winnow/`` beside the checkout)::
-
-    objects/<aa>/<sha256>.parquet   immutable content, named after its own digest
-    records/<task>-<key>            which artifact a task made of which inputs (Prefect's result record, JSON)
-    provenance/<task>-<key>.json    how: inputs, parameters, versions, device, duration
-    partial/<task>-<key>/           scratch of a task under way: epoch checkpoints, finished shards (always on
-    local disk) reports/                        what flows show at the end
+Narrow columns are ordinary Parquet columns. A matrix is a column of fixed-size binary, one row of the matrix each, with
+dtype and width in the field's metadata: it is read back without a copy of its own, several times as fast as a list.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
+import functools
 import hashlib
-import io
 import json
 import os
-import shutil
-import tempfile
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from winnow.tasks.errors import ArtifactCorrupt, BadInput, StoreUnusable
+from winnow.tasks.errors import ArtifactCorrupt, BadInput
+from winnow.tasks.store import Damaged, store
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["KINDS", "Artifact", "ArtifactWriter", "Scratch", "Store", "find", "store", "store_uri", "write"]
+__all__ = ["KINDS", "Artifact", "ArtifactWriter", "Column", "Part", "find", "joined", "write"]
 
+FORMAT = 2  # of manifests; 1 had one file an artifact and no manifest
+ROW_GROUP_BYTES = 1 << 26
+PART_BYTES = 1 << 29
 
-# -- what each kind of artifact holds ------------------------------------------------------------------------
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
-_FLOAT = (pa.float16(), pa.float32())
-_ID = (pa.int64(), pa.string())
+# -- what each kind of artifact holds --------------------------------------------------------------------------
 
-# column -> allowed Arrow types; a tuple inside a list is the element type of fixed-size lists; "?" marks an
-# optional column
+_ID = (pa.int64(), pa.string(), pa.binary(16))
+
+# column -> allowed Arrow types, or in a list the dtypes of a matrix; "?" marks an optional column
 KINDS: dict[str, dict[str, Any]] = {
     "samples": {"id": _ID, "label?": (pa.int32(),), "source?": (pa.string(),), "checksum": (pa.binary(16),)},
-    "embeddings": {"id": _ID, "vector": [_FLOAT]},
-    "graph": {"id": _ID, "neighbours": [(pa.int32(), pa.int64())], "similarity": [(pa.float32(),)]},
+    "embeddings": {"id": _ID, "vector": ["float16", "float32"]},
+    "graph": {"id": _ID, "neighbours": ["int32", "int64"], "similarity": ["float32"]},
     "pseudo_labels": {
         "id": _ID,
         "cluster": (pa.int32(),),
@@ -68,7 +59,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "entropy": (pa.float32(),),
     },
     "scores": {"id": _ID},
-    "logits": {"id": _ID, "logits": [(pa.float32(),)]},
+    "logits": {"id": _ID, "logits": ["float32"]},
     "coreset": {"id": _ID, "rank": (pa.int32(),), "weight": (pa.float32(),), "label": (pa.int32(),)},
     "metrics": {
         "epoch": (pa.int32(),),
@@ -88,7 +79,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "table": {},
     "report": {"name": (pa.string(),), "content": (pa.binary(),)},
 }
-SCHEMA_VERSION = 1
 
 
 def _check_schema(kind: str, schema: pa.Schema) -> None:
@@ -101,194 +91,135 @@ def _check_schema(kind: str, schema: pa.Schema) -> None:
             if optional:
                 continue
             raise BadInput(f"{kind}: column {name!r} is missing; found {', '.join(schema.names) or 'none'}.")
-        found = schema.field(index).type
+        field = schema.field(index)
         if isinstance(allowed, list):
-            if not pa.types.is_fixed_size_list(found) or found.value_type not in allowed[0]:
+            matrix = _matrix(field)
+            if matrix is None or str(matrix[0]) not in allowed:
                 raise BadInput(
-                    f"{kind}: column {name!r} is {found}, not a fixed-size list of "
-                    f"{' or '.join(map(str, allowed[0]))}."
+                    f"{kind}: column {name!r} is {field.type}, not a matrix of {' or '.join(allowed)}."
                 )
-        elif found not in allowed:
-            raise BadInput(f"{kind}: column {name!r} is {found}, not {' or '.join(map(str, allowed))}.")
+        elif field.type not in allowed:
+            raise BadInput(f"{kind}: column {name!r} is {field.type}, not {' or '.join(map(str, allowed))}.")
     if kind == "scores" and len(schema.names) < 2:
         raise BadInput("scores: there is no score column beside 'id'.")
 
 
-# -- the store -----------------------------------------------------------------------------------------------
+# -- columns -------------------------------------------------------------------------------------------------
 
 
-def store_uri() -> str:
-    """``$WINNOW_STORE``, else ``.winnow`` beside the checkout's pyproject.toml, else in the current folder.
+def _matrix(field: pa.Field) -> tuple[np.dtype, int] | None:
+    """Dtype and width of a matrix column; None for any other."""
+    metadata = field.metadata or {}
+    if b"dtype" not in metadata or not pa.types.is_fixed_size_binary(field.type):
+        return None
+    dtype = np.dtype(metadata[b"dtype"].decode())
+    return dtype, field.type.byte_width // dtype.itemsize
 
-    A worker runs flows in a folder of its own, so the current folder is only the last resort.
+
+def to_arrow(name: str, values: Any, notes: Mapping[str, str] | None = None) -> tuple[pa.Field, pa.Array]:
+    """An array as an Arrow field and column; a two-dimensional one becomes a matrix column.
+
+    >>> field, column = to_arrow("vector", np.zeros((2, 3), np.float32))
+    >>> field.type, to_numpy(column, field).shape
+    (FixedSizeBinaryType(fixed_size_binary[12]), (2, 3))
     """
-    if configured := os.environ.get("WINNOW_STORE"):
-        return configured
-    checkout = Path(__file__).resolve().parents[1]
-    return str((checkout if (checkout / "pyproject.toml").exists() else Path.cwd()) / ".winnow")
+    metadata = dict(notes or {})
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        return pa.field(name, values.type, metadata=metadata or None), values
+    array = np.asarray(values)
+    if not isinstance(values, np.ndarray) and array.dtype.kind == "S":  # bytes of any length
+        column = pa.array(values, pa.binary())
+    elif array.ndim == 2:
+        array = np.ascontiguousarray(array)
+        width = array.shape[1] * array.itemsize
+        column = pa.FixedSizeBinaryArray.from_buffers(
+            pa.binary(width), len(array), [None, pa.py_buffer(array)]
+        )
+        metadata |= {"dtype": str(array.dtype), "shape": str(array.shape[1])}
+    elif array.dtype.kind == "S":  # uids: bytes of one length
+        column = pa.array(array.tolist(), pa.binary(array.itemsize))
+    elif array.dtype.kind in "UO":
+        column = pa.array(list(array), pa.string())
+    else:
+        column = pa.array(array)
+    return pa.field(name, column.type, metadata=metadata or None), column
 
 
-@lru_cache(maxsize=8)
-def _open_store(uri: str) -> Store:
-    return Store(uri)
+def to_numpy(column: pa.ChunkedArray | pa.Array, field: pa.Field | None = None) -> NDArray[Any]:
+    """An Arrow column as an array: matrices and fixed-size lists become two-dimensional."""
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    if pa.types.is_fixed_size_binary(column.type):
+        matrix = None if field is None else _matrix(field)
+        dtype, width = matrix or (np.dtype(f"S{column.type.byte_width}"), 1)
+        rows = [_fixed(chunk, dtype, width) for chunk in chunks]
+        array = rows[0] if len(rows) == 1 else np.concatenate(rows) if rows else np.empty((0, width), dtype)
+        return array if matrix is not None else array.reshape(-1)
+    if pa.types.is_fixed_size_list(column.type):
+        flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in chunks]
+        return np.concatenate(flat).reshape(-1, column.type.list_size)
+    if isinstance(column, pa.ChunkedArray):
+        return column.to_numpy()
+    return column.to_numpy(zero_copy_only=False)
 
 
-def store() -> Store:
-    """The configured store."""
-    return _open_store(store_uri())
+def _fixed(chunk: pa.Array, dtype: np.dtype, width: int) -> NDArray[Any]:
+    values = np.frombuffer(chunk.buffers()[1], dtype)
+    return values[chunk.offset * width : (chunk.offset + len(chunk)) * width].reshape(-1, width)
 
 
-class Store:
-    """Named byte files under one fsspec address, replaced whole or not at all."""
+class Column:
+    """A column of an artifact, read when its values are asked for: what a function of arrays takes for one.
 
-    def __init__(self, uri: str) -> None:
-        try:
-            self.fs, root = fsspec.core.url_to_fs(os.path.expanduser(uri))
-        except (ImportError, ValueError) as error:
-            raise StoreUnusable(
-                f"WINNOW_STORE={uri}: {error}",
-                remedy="install the fsspec package of that protocol, or use a folder",
-            ) from error
-        self.uri = uri
-        self.local = isinstance(self.fs, fsspec.implementations.local.LocalFileSystem)
-        self.root = os.path.abspath(root) if self.local else root.rstrip("/")
+    Attributes:
+        shape: (rows,), or (rows, width) of a matrix.
+    """
 
-    def path(self, name: str) -> str:
-        return f"{self.root}/{name}"
+    def __init__(self, artifact: Artifact, name: str) -> None:
+        self._artifact, self._name = artifact, name
+        matrix = _matrix(artifact.arrow_schema().field(name))
+        self.shape = (artifact.rows,) if matrix is None else (artifact.rows, matrix[1])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self._artifact.numpy(self._name), dtype)
+
+    def blocks(self, rows: int = 65_536) -> Iterator[NDArray[Any]]:
+        """The values piece by piece, so that memory stays bounded."""
+        for batch in self._artifact.batches([self._name], rows):
+            yield to_numpy(batch.column(0), batch.schema.field(0))
+
+
+# -- handles -------------------------------------------------------------------------------------------------
+
+
+class Part(BaseModel):
+    """One Parquet file of an artifact, named after the sha256 of its content."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    digest: Digest
+    rows: Annotated[int, Field(ge=0)]
+    nbytes: Annotated[int, Field(ge=0)]
 
     @property
-    def local_root(self) -> Path:
-        """Where this host keeps locks, scratch and copies: the store itself when it is a folder."""
-        if self.local:
-            return Path(self.root)
-        name = hashlib.sha256(self.uri.encode()).hexdigest()[:16]
-        return Path(os.environ.get("WINNOW_CACHE") or Path.home() / ".cache" / "winnow") / "stores" / name
-
-    def scratch(self, key: str) -> Scratch:
-        return Scratch(self.local_root / "partial" / key)
-
-    def write(self, name: str, content: bytes) -> None:
-        """Write or replace a small file, atomically and durably."""
-        if not self.local:
-            with _explained(self.uri):
-                self.fs.pipe_file(self.path(name), content)
-            return
-        with _atomic(Path(self.path(name)), self.uri) as temporary:
-            temporary.write_bytes(content)
-
-    def adopt(self, temporary: Path, name: str) -> None:
-        """Move a finished local file into the store under its name, atomically."""
-        with _explained(self.uri):
-            if self.local:
-                target = Path(self.path(name))
-                target.parent.mkdir(parents=True, exist_ok=True)
-                _readable(temporary)
-                os.replace(temporary, target)
-                _sync_folder(target.parent)
-            else:
-                self.fs.put_file(str(temporary), self.path(name))
-
-    def read(self, name: str) -> bytes:
-        return self.fs.cat_file(self.path(name))
-
-    def size(self, name: str) -> int | None:
-        """Bytes of a file, None when it does not exist."""
-        try:
-            return int(self.fs.info(self.path(name))["size"])
-        except FileNotFoundError:
-            return None
-
-    def names(self, folder: str) -> list[str]:
-        """Files under a folder, at any depth, relative to the store's root, sorted."""
-        try:
-            found = self.fs.find(self.path(folder))
-        except FileNotFoundError:
-            return []
-        root = self.root.rstrip("/") + "/"
-        names = (str(PurePosixPath(path)).removeprefix(root) for path in found)
-        return sorted(name for name in names if not PurePosixPath(name).name.startswith(".tmp-"))
-
-    def modified(self, name: str) -> float:
-        """Seconds since the epoch."""
-        return self.fs.modified(self.path(name)).timestamp()
-
-    def delete(self, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            self.fs.rm_file(self.path(name))
-
-    def temporary(self) -> Path:
-        """An empty local file to fill and then ``adopt``; on the store's own disk when it is a folder."""
-        folder = self.local_root / "objects"
-        with _explained(self.uri):
-            folder.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(dir=folder, prefix=".tmp-")
-        os.close(descriptor)
-        return Path(name)
+    def name(self) -> str:
+        return f"objects/{self.digest[:2]}/{self.digest}.parquet"
 
 
-@contextlib.contextmanager
-def _explained(uri: str) -> Iterator[None]:
-    """Disk trouble in words."""
-    try:
-        yield
-    except OSError as error:
-        reason = {
-            errno.ENOSPC: "the disk is full",
-            errno.EDQUOT: "the disk quota is used up",
-            errno.EACCES: "no permission",
-            errno.EROFS: "read-only",
-        }
-        if error.errno not in reason:
-            raise
-        raise StoreUnusable(
-            f"Cannot write to the store {uri}: {reason[error.errno]}.",
-            kept="every finished artifact and the last checkpoint of the running task",
-            remedy="free some room (`winnow cache gc`) or set WINNOW_STORE elsewhere, then run the same "
-            "command again",
-        ) from error
+class Manifest(BaseModel):
+    """What an artifact is: its digest is that of these lines."""
 
+    model_config = ConfigDict(extra="forbid", strict=True)
 
-_UMASK = os.umask(0)
-os.umask(_UMASK)
+    format: int
+    kind: str
+    facts: dict[str, Any]
+    parts: list[Part]
 
-
-def _readable(file: Path) -> None:
-    """Temporary files are made for their owner alone; a store may be shared."""
-    os.chmod(file, 0o666 & ~_UMASK)
-
-
-@contextlib.contextmanager
-def _atomic(target: Path, uri: str) -> Iterator[Path]:
-    """A temporary file beside ``target`` that replaces it if the block succeeds; a reader sees the old file or the whole new one."""
-    with _explained(uri):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".tmp-")
-        os.close(descriptor)
-        temporary = Path(name)
-        try:
-            yield temporary
-            _sync_file(temporary)
-            _readable(temporary)
-            os.replace(temporary, target)
-            _sync_folder(target.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def _sync_file(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-# -- artifacts -----------------------------------------------------------------------------------------------
+    def content(self) -> bytes:
+        return json.dumps(self.model_dump(), sort_keys=True, separators=(",", ":")).encode()
 
 
 class Artifact(BaseModel):
@@ -296,242 +227,260 @@ class Artifact(BaseModel):
 
     Attributes:
         kind: which columns it has (``KINDS``).
-        uri: file, relative to the store.
-        digest: sha256 of the file, hexadecimal; the whole identity of the artifact.
+        digest: sha256 of its manifest, which names its parts and holds its facts: the artifact's whole identity.
         rows: number of rows.
-        nbytes: size of the file.
-        schema_version: of the columns.
-        meta: small facts that help to use it (dataset, classes, …); not part of the identity.
+        nbytes: size of its parts.
+        facts: what tasks read of it beside its columns (classes, k, method, …); part of the identity.
+        notes: for people, and where the images of samples lie; never read by what decides a result.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     kind: str
-    uri: str
-    digest: str
-    rows: int
-    nbytes: int
-    schema_version: int = SCHEMA_VERSION
-    meta: dict[str, Any] = {}
+    digest: Digest
+    rows: Annotated[int, Field(ge=0)]
+    nbytes: Annotated[int, Field(ge=0)]
+    facts: dict[str, Any] = {}
+    notes: dict[str, Any] = {}
 
     def __str__(self) -> str:
         return f"{self.kind} {self.digest[:12]} ({self.rows:,} rows)"
 
-    def path(self) -> Path:
-        """The file on this host, its digest checked once per state of the file.
+    @classmethod
+    def load(cls, digest: str, notes: Mapping[str, Any] | None = None) -> Artifact:
+        """The handle of what is stored under a digest.
 
         Raises:
-            ArtifactCorrupt: it is missing, truncated or altered.
+            ArtifactCorrupt: its manifest is missing, cut off or altered.
         """
-        place = store()
-        if place.local:
-            file = Path(place.path(self.uri))
-        else:
-            file = place.local_root / self.uri
-            if not file.exists() or file.stat().st_size != self.nbytes:
-                try:
-                    with _atomic(file, place.uri) as temporary:
-                        place.fs.get_file(place.path(self.uri), str(temporary))
-                except FileNotFoundError as error:
-                    raise self._corrupt("it is missing") from error
-        try:
-            state = file.stat()
-        except FileNotFoundError as error:
-            raise self._corrupt("it is missing") from error
-        if state.st_size != self.nbytes:
-            raise self._corrupt(f"it has {state.st_size:,} bytes instead of {self.nbytes:,}")
-        if _digest_of(str(file), state.st_mtime_ns, state.st_ino) != self.digest:
-            if not place.local:
-                file.unlink(missing_ok=True)
-            raise self._corrupt("its content has changed")
-        return file
+        shell = cls(kind="artifact", digest=digest, rows=0, nbytes=0, notes=dict(notes or {}))
+        return _handle(digest, shell.manifest(), shell.notes)
 
-    def _corrupt(self, why: str) -> ArtifactCorrupt:
+    @property
+    def name(self) -> str:
+        """The manifest's name in the store."""
+        return f"objects/{self.digest[:2]}/{self.digest}.json"
+
+    def manifest(self) -> Manifest:
+        """Raises: ArtifactCorrupt: it is missing, cut off or altered."""
+        try:
+            path = store().fetched(self.name, self.digest)
+            return _manifest(str(path), path.stat().st_mtime_ns)
+        except Damaged as error:
+            raise self._corrupt(str(error), self.name) from error
+        except ValidationError as error:
+            raise self._corrupt("it is no manifest of this version", self.name) from error
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return tuple(self.manifest().parts)
+
+    def paths(self) -> list[Path]:
+        """The parts' files on this host, their digests checked once per state of a file.
+
+        Raises:
+            ArtifactCorrupt: one is missing, cut off or altered.
+        """
+        return [self._file(part) for part in self.parts]
+
+    def check(self) -> None:
+        """Raises: ArtifactCorrupt: the manifest or a part is missing, cut off, altered or not what the handle says."""
+        manifest = self.manifest()
+        if _handle(self.digest, manifest, self.notes) != self:
+            raise self._corrupt("it is not what its handle says", self.name)
+        self.paths()
+
+    def _file(self, part: Part) -> Path:
+        try:
+            return store().fetched(part.name, part.digest, part.nbytes)
+        except Damaged as error:
+            raise self._corrupt(str(error), part.name) from error
+
+    def _corrupt(self, why: str, name: str) -> ArtifactCorrupt:
         return ArtifactCorrupt(
-            f"Artifact {self.kind} {self.digest[:12]} cannot be used: {why} ({store().path(self.uri)}).",
+            f"Artifact {self.kind} {self.digest[:12]} cannot be used: {why} ({store().address(name)}).",
             kept="every other artifact",
-            remedy="run the same command again: only this artifact is recomputed (`winnow cache verify` "
-            "checks all of them)",
+            remedy="run the same command again: only this artifact is recomputed (`winnow cache verify` checks all)",
         )
+
+    def arrow_schema(self) -> pa.Schema:
+        return pq.read_schema(self._file(self.parts[0]))
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The content, memory-mapped."""
-        return pq.read_table(self.path(), columns=columns, memory_map=True)
+        tables = [pq.read_table(path, columns=columns, memory_map=True) for path in self.paths()]
+        return tables[0] if len(tables) == 1 else pa.concat_tables(tables)
 
     def batches(self, columns: Sequence[str] | None = None, rows: int = 65_536) -> Iterator[pa.RecordBatch]:
         """The content piece by piece, so that memory stays bounded."""
-        with pq.ParquetFile(self.path(), memory_map=True) as file:
-            yield from file.iter_batches(batch_size=rows, columns=columns)
-
-    def arrow_schema(self) -> pa.Schema:
-        return pq.read_schema(self.path())
+        for part in self.parts:
+            with pq.ParquetFile(self._file(part), memory_map=True) as file:
+                yield from file.iter_batches(batch_size=rows, columns=columns)
 
     def numpy(self, column: str) -> NDArray[Any]:
-        """One column as an array: (rows,), or (rows, length) for fixed-size lists."""
-        return to_numpy(self.table([column]).column(column))
+        """One column as an array: (rows,), or (rows, width) of a matrix."""
+        table = self.table([column])
+        return to_numpy(table.column(column), table.schema.field(column))
+
+    def column(self, name: str) -> Column:
+        return Column(self, name)
 
 
-@lru_cache(maxsize=4096)
-def _digest_of(path: str, mtime_ns: int, inode: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+@functools.lru_cache(maxsize=4096)
+def _manifest(path: str, mtime_ns: int) -> Manifest:
+    return Manifest.model_validate_json(Path(path).read_bytes())
 
 
-def to_numpy(column: pa.ChunkedArray) -> NDArray[Any]:
-    """An Arrow column as an array; fixed-size lists become two-dimensional.
-
-    >>> to_numpy(pa.chunked_array([pa.FixedSizeListArray.from_arrays(pa.array([1, 2, 3, 4]), 2)])).tolist()
-    [[1, 2], [3, 4]]
-    """
-    if pa.types.is_fixed_size_list(column.type):
-        parts = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
-        values = np.concatenate(parts) if len(parts) != 1 else parts[0]
-        return values.reshape(-1, column.type.list_size)
-    if pa.types.is_fixed_size_binary(column.type):
-        return np.frombuffer(b"".join(column.to_pylist()), dtype=f"S{column.type.byte_width}")
-    return column.to_numpy()
+def _handle(digest: str, manifest: Manifest, notes: Mapping[str, Any]) -> Artifact:
+    return Artifact(
+        kind=manifest.kind,
+        digest=digest,
+        rows=sum(part.rows for part in manifest.parts),
+        nbytes=sum(part.nbytes for part in manifest.parts),
+        facts=manifest.facts,
+        notes=dict(notes),
+    )
 
 
-def to_arrow(values: NDArray[Any] | Sequence[Any] | pa.Array) -> pa.Array:
-    """An array as an Arrow column; a two-dimensional one becomes fixed-size lists."""
-    if isinstance(values, pa.Array | pa.ChunkedArray):
-        return values
-    array = np.asarray(values)
-    if array.ndim == 2:
-        return pa.FixedSizeListArray.from_arrays(
-            pa.array(np.ascontiguousarray(array).reshape(-1)), array.shape[1]
-        )
-    if array.dtype.kind in "UO":
-        return pa.array(list(values), type=pa.string())
-    return pa.array(array)
+def _committed(kind: str, parts: list[Part], facts: Mapping[str, Any], notes: Mapping[str, Any]) -> Artifact:
+    """Write the manifest: only now does the artifact exist."""
+    manifest = Manifest(format=FORMAT, kind=kind, facts=json.loads(json.dumps(dict(facts))), parts=parts)
+    content = manifest.content()
+    artifact = _handle(hashlib.sha256(content).hexdigest(), manifest, json.loads(json.dumps(dict(notes))))
+    store().write(artifact.name, content)
+    return artifact
 
 
 class ArtifactWriter:
     """Writes one artifact batch by batch, for content that does not fit in memory; ``finish`` gives the handle.
 
-    As a context manager it removes what it wrote when the block fails.
+    A new part begins where one has ``PART_BYTES``. As a context manager it removes what it wrote when the block
+    fails.
     """
 
-    def __init__(self, kind: str, schema: pa.Schema, *, meta: Mapping[str, Any] | None = None) -> None:
-        _check_schema(kind, schema)
-        self.kind, self.meta, self.rows = kind, dict(meta or {}), 0
-        self._store = store()
-        self._file = self._store.temporary()
-        dense = kind == "embeddings"  # floating-point vectors do not compress
-        self._parquet = pq.ParquetWriter(
-            str(self._file),
-            schema,
-            compression="none" if dense else "zstd",
-            use_dictionary=not dense,
-            store_schema=True,
-        )
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._parts: list[Part] = []
+        self._file: Path | None = None  # of the part that is being written
+        self._parquet: Any = None
+        self._schema: Any = None
+        self._rows = 0
 
     def __enter__(self) -> ArtifactWriter:
         return self
 
     def __exit__(self, *failure: object) -> None:
-        self._parquet.close()
-        self._file.unlink(missing_ok=True)
+        if self._file is not None:
+            self._parquet.close()
+            self._file.unlink(missing_ok=True)
 
-    def write(self, columns: Mapping[str, Any] | pa.Table, *, row_group: int | None = None) -> None:
-        table = (
-            columns
-            if isinstance(columns, pa.Table)
-            else pa.table({name: to_arrow(values) for name, values in columns.items()})
+    def write(
+        self, columns: Mapping[str, Any], *, notes: Mapping[str, Mapping[str, str]] | None = None
+    ) -> None:
+        """Add rows.
+
+        Args:
+            columns: name to array (n,) or (n, D), all of one length.
+            notes: column name to notes kept in the file, for example ``{"aum": {"higher_is": "easier"}}``.
+        """
+        arrays = {name: to_arrow(name, values, (notes or {}).get(name)) for name, values in columns.items()}
+        lengths = {name: len(column) for name, (_, column) in arrays.items()}
+        if len(set(lengths.values())) > 1:
+            raise BadInput(f"{self.kind}: columns of different length: {lengths}")
+        table = pa.table(
+            [column for _, column in arrays.values()], pa.schema([field for field, _ in arrays.values()])
         )
-        with _explained(self._store.uri):
-            self._parquet.write_table(table.cast(self._parquet.schema), row_group_size=row_group)
-        self.rows += table.num_rows
+        row = max(1, table.nbytes // max(1, table.num_rows))
+        start, most = 0, max(1, PART_BYTES // row)
+        while start < table.num_rows or (self._file is None and not self._parts):
+            if self._file is None:
+                self._open(table.schema)
+            some = table.slice(start, most - self._rows)
+            with store()._explained():
+                self._parquet.write_table(
+                    some.cast(self._schema), row_group_size=max(1, ROW_GROUP_BYTES // row)
+                )
+            start, self._rows = start + some.num_rows, self._rows + some.num_rows
+            if self._rows >= most:
+                self._close()
 
-    def finish(self) -> Artifact:
-        with _explained(self._store.uri):
+    def _open(self, schema: pa.Schema) -> None:
+        _check_schema(self.kind, schema)
+        self._schema, self._rows = schema, 0
+        self._file = store().temporary()
+        # floating-point vectors do not compress
+        dense = {f.name for f in schema if (matrix := _matrix(f)) is not None and matrix[0].kind == "f"}
+        self._parquet = pq.ParquetWriter(
+            str(self._file),
+            schema,
+            compression={name: "none" if name in dense else "zstd" for name in schema.names},
+            use_dictionary=[name for name in schema.names if name not in dense],
+            data_page_size=1 << 23,
+        )
+
+    def _close(self) -> None:
+        assert self._file is not None
+        with store()._explained():
             self._parquet.close()
             with open(self._file, "rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
                 os.fsync(file.fileno())
-        nbytes = self._file.stat().st_size
-        uri = f"objects/{digest[:2]}/{digest}.parquet"
-        self._store.adopt(self._file, uri)
-        return Artifact(kind=self.kind, uri=uri, digest=digest, rows=self.rows, nbytes=nbytes, meta=self.meta)
+        part = Part(digest=digest, rows=self._rows, nbytes=self._file.stat().st_size)
+        store().adopt(self._file, part.name)
+        self._parts.append(part)
+        self._file = None
+
+    def finish(
+        self, facts: Mapping[str, Any] | None = None, notes: Mapping[str, Any] | None = None
+    ) -> Artifact:
+        """The artifact, with its facts and notes."""
+        if self._file is not None:
+            self._close()
+        return _committed(self.kind, self._parts, facts or {}, notes or {})
 
 
 def write(
     kind: str,
     columns: Mapping[str, Any],
     *,
-    meta: Mapping[str, Any] | None = None,
-    field_metadata: Mapping[str, Mapping[str, str]] | None = None,
+    facts: Mapping[str, Any] | None = None,
+    notes: Mapping[str, Any] | None = None,
+    column_notes: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Artifact:
     """Store one table and return its handle.
 
     Args:
         kind: one of ``KINDS``.
         columns: name to array (N,) or (N, D), all of one length.
-        meta: small facts kept in the handle.
-        field_metadata: column name to notes kept in the file, for example ``{"aum": {"higher_is":
-            "easier"}}``.
+        facts: what tasks read of it beside its columns; part of its identity.
+        notes: for people; not part of its identity.
+        column_notes: column name to notes kept in the file, for example ``{"aum": {"higher_is": "easier"}}``.
 
     Raises:
         BadInput: wrong columns or types, or columns of different length.
-        StoreUnusable: the disk is full or read-only.
+        StoreUnusable: the disk is full or read-only, or the store cannot be reached.
     """
-    arrays = {name: to_arrow(values) for name, values in columns.items()}
-    lengths = {name: len(array) for name, array in arrays.items()}
-    if len(set(lengths.values())) > 1:
-        raise BadInput(f"{kind}: columns of different length: {lengths}")
-    notes = field_metadata or {}
-    schema = pa.schema(
-        [
-            pa.field(name, array.type, metadata=dict(notes[name]) if name in notes else None)
-            for name, array in arrays.items()
-        ]
-    )
-    with ArtifactWriter(kind, schema, meta=meta) as writer:
-        writer.write(pa.table(list(arrays.values()), schema=schema))
-        return writer.finish()
+    with ArtifactWriter(kind) as writer:
+        writer.write(columns, notes=column_notes)
+        return writer.finish(facts, notes)
 
 
-def export_table(artifact: Artifact, destination: Path, provenance: Sequence[Mapping[str, Any]] = ()) -> None:
-    """Copy an artifact to a file of the user's: .parquet (with the provenance in its footer), .csv, .npz, or .npy for ids.
+def joined(artifacts: Sequence[Artifact], *, notes: Mapping[str, Any] | None = None) -> Artifact:
+    """One artifact of the parts of several, in their order; nothing is copied.
 
     Raises:
-        BadInput: another suffix.
+        BadInput: they differ in kind or facts.
     """
-    table = artifact.table()
-    if destination.suffix not in (".parquet", ".csv", ".npz", ".npy"):
-        raise BadInput(
-            f"{destination}: {destination.suffix or 'no'} suffix; .parquet, .csv, .npz and .npy can be "
-            "written."
-        )
-    with _atomic(destination.absolute(), str(destination)) as temporary:
-        if destination.suffix == ".parquet":
-            notes = {
-                b"winnow.artifact": artifact.model_dump_json().encode(),
-                b"winnow.provenance": json.dumps(list(provenance)).encode(),
-            }
-            pq.write_table(
-                table.replace_schema_metadata({**(table.schema.metadata or {}), **notes}),
-                temporary,
-                compression="zstd",
-            )
-        elif destination.suffix == ".csv":
-            flat = {
-                n: table.column(n)
-                if not pa.types.is_nested(table.column(n).type)
-                else pa.array([json.dumps(v) for v in table.column(n).to_pylist()])
-                for n in table.column_names
-            }
-            pa.csv.write_csv(pa.table(flat), temporary)
-        elif destination.suffix == ".npz":
-            arrays: dict[str, Any] = {name: to_numpy(table.column(name)) for name in table.column_names}
-            with open(temporary, "wb") as file:
-                np.savez_compressed(file, **arrays)
-        else:
-            with open(temporary, "wb") as file:
-                np.save(file, artifact.numpy("id"))
+    first = artifacts[0]
+    for other in artifacts:
+        if (other.kind, other.facts) != (first.kind, first.facts):
+            raise BadInput(f"{first} and {other} cannot be joined: they differ in kind or facts.")
+    parts = [part for artifact in artifacts for part in artifact.parts]
+    return _committed(first.kind, parts, first.facts, notes or {})
 
 
 def find(prefix: str) -> list[str]:
-    """Digests in the store that begin with ``prefix``.
+    """Digests of artifacts in the store that begin with ``prefix``.
 
     Raises:
         BadInput: the prefix is shorter than 4 characters or no hexadecimal number.
@@ -541,61 +490,5 @@ def find(prefix: str) -> list[str]:
             f"{prefix!r} is not the beginning of a digest.",
             remedy="give at least 4 of its hexadecimal digits; `winnow cache ls` lists them",
         )
-    digests = (PurePosixPath(name).stem for name in store().names(f"objects/{prefix[:2]}"))
-    return [digest for digest in digests if digest.startswith(prefix)]
-
-
-# -- scratch -------------------------------------------------------------------------------------------------
-
-
-class Scratch:
-    """Named states of a task under way (epoch checkpoints, finished shards): atomic, checksummed, found again after ``kill -9``.
-
-    A state is a dict of tensors, numbers, strings, lists, dicts and None. A damaged file reads as absent.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = Path(directory)
-        self._lock = threading.Lock()
-
-    def _file(self, name: str) -> Path:
-        return self.directory / f"{name}.state"
-
-    def save(self, name: str, state: dict[str, Any]) -> None:
-        import torch
-
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        content = buffer.getbuffer()
-        with (
-            self._lock,
-            _atomic(self._file(name), str(self.directory)) as temporary,
-            open(temporary, "wb") as file,
-        ):
-            file.write(hashlib.sha256(content).digest())
-            file.write(content)
-
-    def load(self, name: str) -> dict[str, Any] | None:
-        import torch
-
-        try:
-            content = self._file(name).read_bytes()
-        except FileNotFoundError:
-            return None
-        if len(content) < 32 or hashlib.sha256(memoryview(content)[32:]).digest() != content[:32]:
-            return None
-        return torch.load(io.BytesIO(memoryview(content)[32:]), weights_only=True, map_location="cpu")
-
-    def names(self) -> list[str]:
-        return sorted(file.stem for file in self.directory.glob("*.state"))
-
-    def clear(self) -> None:
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-
-def read_json(name: str) -> dict[str, Any] | None:
-    """A JSON file of the store, None when absent or damaged."""
-    try:
-        return json.loads(store().read(name))
-    except (FileNotFoundError, ValueError):
-        return None
+    names = (Path(name) for name in store().names(f"objects/{prefix[:2]}"))
+    return [name.stem for name in names if name.suffix == ".json" and name.stem.startswith(prefix)]

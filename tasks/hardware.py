@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -12,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from winnow.tasks import locks
 from winnow.tasks.errors import BadInput, DeviceUnavailable
 
 if TYPE_CHECKING:
@@ -125,7 +124,10 @@ def compute_dtype(where: torch.device) -> torch.dtype:
 
     if where.type != "cuda":
         return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    with torch.cuda.device(
+        where
+    ):  # the question is about the current device, and emulation is slower than float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
 def describe(where: torch.device) -> str:
@@ -195,7 +197,6 @@ def lease(
             remedy="`winnow doctor` shows what torch sees; device=cpu always works",
         )
     folder = _lock_folder()
-    folder.mkdir(parents=True, exist_ok=True)
     deadline = None if timeout is None else time.monotonic() + timeout
     while True:
         with ExitStack() as held:
@@ -203,15 +204,10 @@ def lease(
             for gpu in pool:
                 if len(taken) == count:
                     break
-                descriptor = os.open(folder / f"{gpu}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    os.close(descriptor)
+                descriptor = locks.try_lock(folder / f"{gpu}.lock")
+                if descriptor is None:
                     continue
-                held.callback(os.close, descriptor)
-                os.ftruncate(descriptor, 0)
-                os.write(descriptor, f"{socket.gethostname()} {os.getpid()}\n".encode())
+                held.callback(locks.release, descriptor)
                 taken.append(gpu)
             if len(taken) == count:
                 yield taken

@@ -166,10 +166,15 @@ class DatasetEntry(Entry):
 
 @dataclass(frozen=True)
 class EmbedderEntry(Entry):
-    """An embedder: length of its vectors, None where it depends; where its weights come from."""
+    """An embedder: length of its vectors, None where it depends; where its weights come from.
+
+    ``learns`` says that an image's vector depends on the other images; only where it does not can parts be embedded
+    and cached on their own.
+    """
 
     dim: int | None = None
     weights: str = ""
+    learns: bool = True
 
 
 @dataclass(frozen=True)

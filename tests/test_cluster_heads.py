@@ -9,9 +9,9 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from winnow.tasks.artifacts import Scratch
 from winnow.tasks.embed.knn import Graph, knn
 from winnow.tasks.errors import BadInput, WinnowError
+from winnow.tasks.store import Scratch
 from winnow.tasks.train import cluster_heads as module
 from winnow.tasks.train.cluster_heads import (
     ClusterHeads,

@@ -10,11 +10,13 @@ import pytest
 from typer.testing import CliRunner
 
 from winnow.flows import checks, cli
-from winnow.tasks.artifacts import Artifact, store
-from winnow.tasks.cache import UNCACHED, known_artifacts, provenances
+from winnow.tasks.artifacts import Artifact
 from winnow.tasks.errors import BadInput, UnknownName
+from winnow.tasks.provenance import UNCACHED, artifact_of
+from winnow.tasks.provenance import steps as recorded
 from winnow.tasks.registry import selectors
 from winnow.tasks.report.tables import comparison_table, mean_ranks
+from winnow.tasks.store import store
 
 SMALL = {"dataset": "digits", "fractions": (0.1, 0.2), "seeds": (0, 1), "proxy_epochs": 2, "iterations": 20}
 
@@ -39,7 +41,7 @@ def test_end_to_end():
         ),
         ("full", 1.0, 1442),
     }
-    steps = provenances()
+    steps = recorded()
     assert len([step for step in steps if step["task"] == "dynamics"]) == 2, (
         "one proxy a seed, which all methods read"
     )
@@ -48,8 +50,8 @@ def test_end_to_end():
     ]
     assert {step["params"]["neighbours"] for step in chosen} == {3}
     assert {step["seed"] for step in chosen} == {0, 1}, "the seed decides the selection, too"
-    stem = result.meta["report"].removesuffix(".html")
-    report = store().read(result.meta["report"]).decode()
+    stem = result.notes["report"].removesuffix(".html")
+    report = store().read(result.notes["report"]).decode()
     for heading in ("Accuracy", "Best epoch", "Proxy training", "Cost", "Provenance"):
         assert f">{heading}</h2>" in report, heading
     rows = list(csv.DictReader(io.StringIO(store().read(f"{stem}.csv").decode())))
@@ -59,12 +61,12 @@ def test_end_to_end():
     ]
     assert all(float(row["selection_seconds"]) > 0 for row in rows)
     assert "| d2 |" in store().read(f"{stem}.md").decode()
-    before = {step["key"] for step in provenances()}
+    before = {step["key"] for step in recorded()}
     assert (
         run(methods=("random", "d2", "top:el2n", "full"), params={"d2": {"neighbours": 3}}).digest
         == result.digest
     )
-    assert {step["key"] for step in provenances()} == before
+    assert {step["key"] for step in recorded()} == before
 
 
 @pytest.mark.server
@@ -87,7 +89,7 @@ def test_end_to_end():
 def test_bad_input(parameters, error, message):
     with pytest.raises(error, match=message):
         run(**parameters)
-    assert provenances() == []
+    assert recorded() == []
 
 
 @pytest.mark.server
@@ -103,7 +105,7 @@ def test_every_method_runs_on_real_data(upstream):
     others = {trial["method"] for trial in trials if trial["samples"] != 144}
     # the published gradmatch drops what it weighs 0, the published moderate rounds twice
     assert {"full"} <= others <= {"full", *(("gradmatch", "moderate") if upstream else ())}
-    report = store().read(result.meta["report"]).decode()
+    report = store().read(result.notes["report"]).decode()
     assert all(f">{name}<" in report for name in every)
 
 
@@ -113,13 +115,13 @@ def test_elfs_on_pseudo_labels_of_ones_own(tmp_path):
     path = tmp_path / "clusters.npy"
     np.save(path, np.random.default_rng(0).integers(0, 10, 1442))
     run(methods=("random", "elfs"), fractions=(0.1,), seeds=(0,), pseudo_labels=str(path))
-    assert {"embed", "cluster"}.isdisjoint(step["task"] for step in provenances())
+    assert {"embed", "cluster"}.isdisjoint(step["task"] for step in recorded())
     (chosen,) = (
         step["inputs"]
-        for step in provenances()
+        for step in recorded()
         if step["task"] == "select" and step["inputs"]["method"] == "elfs/1"
     )
-    assert known_artifacts()[chosen["scores"]["artifact"]].rows == 1442
+    assert artifact_of(chosen["scores"]["artifact"]).rows == 1442
     with pytest.raises(BadInput, match="no such file"):
         run(pseudo_labels=str(tmp_path / "none.npy"))
 
@@ -129,9 +131,9 @@ def test_elfs_on_pseudo_labels_of_ones_own(tmp_path):
 def test_parts_on_several_workers_add_up_to_the_whole():
     for seed in (0, 1):
         run(methods=("random", "herding"), seeds=(seed,))
-    parts = {step["key"] for step in provenances()}
+    parts = {step["key"] for step in recorded()}
     whole = run(methods=("random", "herding"))
-    new = [step["task"] for step in provenances() if step["key"] not in parts and step["version"] != UNCACHED]
+    new = [step["task"] for step in recorded() if step["key"] not in parts and step["version"] != UNCACHED]
     assert new == ["comparison"]
     assert {trial["seed"] for trial in whole.table().to_pylist()} == {0, 1}
 
@@ -147,7 +149,7 @@ def test_grand_is_averaged_over_proxies_of_its_own_seeds():
         repeats=3,
     )
     steps = {
-        task: [step for step in provenances() if step["task"] == task]
+        task: [step for step in recorded() if step["task"] == task]
         for task in ("dynamics", "add-score", "average-score", "select")
     }
     assert sorted(step["inputs"]["seed"] for step in steps["dynamics"]) == [0, 1000, 2000]
@@ -161,7 +163,7 @@ def test_grand_is_averaged_over_proxies_of_its_own_seeds():
     for step in steps["average-score"]:
         name, parts = (
             step["inputs"]["name"],
-            [known_artifacts()[one["artifact"]] for one in step["inputs"]["scores"]],
+            [artifact_of(one["artifact"]) for one in step["inputs"]["scores"]],
         )
         mean = Artifact(**step["outputs"][0])
         assert len(parts) == 3
@@ -170,10 +172,10 @@ def test_grand_is_averaged_over_proxies_of_its_own_seeds():
         )
         np.testing.assert_array_equal(mean.numpy("aum"), parts[0].numpy("aum"))
         assert mean.digest == read[name]
-    last_layer, everything = (known_artifacts()[read[name]].numpy(name) for name in ("grand", "grand_full"))
+    last_layer, everything = (artifact_of(read[name]).numpy(name) for name in ("grand", "grand_full"))
     assert (everything > 0).all()
     assert np.corrcoef(last_layer, everything)[0, 1] > 0.5
-    assert known_artifacts()[read["el2n"]].digest not in {read["grand"], read["grand_full"]}
+    assert artifact_of(read["el2n"]).digest not in {read["grand"], read["grand_full"]}
 
 
 @pytest.mark.server
@@ -184,7 +186,7 @@ def test_what_is_too_large_is_refused_before_anything_is_trained(monkeypatch):
         BadInput, match=r"craig at 0.1 kept: the dense kernel of 1,442 samples takes(.|\n)*neighbours=100"
     ):
         run(methods=("random", "craig"))
-    assert [step for step in provenances() if step["version"] != UNCACHED] == []
+    assert [step for step in recorded() if step["version"] != UNCACHED] == []
     sparse = checks.entrants(
         ["craig", "facility_location", "graph_cut"], "cifar10", (0.1,), balanced=False, params={}
     )
@@ -311,14 +313,14 @@ def test_deepcore_runs_one_method_with_the_published_options():
         ("deepfool", 144),
         ("random", 144),
     }
-    steps = {step["task"]: step for step in provenances()}
+    steps = {step["task"]: step for step in recorded()}
     assert steps["dynamics"]["inputs"]["recipe"]["recipe"]["fields"]["network"] == "mlp"
     assert steps["train"]["inputs"]["recipe"]["recipe"]["fields"]["optimizer"] == "adam"
     history = Artifact(**steps["train"]["outputs"][0]).table().to_pylist()
     assert [row["step"] for row in history if row["split"] == "test"] == [9, 18, 20]  # 3 steps an epoch
     scores = Artifact(**steps["add-score"]["outputs"][0])
     assert (scores.numpy("deepfool") >= 0).all()
-    chosen = [step for step in provenances() if step["task"] == "select"]
+    chosen = [step for step in recorded() if step["task"] == "select"]
     assert all(step["inputs"]["balanced"] for step in chosen)
     with pytest.raises(BadInput, match="step_size"):
         deepcore("digits", method="random", baselines=(), scheduler="step")

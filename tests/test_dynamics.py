@@ -7,7 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from winnow.tasks.artifacts import Scratch
 from winnow.tasks.errors import BadInput, WinnowError
 from winnow.tasks.registry import scores as registered
 from winnow.tasks.score import dynamics as module
@@ -19,6 +18,7 @@ from winnow.tasks.score.dynamics import (
     scores_from_log_probs,
     scores_from_logits,
 )
+from winnow.tasks.store import Scratch
 
 UPSTREAM = {
     "aum": "accumulated_margin",

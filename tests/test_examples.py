@@ -124,7 +124,10 @@ def test_a_flow_takes_all_three(prefect_server, tmp_path, npz):
     trained = [step["inputs"]["recipe"] for step in records if step["task"] in ("train", "dynamics")]
     assert all(each["network"].startswith("mixer/1@") for each in trained)
     accuracies = [
-        out["meta"]["last_accuracy"] for step in records if step["task"] == "train" for out in step["outputs"]
+        out["facts"]["last_accuracy"]
+        for step in records
+        if step["task"] == "train"
+        for out in step["outputs"]
     ]
     assert len(accuracies) == 2
     assert min(accuracies) > 0.7, "halves of the picture are easy to tell apart"

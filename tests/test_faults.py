@@ -85,7 +85,7 @@ class Store:
 
     def computed(self) -> dict[str, int]:
         """When each finished computation (its record is there) was made, by key."""
-        finished = {file.name for file in self.files("records")}
+        finished = {file.stem for file in self.files("records")}
         return {
             file.stem: file.stat().st_mtime_ns for file in self.files("provenance") if file.stem in finished
         }
@@ -153,14 +153,28 @@ def test_kill_9_again_and_again(undisturbed, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("task", "damage"), [("embed", "delete"), ("cluster", "truncate"), ("dynamics", "flip")]
+    ("task", "damage"),
+    [
+        ("embed", "delete"),
+        ("cluster", "truncate"),
+        ("dynamics", "flip"),
+        ("knn", "folder"),
+        ("select", "manifest"),
+    ],
 )
 def test_damaged_artifacts_are_made_again(copy, undisturbed, task, damage):
     outputs = copy.of_task(task)["outputs"]
-    file = copy.folder / outputs[0]["uri"]
+    digest = outputs[0]["digest"]
+    file = copy.folder / "objects" / digest[:2] / f"{digest}.json"
+    if damage != "manifest":
+        (part,) = json.loads(file.read_text())["parts"]
+        file = copy.folder / "objects" / part["digest"][:2] / f"{part['digest']}.parquet"
     content = bytearray(file.read_bytes())
     if damage == "delete":
         file.unlink()
+    elif damage == "folder":
+        file.unlink()
+        (file / "inner").mkdir(parents=True)
     elif damage == "truncate":
         file.write_bytes(content[: len(content) // 2])
     else:

@@ -7,9 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from winnow.tasks.artifacts import Artifact, store
-from winnow.tasks.cache import UNCACHED, provenances
+from winnow.tasks.artifacts import Artifact
 from winnow.tasks.errors import BadInput, MissingLabels, UnknownName
+from winnow.tasks.provenance import UNCACHED, artifact_of
+from winnow.tasks.provenance import steps as recorded
+from winnow.tasks.store import store
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("flow_runs")]
 
@@ -31,12 +33,12 @@ def run(**parameters) -> Artifact:
 
 
 def tasks_run() -> set[str]:
-    return {step["task"] for step in provenances()}
+    return {step["task"] for step in recorded()}
 
 
 def computed() -> list[str]:
     """Tasks that a cache could have spared."""
-    return [step["task"] for step in provenances() if step["version"] != UNCACHED]
+    return [step["task"] for step in recorded() if step["version"] != UNCACHED]
 
 
 def test_elfs_end_to_end():
@@ -48,7 +50,7 @@ def test_elfs_end_to_end():
         ("full", 1.0, 1442),
     ]
     assert all(0 < t["last_accuracy"] <= t["best_accuracy"] <= 1 for t in trials)
-    report = store().read(result.meta["report"]).decode()
+    report = store().read(result.notes["report"]).decode()
     for heading in ("Accuracy", "Pseudo-labels", "Selection", "Proxy training", "Cost", "Provenance"):
         assert f">{heading}</h2>" in report, heading
     assert "http://" not in report.replace("http://www.w3.org", "")
@@ -66,11 +68,11 @@ def test_elfs_end_to_end():
         "report",
     } == tasks_run()
     dynamics = next(
-        Artifact(**out) for step in provenances() for out in step["outputs"] if out["kind"] == "dynamics"
+        Artifact(**out) for step in recorded() for out in step["outputs"] if out["kind"] == "dynamics"
     )
     assert dynamics.rows == 3 * 1442
     scores = next(
-        Artifact(**out) for step in provenances() for out in step["outputs"] if out["kind"] == "scores"
+        Artifact(**out) for step in recorded() for out in step["outputs"] if out["kind"] == "scores"
     )
     margins, ids = dynamics.numpy("margin"), dynamics.numpy("id")
     total = np.zeros(1442)
@@ -81,49 +83,43 @@ def test_elfs_end_to_end():
 def test_what_is_label_free_sees_no_label():
     """No artifact before annotation holds a true label, and the scores are the same whatever the labels are."""
     run()
-    made = {step["task"]: step for step in provenances()}
+    made = {step["task"]: step for step in recorded()}
     for task in ("embed", "knn", "cluster", "dynamics"):
         text = json.dumps(made[task]["inputs"])
         for digest in (word for word in text.split('"') if len(word) == 64):
-            schema = Artifact(
-                kind="table",
-                uri=f"objects/{digest[:2]}/{digest}.parquet",
-                digest=digest,
-                rows=0,
-                nbytes=store().size(f"objects/{digest[:2]}/{digest}.parquet"),
-            ).arrow_schema()
+            schema = artifact_of(digest).arrow_schema()
             assert "label" not in schema.names, (task, schema.names)
 
 
 def test_again_everything_is_cached_and_other_parameters_reuse_what_they_can():
     first = run()
-    before = {step["key"] for step in provenances()}
+    before = {step["key"] for step in recorded()}
     assert run().digest == first.digest
-    assert {step["key"] for step in provenances()} == before
+    assert {step["key"] for step in recorded()} == before
     run(seeds=(0, 1), fractions=(0.2, 0.4))
-    new = [step for step in provenances() if step["key"] not in before]
+    new = [step for step in recorded() if step["key"] not in before]
     assert {step["task"] for step in new} == {"select", "annotate", "train", "report"}
     assert len([step for step in new if step["task"] == "train"]) == 2 * 2 * 2 + 2 - 3
 
 
 def test_mis_ratio_is_searched_without_labels():
     result = run(mis_ratio="auto", fractions=(0.7,), baselines=("random",))
-    searched = [step for step in provenances() if step["task"] == "train"]
+    searched = [step for step in recorded() if step["task"] == "train"]
     assert len(searched) == 4 + 2  # the grid at 70 %, then elfs and random
-    report = store().read(result.meta["report"]).decode()
+    report = store().read(result.notes["report"]).decode()
     assert "Search for mis_ratio" in report
     assert "No true label was used" in report
 
 
 def test_upstream_says_that_it_saw_test_labels():
     result = run(upstream=True, head_epochs=41)
-    report = store().read(result.meta["report"]).decode()
+    report = store().read(result.notes["report"]).decode()
     assert "chosen by TEST LABELS" in report
     assert "(upstream=True)" in report
     labels = next(
-        Artifact(**out) for step in provenances() for out in step["outputs"] if out["meta"].get("oracle")
+        Artifact(**out) for step in recorded() for out in step["outputs"] if out["facts"].get("oracle")
     )
-    assert labels.meta["oracle"] is True
+    assert labels.facts["oracle"] is True
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".parquet"])
@@ -144,14 +140,16 @@ def test_own_embeddings_and_pseudo_labels(tmp_path, suffix):
             import pyarrow as pa
             import pyarrow.parquet as pq
 
-            from winnow.tasks.artifacts import to_arrow
-
             shuffle = np.random.default_rng(0).permutation(len(values))
-            pq.write_table(pa.table({"id": train.ids[shuffle], column: to_arrow(values[shuffle])}), path)
+            moved = values[shuffle]
+            stored = (
+                moved if moved.ndim == 1 else pa.FixedSizeListArray.from_arrays(moved.ravel(), moved.shape[1])
+            )
+            pq.write_table(pa.table({"id": train.ids[shuffle], column: stored}), path)
     run(embeddings=paths["embeddings"], baselines=("random",))
     assert "embed" not in tasks_run()
     run(pseudo_labels=paths["pseudo_labels"], baselines=("random",))
-    brought = [step for step in provenances() if step["task"] == "dynamics"]
+    brought = [step for step in recorded() if step["task"] == "dynamics"]
     assert len(brought) == 2
 
 
@@ -209,5 +207,5 @@ def test_unlabelled_data_is_refused_with_a_reason(tmp_path):
 def test_elfs_on_a_gpu():
     result = run(device="cuda")
     assert all(t["last_accuracy"] > 0.3 for t in result.table().to_pylist())
-    made = {step["task"]: step for step in provenances()}
+    made = {step["task"]: step for step in recorded()}
     assert "CPU" not in made["cluster"]["device"]

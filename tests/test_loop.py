@@ -11,9 +11,9 @@ from sklearn.datasets import load_digits
 from torch.nn import functional as F
 from torchvision.transforms import RandomResizedCrop
 
-from winnow.tasks.artifacts import Scratch
 from winnow.tasks.errors import BadInput, UnknownName, WinnowError
 from winnow.tasks.score.dynamics import DynamicsAccumulator
+from winnow.tasks.store import Scratch
 from winnow.tasks.train import loop
 from winnow.tasks.train.loader import (
     DeviceLoader,

@@ -9,9 +9,9 @@ import torch
 import torchvision
 from torch.nn import functional as F
 
-from winnow.tasks.artifacts import Scratch
 from winnow.tasks.errors import BadInput, MissingData, UnknownName
 from winnow.tasks.registry import networks
+from winnow.tasks.store import Scratch
 from winnow.tasks.train import loop
 from winnow.tasks.train.loop import build, train
 from winnow.tasks.train.networks.published import Dropout

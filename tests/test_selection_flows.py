@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from winnow.tasks.artifacts import Artifact, store
-from winnow.tasks.cache import UNCACHED, provenances
+from winnow.tasks.artifacts import Artifact
 from winnow.tasks.errors import BadInput, UnknownName
+from winnow.tasks.provenance import UNCACHED, artifact_of
+from winnow.tasks.provenance import steps as recorded
+from winnow.tasks.store import store
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("flow_runs")]
 
@@ -23,7 +25,7 @@ def run(method: str, **parameters) -> Artifact:
 
 
 def made(task: str) -> list[dict]:
-    return [step for step in provenances() if step["task"] == task]
+    return [step for step in recorded() if step["task"] == task]
 
 
 @pytest.mark.parametrize("method", ["ccs", "d2"])
@@ -35,7 +37,7 @@ def test_end_to_end_with_every_baseline(method):
     )
     assert [trial["method"] for trial in trials] == [method, *names]
     assert {trial["samples"] for trial in trials} == {288, 1442}
-    report = store().read(result.meta["report"]).decode()
+    report = store().read(result.notes["report"]).decode()
     for heading in ("Accuracy", "Selection", "Proxy training", "Cost", "Provenance"):
         assert f">{heading}</h2>" in report, heading
     assert "Pseudo-labels" not in report
@@ -46,9 +48,9 @@ def test_end_to_end_with_every_baseline(method):
         scores.arrow_schema().names
     )
     assert np.isfinite(scores.numpy("grand")).all()
-    before = {step["key"] for step in provenances()}
+    before = {step["key"] for step in recorded()}
     assert run(method).digest == result.digest
-    assert {step["key"] for step in provenances()} == before, "again, everything comes from the cache"
+    assert {step["key"] for step in recorded()} == before, "again, everything comes from the cache"
 
 
 @pytest.mark.parametrize("method", ["ccs", "d2"])
@@ -62,10 +64,10 @@ def test_search_is_judged_on_training_samples(method):
         output["digest"]
         for step in made("hold-out")
         for output in step["outputs"]
-        if output["meta"]["method"] == "hold-out held"
+        if output["facts"]["method"] == "hold-out held"
     }
     assert sum(step["inputs"]["evaluation"]["artifact"] in held for step in trained) == tried
-    assert f"Search for {next(iter(grid))} at 20 % kept" in store().read(result.meta["report"]).decode()
+    assert f"Search for {next(iter(grid))} at 20 % kept" in store().read(result.notes["report"]).decode()
 
 
 @pytest.mark.parametrize("method", ["ccs", "d2"])
@@ -77,16 +79,10 @@ def test_pseudo_labels_make_it_label_free(method, tmp_path):
         for step in made(task):
             labels = step["inputs"]["labels"]
             if labels is not None:
-                assert known()[labels["artifact"]].kind == "pseudo_labels", task
-    report = store().read(result.meta["report"]).decode()
+                assert artifact_of(labels["artifact"]).kind == "pseudo_labels", task
+    report = store().read(result.notes["report"]).decode()
     assert "without labels" in report
     assert ">Pseudo-labels</h2>" in report
-
-
-def known() -> dict[str, Artifact]:
-    from winnow.tasks.cache import known_artifacts
-
-    return known_artifacts()
 
 
 def test_upstream_scores_images_as_published():
@@ -130,4 +126,4 @@ def test_d2_reads_the_embedder_that_is_asked_for(tmp_path):
 def test_bad_input_is_refused_before_the_first_step(method, parameters, error, message):
     with pytest.raises(error, match=message):
         run(method, **parameters)
-    assert [step for step in provenances() if step["version"] != UNCACHED] == []
+    assert [step for step in recorded() if step["version"] != UNCACHED] == []

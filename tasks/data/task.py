@@ -47,17 +47,15 @@ def load(
     return write(
         "samples",
         columns,
-        meta={
-            "dataset": dataset,
-            "split": split,
-            "options": options or {},
+        # what is trained on the same images normalised otherwise is another result
+        facts={
             "classes": len(found.classes),
             "labelled": found.truth is not None,
             "shape": found.images.shape,
+            "mean": found.mean,
+            "std": found.std,
         },
-        # in the content, hence in the digest: what is trained on the same images normalised otherwise is
-        # another result
-        field_metadata={"checksum": {"mean": json.dumps(found.mean), "std": json.dumps(found.std)}},
+        notes={"dataset": dataset, "split": split, "options": options or {}},
     )
 
 
@@ -78,12 +76,12 @@ def _split(dataset: str, split: str, options: str) -> Split:
 
 def open_split(samples: Artifact) -> Split:
     """The images (and, for annotation and reporting only, the truth) behind a samples artifact."""
-    meta = samples.meta
-    found = _split(meta["dataset"], meta["split"], json.dumps(meta["options"], sort_keys=True))
+    where = samples.notes
+    found = _split(where["dataset"], where["split"], json.dumps(where["options"], sort_keys=True))
     if len(found) != samples.rows:
         raise BadInput(
-            f"{meta['dataset']}/{meta['split']} has {len(found):,} images now, {samples.rows:,} when this "
-            "run began.",
+            f"{where['dataset']}/{where['split']} has {len(found):,} images now, {samples.rows:,} when this run "
+            "began.",
             remedy="leave the dataset alone while a run reads it, then run the same command again",
         )
     return found
@@ -112,7 +110,7 @@ def annotate(samples: Artifact, coreset: Artifact, purpose: str = "coreset") -> 
     split = open_split(samples)
     ids = coreset.numpy("id")
     labels = split.labels()[rows_of(split.ids, ids)]
-    return with_labels(coreset, labels)
+    return with_labels(coreset, labels, samples.facts["classes"])
 
 
 def labels_of(labels: Artifact, ids: np.ndarray) -> np.ndarray:
@@ -121,10 +119,12 @@ def labels_of(labels: Artifact, ids: np.ndarray) -> np.ndarray:
     return values.astype("int64")[rows_of(labels.numpy("id"), ids)]
 
 
-def with_labels(coreset: Artifact, labels: np.ndarray) -> Artifact:
-    """The same coreset with a label for each of its rows."""
+def with_labels(coreset: Artifact, labels: np.ndarray, classes: int) -> Artifact:
+    """The same coreset with a label for each of its rows, out of so many classes."""
     columns = {name: coreset.numpy(name) for name in ("id", "rank", "weight")}
-    return write("coreset", {**columns, "label": labels.astype("int32")}, meta=coreset.meta)
+    return write(
+        "coreset", {**columns, "label": labels.astype("int32")}, facts={**coreset.facts, "classes": classes}
+    )
 
 
 @uncached_task(name="bring-embeddings", run_name="bring-embeddings")
@@ -146,7 +146,7 @@ def bring_embeddings(samples: Artifact, path: str) -> Artifact:
             remedy="drop or recompute these rows",
         )
     stored = vectors if vectors.dtype == np.float16 else vectors.astype(np.float32)
-    return write("embeddings", {"id": ids, "vector": stored}, meta={"embedder": Path(path).name})
+    return write("embeddings", {"id": ids, "vector": stored}, notes={"embedder": Path(path).name})
 
 
 @uncached_task(name="bring-pseudo-labels", run_name="bring-pseudo-labels")
@@ -172,7 +172,10 @@ def bring_pseudo_labels(samples: Artifact, path: str) -> Artifact:
         "head": np.full(n, -1, np.int32),
     }
     return write(
-        "pseudo_labels", columns, meta={"clusters": int(clusters.max()) + 1, "source": Path(path).name}
+        "pseudo_labels",
+        columns,
+        facts={"classes": int(clusters.max()) + 1},
+        notes={"source": Path(path).name},
     )
 
 

@@ -1,14 +1,19 @@
-"""Tasks of the embedding stage: embed shard by shard, normalise, kNN graph."""
+"""Tasks of the embedding stage: embed part by part, normalise, kNN graph."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import json
 import logging
-from typing import Any
+import threading
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from winnow.tasks.artifacts import Artifact, ArtifactWriter, write
+from winnow.tasks.artifacts import Artifact, joined, write
 from winnow.tasks.cache import cached_task, context
 from winnow.tasks.data.task import open_split
+from winnow.tasks.engine import map_parts
 from winnow.tasks.errors import BadInput, MissingData
 from winnow.tasks.progress import progress
 from winnow.tasks.registry import embedders
@@ -17,7 +22,7 @@ __all__ = ["checkpoint_digest", "embed", "knn", "normalise"]
 
 log = logging.getLogger("winnow.tasks.embed")
 
-SHARD = 2048  # rows: what is lost at most when a run is killed
+PART = 8192  # rows: what is lost at most when a run is killed
 
 
 def checkpoint_digest(embedder: str) -> str | None:
@@ -39,22 +44,24 @@ def checkpoint_digest(embedder: str) -> str | None:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _seen(embedder: str) -> str:
-    """An embedder as a key sees it: without the checkpoint's path, whose content is in the key; with the code of a plugin's."""
+def identity(embedder: str) -> str:
+    """An embedder as a key sees it: by version, without its checkpoint's path, whose content is in the key."""
     from winnow.tasks.embed.weights import local_checkpoint
 
     if local_checkpoint(embedder) is None:
         return embedders.get(embedder).identity
     family, _, rest = embedder.partition(":")
-    return f"{family}:{rest.rpartition('@')[0]}" if family == "network" else family
+    name = f"{family}:{rest.rpartition('@')[0]}" if family == "network" else family
+    return f"{name}/{embedders.get(embedder).version}"
 
 
 @cached_task(
-    version="2",
+    version="3",
     name="embed",
     run_name="embed-{embedder}",
-    ignore=("device", "batch_size"),
-    seen_as={"embedder": _seen},
+    ignore=("device", "engine"),
+    seen_as={"embedder": identity},
+    modules=("winnow.tasks.embed.encoder",),
 )
 def embed(
     samples: Artifact,
@@ -63,10 +70,9 @@ def embed(
     options: dict[str, Any] | None = None,
     checkpoint: str | None = None,
     learn_from: Artifact | None = None,
-    storage: str = "float16",
     seed: int = 0,
     device: str = "auto",
-    batch_size: int = 256,
+    engine: str = "here",
 ) -> Artifact:
     """One vector a sample.
 
@@ -77,105 +83,143 @@ def embed(
         checkpoint: digest of the user's checkpoint file that the name points to (``checkpoint_digest``): its
             content is an input, too.
         learn_from: samples that a learnt embedder (``patches``) learns from; default the same.
-        storage: ``float16`` or ``float32``.
         seed: of learnt embedders.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<index>``.
-        batch_size: images at a time; changes nothing but memory and speed.
+        engine: what computes the parts; see :func:`~winnow.tasks.engine.map_parts`.
     """
-    import numpy as np
-    import pyarrow as pa
-    import torch
+    from winnow.tasks.hardware import compute_dtype, describe
+    from winnow.tasks.hardware import device as device_of
 
-    from winnow.tasks.embed.encoder import embed as encode
-    from winnow.tasks.hardware import compute_dtype, describe, leased_device, torch_generator
+    where = device_of(device)
+    context().notes |= {"device": describe(where), "dtype": str(compute_dtype(where)), "seed": seed}
+    log.info("embed %s: %s on %s, %s", samples, embedder, describe(where), compute_dtype(where))
+    work = _EmbedRows(samples, embedder, options or {}, checkpoint, learn_from or samples, seed, device)
+    with progress(f"embed {embedder.rpartition('/')[2]}") as tell:
+        return joined(
+            map_parts(work, work.parts(), engine=engine, progress=tell), notes={"embedder": embedder}
+        )
 
-    split = open_split(samples)
-    scratch = context().scratch
-    starts = range(0, len(split), SHARD)
-    with leased_device(device) as where, progress(f"embed {embedder.rpartition('/')[2]}") as tell:
-        dtype = compute_dtype(where)
-        context().notes |= {
-            "device": describe(where),
-            "dtype": str(dtype),
-            "seed": seed,
-            "embedder": embedder,
+
+@dataclass(frozen=True)
+class _Rows:
+    """Some samples that follow each other, and a digest of their ids and images."""
+
+    start: int
+    stop: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class _EmbedRows:
+    """Embeds some rows of the samples; the encoder is made once for all of a process's parts."""
+
+    samples: Artifact
+    embedder: str
+    options: dict[str, Any]
+    checkpoint: str | None
+    learn_from: Artifact
+    seed: int
+    device: str
+
+    task: ClassVar[str] = "embed-part"
+    version: ClassVar[str] = "1"
+
+    def parts(self) -> list[_Rows]:
+        columns = self.samples.table(["id", "checksum"])
+        parts = []
+        for start in range(0, columns.num_rows, PART):
+            rows = columns.slice(start, PART).to_pydict()
+            content = json.dumps([rows["id"], [checksum.hex() for checksum in rows["checksum"]]])
+            stop = min(start + PART, columns.num_rows)
+            parts.append(_Rows(start, stop, hashlib.sha256(content.encode()).hexdigest()))
+        return parts
+
+    def inputs(self, part: _Rows) -> dict[str, Any]:
+        learns = embedders.get(self.embedder).learns
+        return {
+            "embedder": identity(self.embedder),
+            "options": self.options,
+            "checkpoint": self.checkpoint,
+            "learn_from": self.learn_from if learns else None,
+            "seed": self.seed,
+            "rows": part.digest,
         }
-        log.info("embed %s: %s on %s, %s", samples, embedder, describe(where), dtype)
-        found = [
-            i
-            for i in range(len(starts))
-            if (state := scratch.load(f"shard-{i:05d}")) is not None and len(state["vector"])
-        ]
-        encoder = None
-        for done, i in enumerate(sorted(set(range(len(starts))) - set(found)), start=len(found)):
-            if encoder is None:
-                images = open_split(learn_from).images if learn_from is not None else split.images
-                generator = torch_generator(seed, "embed")
-                encoder = embedders.get(embedder)(
-                    images, device=where, dtype=dtype, generator=generator, **(options or {})
-                )
-            rows = np.arange(starts[i], min(starts[i] + SHARD, len(split)))
-            vectors = encode(encoder, split.images, rows, batch_size=batch_size)
-            scratch.save(
-                f"shard-{i:05d}", {"vector": torch.from_numpy(_stored(vectors, storage, int(rows[0])))}
-            )
-            tell(done + 1, len(starts), f"{min((done + 1) * SHARD, len(split)):,} images")
-    first = scratch.load("shard-00000")
-    assert first is not None
-    width = first["vector"].shape[1]
-    element = pa.float16() if storage == "float16" else pa.float32()
-    schema = pa.schema([("id", pa.int64()), ("vector", pa.list_(element, width))])
-    with ArtifactWriter("embeddings", schema, meta={"embedder": embedder, "dim": width}) as writer:
-        for i, start in enumerate(starts):
-            state = scratch.load(f"shard-{i:05d}")
-            assert state is not None
-            writer.write({"id": split.ids[start : start + SHARD], "vector": state["vector"].numpy()})
-        return writer.finish()
 
+    def __call__(self, part: _Rows) -> Artifact:
+        import numpy as np
 
-def _stored(vectors: Any, storage: str, first: int) -> Any:
-    import numpy as np
+        from winnow.tasks.embed.encoder import embed as encode
+        from winnow.tasks.hardware import leased_device
 
-    if storage not in ("float16", "float32"):
-        raise BadInput(f"storage = {storage!r} is neither float16 nor float32.")
-    if storage == "float16":
-        large = np.flatnonzero((np.abs(vectors) > 65504).any(axis=1))
+        split = open_split(self.samples)
+        with leased_device(self.device) as where:
+            vectors = encode(self._encoder(str(where)), split.images, np.arange(part.start, part.stop))
+        large = np.flatnonzero((np.abs(vectors) > np.finfo(np.float16).max).any(axis=1))
         if len(large):
             raise BadInput(
-                f"row {first + large[0]}: the embedding exceeds float16's range.",
-                remedy="pass storage='float32'",
+                f"row {part.start + large[0]}: the embedding exceeds float16's range.",
+                remedy="scale the embedder's output, or bring embeddings of your own in float32",
             )
-    return vectors.astype(storage)
+        ids = split.ids[part.start : part.stop]
+        return write(
+            "embeddings", {"id": ids, "vector": vectors.astype(np.float16)}, facts={"dim": vectors.shape[1]}
+        )
+
+    def _encoder(self, where: str) -> Any:
+        with _encoders:
+            key = (self.embedder, json.dumps(self.options, sort_keys=True), self.checkpoint, self.seed, where)
+            return _make_encoder(*key, self.learn_from.model_dump_json())
+
+
+_encoders = threading.Lock()
+
+
+@functools.lru_cache(maxsize=8)  # one a device
+def _make_encoder(
+    embedder: str, options: str, checkpoint: str | None, seed: int, where: str, learn_from: str
+) -> Any:
+    import torch
+
+    from winnow.tasks.hardware import compute_dtype, torch_generator
+
+    images = open_split(Artifact.model_validate_json(learn_from)).images
+    device = torch.device(where)
+    return embedders.get(embedder)(
+        images,
+        device=device,
+        dtype=compute_dtype(device),
+        generator=torch_generator(seed, "embed"),
+        **json.loads(options),
+    )
 
 
 @cached_task(
-    version="1", name="normalise", run_name="normalise-{how}", modules=("winnow.tasks.embed.encoder",)
+    version="2", name="normalise", run_name="normalise-{how}", modules=("winnow.tasks.embed.encoder",)
 )
 def normalise(embeddings: Artifact, how: str, reference: Artifact | None = None) -> Artifact:
-    """Embeddings with unit length (``l2``) or, dimension by dimension, zero mean and unit variance (``zscore``), those of ``reference``."""
+    """Embeddings scaled to unit length (``l2``) or to zero mean and unit variance by dimension (``zscore``).
+
+    The means and variances are those of ``reference``, by default of the embeddings themselves.
+    """
     from winnow.tasks.embed.encoder import normalise as normalised
 
     vectors = normalised(
         embeddings.numpy("vector"), how, reference=None if reference is None else reference.numpy("vector")
     )
-    meta = {**embeddings.meta, "normalise": how}
-    return write("embeddings", {"id": embeddings.numpy("id"), "vector": vectors.astype("float32")}, meta=meta)
+    columns = {"id": embeddings.numpy("id"), "vector": vectors.astype("float32")}
+    return write("embeddings", columns, facts=embeddings.facts, notes={**embeddings.notes, "normalise": how})
 
 
 @cached_task(
-    version="1", name="knn", run_name="knn-{k}", ignore=("device",), modules=("winnow.tasks.embed.knn",)
+    version="2", name="knn", run_name="knn-{k}", ignore=("device",), modules=("winnow.tasks.embed.knn",)
 )
-def knn(
-    embeddings: Artifact, k: int, *, metric: str = "cosine", upstream: bool = False, device: str = "auto"
-) -> Artifact:
-    """The exact k nearest neighbours of every sample, itself excluded."""
+def knn(embeddings: Artifact, k: int, *, upstream: bool = False, device: str = "auto") -> Artifact:
+    """The exact k nearest neighbours of every sample by cosine, itself excluded."""
     from winnow.tasks.embed.knn import knn as neighbours
     from winnow.tasks.hardware import describe, leased_device
 
     with leased_device(device) as where, progress("kNN graph") as tell:
         context().notes |= {"device": describe(where)}
-        graph = neighbours(
-            embeddings.numpy("vector"), k, metric=metric, device=where, progress=tell, upstream=upstream
-        )
+        graph = neighbours(embeddings.numpy("vector"), k, device=where, progress=tell, upstream=upstream)
     columns = {"id": embeddings.numpy("id"), "neighbours": graph.neighbours, "similarity": graph.similarity}
-    return write("graph", columns, meta={"k": k, "metric": metric})
+    return write("graph", columns, facts={"k": k})

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from winnow.tasks.artifacts import Artifact, store, write
-from winnow.tasks.cache import cached_task, library_versions, provenances
+from winnow.tasks import provenance
+from winnow.tasks.artifacts import Artifact, write
+from winnow.tasks.cache import cached_task
 from winnow.tasks.data.task import open_split, rows_of
 from winnow.tasks.progress import progress
+from winnow.tasks.store import store
 
 if TYPE_CHECKING:
     from winnow.tasks.report.html import Section
@@ -207,13 +209,13 @@ def _measured(
     trials: list[tuple[str, float, int, Artifact]], coresets: Iterable[tuple[Any, ...]]
 ) -> tuple[list[dict[str, Any]], str]:
     """One row a training, with what it and its selection took when they ran, and the device that most of them ran on."""
-    made = {output["digest"]: step for step in provenances() for output in step["outputs"]}
-    steps = [made.get(trial[3].digest, {}) for trial in trials]
+    steps = [provenance.maker(trial[3].digest) or {} for trial in trials]
     selecting: dict[tuple[str, float], float] = {}
     for name, fraction, *_, coreset in coresets:
-        annotated = made.get(coreset.digest, {"inputs": {}})["inputs"].get("coreset")
-        if annotated is not None and annotated["artifact"] in made:
-            selecting[name, fraction] = made[annotated["artifact"]]["seconds"]
+        annotated = (provenance.maker(coreset.digest) or {"inputs": {}})["inputs"].get("coreset")
+        selected = provenance.maker(annotated["artifact"]) if annotated is not None else None
+        if selected is not None:
+            selecting[name, fraction] = selected["seconds"]
     runs = [
         _trial(*trial, step.get("seconds"), selecting.get(trial[:2]))
         for trial, step in zip(trials, steps, strict=True)
@@ -228,7 +230,7 @@ def _trials_table(
     """The trainings as an artifact; wall-clock times stay out of it, so that equal results have equal digests."""
     columns = {name: [run[name] for run in runs] for name in runs[0] if not name.endswith("seconds")}
     return write(
-        "table", columns, meta={"dataset": dataset, "verdicts": list(verdicts), "compared": compared}
+        "table", columns, facts={"dataset": dataset, "verdicts": list(verdicts), "compared": compared}
     )
 
 
@@ -259,7 +261,7 @@ def _pages(
             **({"Selection": chosen} if chosen else {}),
             "Parameters": settings,
             "Artifacts": {name: artifact.digest for name, artifact in artifacts.items()},
-            "Versions": library_versions(),
+            "Versions": provenance.library_versions(),
         },
         csv=to_csv(rows),
     )
@@ -295,10 +297,10 @@ def publish(name: str, drawn: dict[str, Artifact], settings: dict[str, Any]) -> 
         key=key,
         description="Result table, accuracy curve, clustering, selection, provenance",
     )
-    for verdict in trials.meta["verdicts"]:
+    for verdict in trials.facts["verdicts"]:
         log.info("%s", verdict)
-    log.info("report: %s", store().path(file))
-    return trials.model_copy(update={"meta": {**trials.meta, "report": file}})
+    log.info("report: %s", store().address(file))
+    return trials.model_copy(update={"notes": {**trials.notes, "report": file}})
 
 
 def _trial(
@@ -313,9 +315,9 @@ def _trial(
         "method": method,
         "fraction": fraction,
         "seed": seed,
-        "samples": metrics.meta["samples"],
-        "last_accuracy": metrics.meta["last_accuracy"],
-        "best_accuracy": metrics.meta["best_accuracy"],
+        "samples": metrics.facts["samples"],
+        "last_accuracy": metrics.facts["last_accuracy"],
+        "best_accuracy": metrics.facts["best_accuracy"],
         "metrics": metrics.digest,
         "seconds": seconds,
         "selection_seconds": selection_seconds,
@@ -354,23 +356,23 @@ def _clustering_sections(
             )
         )
     if head_losses is not None:
-        losses = head_losses.numpy("loss").reshape(head_losses.meta["epochs"], head_losses.meta["heads"])
-        pictures.append(draw_losses(losses, head_losses.meta["head"]))
-    used = pseudo_labels.meta.get("used")
+        losses = head_losses.numpy("loss").reshape(head_losses.facts["epochs"], head_losses.facts["heads"])
+        pictures.append(draw_losses(losses, head_losses.facts["head"]))
+    used = pseudo_labels.facts.get("used")
     text = [
-        f"{used} of {pseudo_labels.meta['clusters']} clusters are used."
+        f"{used} of {pseudo_labels.facts['classes']} clusters are used."
         if used is not None
         else "The pseudo-labels were brought along."
     ]
     if head_losses is not None:
-        if pseudo_labels.meta["oracle"]:
+        if pseudo_labels.facts["oracle"]:
             text.append(
-                f"Epoch {pseudo_labels.meta['epoch'] + 1} was chosen by TEST LABELS, as the published code "
+                f"Epoch {pseudo_labels.facts['epoch'] + 1} was chosen by TEST LABELS, as the published code "
                 "does: not a label-free result."
             )
         else:
             text.append(
-                f"Head and epoch ({pseudo_labels.meta['epoch'] + 1}) were chosen by training loss; true "
+                f"Head and epoch ({pseudo_labels.facts['epoch'] + 1}) were chosen by training loss; true "
                 "labels were not seen."
             )
     return [_section("Pseudo-labels", " ".join(text), pictures)]

@@ -69,7 +69,6 @@ def record_dynamics(
         ``network`` of the final pass.
     """
     import numpy as np
-    import pyarrow as pa
 
     from winnow.tasks.hardware import describe, leased_device
     from winnow.tasks.score.dynamics import DynamicsAccumulator
@@ -77,7 +76,7 @@ def record_dynamics(
 
     split = open_split(samples)
     targets = labels_of(labels, split.ids)
-    classes = int(targets.max()) + 1
+    classes = labels.facts["classes"]
     with leased_device(device) as where, progress(f"dynamics of {recipe.network}") as tell:
         context().notes |= {"device": describe(where), "seed": seed}
         log.info(
@@ -111,34 +110,24 @@ def record_dynamics(
         "scores": write(
             "scores",
             {"id": split.ids, **{name: value.astype(np.float32) for name, value in values.items()}},
-            field_metadata=_polarity(values),
+            column_notes=_polarity(values),
         ),
         "history": write("metrics", history_columns(trained.history)),
     }
     if store_dynamics:
-        types = {
-            "epoch": pa.int16(),
-            "id": pa.int64(),
-            "label": pa.int32(),
-            "margin": pa.float32(),
-            "loss": pa.float32(),
-        }
-        schema = pa.schema({**types, "correct": pa.bool_(), "el2n": pa.float32(), "entropy": pa.float32()})
-        with ArtifactWriter("dynamics", schema) as writer:
+        with ArtifactWriter("dynamics") as writer:
             for rows in accumulator.epoch_rows():
-                ids = split.ids[rows.ids]
                 writer.write(
                     {
-                        "epoch": np.full(len(ids), rows.epoch, np.int16),
-                        "id": ids,
+                        "epoch": np.full(len(rows.ids), rows.epoch, np.int16),
+                        "id": split.ids[rows.ids],
                         "label": targets[rows.ids].astype(np.int32),
                         "margin": rows.margin,
                         "loss": rows.loss,
                         "correct": rows.correct,
                         "el2n": rows.el2n,
                         "entropy": rows.entropy,
-                    },
-                    row_group=len(ids),
+                    }
                 )
             written["dynamics"] = writer.finish()
     return written
@@ -176,7 +165,7 @@ def _final_pass(
         "features": write(
             "embeddings",
             {"id": split.ids, "vector": features},
-            meta={"embedder": f"proxy {trained.recipe.network}"},
+            notes={"embedder": f"proxy {trained.recipe.network}"},
         ),
         "logits": write("logits", {"id": split.ids, "logits": logits}),
         "network": write_network(trained),
@@ -258,7 +247,7 @@ def average_score(scores: list[Artifact], name: str) -> Artifact:
 def _with_column(scores: Artifact, name: str, values: np.ndarray) -> Artifact:
     names = [other for other in scores.arrow_schema().names if other not in ("id", name)]
     columns = {other: scores.numpy(other) for other in names} | {name: values.astype("float32")}
-    return write("scores", {"id": scores.numpy("id"), **columns}, field_metadata=_polarity(columns))
+    return write("scores", {"id": scores.numpy("id"), **columns}, column_notes=_polarity(columns))
 
 
 def _polarity(names: Iterable[str]) -> dict[str, dict[str, str]]:

@@ -31,7 +31,7 @@ def inputs_of(method: str, signals: Mapping[str, Artifact], *, balanced: bool = 
 
 
 @cached_task(
-    version="2",
+    version="3",
     name="select",
     run_name="select-{method}-{fraction}",
     seen_as={"method": lambda method: selectors.get(method).identity},
@@ -81,8 +81,8 @@ def select(
         ids=ids,
         scores={}
         if scores is None
-        else {name: scores.numpy(name) for name in scores.arrow_schema().names if name != "id"},
-        features=None if embeddings is None else embeddings.numpy("vector"),
+        else {name: scores.column(name) for name in scores.arrow_schema().names if name != "id"},
+        features=None if embeddings is None else embeddings.column("vector"),
         graph=None if graph is None else Graph(graph.numpy("neighbours"), graph.numpy("similarity")),
         labels=targets,
         probabilities=probabilities,
@@ -107,5 +107,5 @@ def select(
             "weight": chosen.weights,
             "label": pa.nulls(k, pa.int32()),
         },
-        meta={"method": method, "fraction": float(fraction), "of": len(rows)},
+        facts={"method": method, "fraction": float(fraction), "of": len(rows)},
     )

@@ -71,7 +71,7 @@ def cluster(
     from winnow.tasks.hardware import describe, leased_device
     from winnow.tasks.train.cluster_heads import HeadsConfig, train_cluster_heads
 
-    config = HeadsConfig(**{**heads, "neighbours": graph.meta["k"]})
+    config = HeadsConfig(**{**heads, "neighbours": graph.facts["k"]})
     vectors = embeddings.numpy("vector")
     oracle = None
     if test is not None and test_embeddings is not None:
@@ -106,8 +106,8 @@ def cluster(
             "confidence": found.confidence.astype(np.float32),
             "head": np.full(len(ids), found.head, np.int32),
         },
-        meta={
-            "clusters": classes,
+        facts={
+            "classes": classes,
             "used": found.used,
             "head": int(found.head),
             "epoch": int(found.epoch),
@@ -122,7 +122,7 @@ def cluster(
             "head": np.tile(np.arange(count, dtype=np.int32), epochs),
             "loss": found.losses.astype(np.float32).reshape(-1),
         },
-        meta={"heads": count, "epochs": epochs, "head": int(found.head)},
+        facts={"heads": count, "epochs": epochs, "head": int(found.head)},
     )
     return {"pseudo_labels": pseudo_labels, "losses": losses}
 
@@ -145,7 +145,7 @@ def cluster_kmeans(embeddings: Artifact, classes: int, *, seed: int = 0) -> Arti
         "confidence": np.ones(n, np.float32),
         "head": np.full(n, -1, np.int32),
     }
-    return write("pseudo_labels", columns, meta={"clusters": classes, "used": len(np.unique(labels))})
+    return write("pseudo_labels", columns, facts={"classes": classes, "used": len(np.unique(labels))})
 
 
 @cached_task(version="1", name="hold-out", run_name="hold-out")
@@ -168,20 +168,22 @@ def hold_out(samples: Artifact, labels: Artifact, *, share: float, seed: int = 0
             "weight": np.ones(k, np.float32),
             "label": labels_of(labels, chosen).astype(np.int32),
         }
-        parts[name] = write("coreset", columns, meta={"method": f"hold-out {name}"})
+        parts[name] = write(
+            "coreset", columns, facts={"method": f"hold-out {name}", "classes": labels.facts["classes"]}
+        )
     return parts
 
 
 @cached_task(version="1", name="label", run_name="label")
 def label(coreset: Artifact, labels: Artifact) -> Artifact:
     """The coreset with the (pseudo-)labels that were selected with: for trials that may see no others."""
-    return with_labels(coreset, labels_of(labels, coreset.numpy("id")))
+    return with_labels(coreset, labels_of(labels, coreset.numpy("id")), labels.facts["classes"])
 
 
 @cached_task(
     version="2",
     name="train",
-    run_name="train-{coreset.meta[method]}-{coreset.meta[fraction]}-s{seed}",
+    run_name="train-{coreset.facts[method]}-{coreset.facts[fraction]}-s{seed}",
     ignore=("device",),
     seen_as={"recipe": trained_by},
     modules=TRAINING,
@@ -213,11 +215,9 @@ def train_on(
     if evaluation.kind == "coreset":
         held, test_labels = _labelled(split.ids, evaluation)
         test = (_some(split.images, held), test_labels)
-        classes = int(max(labels.max(), test_labels.max())) + 1
     else:
         other = open_split(evaluation)
         test = (other.images, evaluation.numpy("label").astype(np.int64))
-        classes = train.meta["classes"]
     with leased_device(device) as where, progress(f"train {recipe.network}, {len(rows):,} samples") as tell:
         context().notes |= {"device": describe(where), "seed": seed}
         log.info(
@@ -228,7 +228,7 @@ def train_on(
             labels,
             rows=rows,
             weights=None if np.all(weights == 1) else weights,
-            classes=classes,
+            classes=coreset.facts["classes"],
             mean=split.mean,
             std=split.std,
             recipe=recipe,
@@ -242,7 +242,7 @@ def train_on(
     return write(
         "metrics",
         history_columns(trained.history),
-        meta={
+        facts={
             "last_accuracy": trained.last_accuracy,
             "best_accuracy": trained.best_accuracy,
             "samples": len(rows),
@@ -265,7 +265,7 @@ def write_network(trained: Trained) -> Artifact:
         "channels": trained.channels,
         "size": trained.size,
     }
-    return write("network", columns, meta=facts)
+    return write("network", columns, facts=facts)
 
 
 def read_network(artifact: Artifact, device: Any) -> nn.Module:
@@ -275,7 +275,7 @@ def read_network(artifact: Artifact, device: Any) -> nn.Module:
 
     from winnow.tasks.train.loop import build
 
-    facts = artifact.meta
+    facts = artifact.facts
     module = build(
         facts["network"], classes=facts["classes"], channels=facts["channels"], size=facts["size"], seed=0
     )
