@@ -250,19 +250,20 @@ def test_a_full_disk_is_said_and_gone_on_from(undisturbed, tmp_path):
 
 
 def test_an_exception_loses_nothing(undisturbed, tmp_path):
-    """A step that fails (here: its scratch folder cannot be made) leaves all that was finished before it."""
+    """A step that fails (here: its artifact's folder cannot be made) leaves all that was finished before it."""
     store = Store(tmp_path / "store", {})
     store.environment = {**undisturbed.environment, "WINNOW_STORE": str(store.folder)}
-    key = next(file.stem for file in undisturbed.files("provenance", "dynamics-*.json"))
-    (store.folder / "partial").mkdir(parents=True)
-    (store.folder / "partial" / key).write_text("in the way")
+    digest = undisturbed.of_task("dynamics")["outputs"][0]["digest"]
+    in_the_way = store.folder / "objects" / digest[:2]
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.write_text("x")
     process = store.start()
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1
-    assert "the same command goes on from there" in " ".join(err.split())
+    assert "a file stands where it needs a folder" in " ".join(err.split())
     before = store.computed()
     assert before
-    (store.folder / "partial" / key).unlink()
+    in_the_way.unlink()
     assert store.run() == undisturbed.trials
     after = store.computed()
     assert {name: after[name] for name in before} == before
