@@ -134,7 +134,7 @@ def deepcore(
             "gamma": gamma,
             "step_size": step_size,
             "test_interval": test_interval,
-            "upstream": upstream or None,
+            "whole_epochs": upstream or None,
         },
     )
     proxy = checks.recipe(

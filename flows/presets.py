@@ -321,8 +321,7 @@ def deepcore(dataset: str, *, upstream: bool = False) -> DeepcorePreset:
     )
     augment = {
         "augment": _DEEPCORE_AUGMENT.get(dataset, "none"),
-        "lag": int(upstream),
-        "test_interval": 1 if upstream else None,
+        **({"scheduler": "deepcore", "test_interval": 1} if upstream else {}),
     }
     return DeepcorePreset(
         proxy=_DEEPCORE_PROXY.model_copy(update=sides),

@@ -17,7 +17,8 @@ from winnow.tasks.data.task import annotate, bring_embeddings, bring_pseudo_labe
 from winnow.tasks.embed.task import checkpoint_digest, embed, knn, normalise
 from winnow.tasks.hardware import trial_workers
 from winnow.tasks.progress import interruptible
-from winnow.tasks.score.task import PASSES, add_score, average_score, record_dynamics
+from winnow.tasks.registry import scores
+from winnow.tasks.score.task import add_score, average_score, record_dynamics, takes_a_pass
 from winnow.tasks.select.task import inputs_of, select
 from winnow.tasks.train.recipe import Recipe
 from winnow.tasks.train.task import cluster, cluster_kmeans, hold_out, label, train_on
@@ -44,7 +45,6 @@ Rate = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 
-AVERAGED = ("grand", "grand_full")  # scores that their paper averages over trainings
 REPEAT = 1_000  # between the seeds of these trainings, so that they are none of the experiments'
 
 TRIALS: Any = ThreadPoolTaskRunner(max_workers=trial_workers())
@@ -369,7 +369,7 @@ def run_comparison(
     """Every method at every fraction with every seed, the whole pipeline anew for each seed; what ``draw_comparison`` takes.
 
     All methods of a seed read the same proxy's labels, features, residuals, probabilities and dynamics. Three
-    kinds read more: ELFS a proxy that is trained on pseudo-labels, ``PASSES`` the trained proxy's gradients
+    kinds read more: ELFS a proxy that is trained on pseudo-labels, other scores the trained proxy's gradients
     at each image, GraNd the mean over ``repeats`` proxies.
     """
     found: dict[str, Any] = {"trials": [], "coresets": [], "histories": {}}
@@ -396,7 +396,7 @@ def run_comparison(
                 dynamics = record_dynamics(train, pseudo.labels, proxy, seed=seed, device=device)
                 signals = {"labels": pseudo.labels, "scores": dynamics["scores"]}
             elif source is not None:
-                again = range(1, repeats if source in AVERAGED else 1)
+                again = range(1, repeats if scores.get(source).averaged else 1)
                 proxies = [
                     recorded,
                     *(
@@ -433,7 +433,8 @@ def _own_source(method: Method, repeats: int) -> str | None:
     if method.selector == "elfs":
         return "elfs"
     score = next((params["score"] for params in method.params.values() if "score" in params), method.selector)
-    return score if score in PASSES or (score in AVERAGED and repeats > 1) else None
+    averaged = score in scores and scores.get(score).averaged
+    return score if takes_a_pass(score) or (averaged and repeats > 1) else None
 
 
 def _with_score(
@@ -442,10 +443,10 @@ def _with_score(
     """The first proxy's scores with this one, averaged over all of them."""
     found = []
     for one in proxies:
-        labels, scores = one.signals["labels"], one.signals["scores"]
+        labels, recorded = one.signals["labels"], one.signals["scores"]
         found.append(
-            add_score(train, labels, scores, one.network, recipe, name, device=device)
-            if name in PASSES
-            else scores
+            add_score(train, labels, recorded, one.network, recipe, name, device=device)
+            if takes_a_pass(name)
+            else recorded
         )
     return found[0] if len(found) == 1 else average_score(found, name)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from winnow.tasks import locks
 from winnow.tasks.errors import BadInput, DeviceUnavailable
@@ -16,12 +17,17 @@ from winnow.tasks.errors import BadInput, DeviceUnavailable
 if TYPE_CHECKING:
     import torch
 
+T = TypeVar("T")
+
 __all__ = [
+    "borrowed_generator",
+    "by_device",
     "compute_dtype",
     "cpu_count",
     "data_root",
     "describe",
     "device",
+    "free_bytes",
     "gpu_ids",
     "lease",
     "leased_device",
@@ -128,6 +134,58 @@ def compute_dtype(where: torch.device) -> torch.dtype:
         where
     ):  # the question is about the current device, and emulation is slower than float32
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def by_device(values: Mapping[str, T], where: torch.device) -> T:
+    """The value for that type of device.
+
+    Raises:
+        DeviceUnavailable: neither ``cpu`` nor ``cuda``.
+    """
+    if where.type not in values:
+        raise DeviceUnavailable(
+            f"device={where}: Winnow runs on cpu and cuda only.", remedy="pass device=cpu"
+        )
+    return values[where.type]
+
+
+def free_bytes(where: torch.device) -> int:
+    """Memory of the device that nobody uses."""
+    import torch
+
+    if where.type == "cuda":
+        return torch.cuda.mem_get_info(where)[0]
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 8 << 30
+
+
+_borrowing = threading.Lock()
+
+
+@contextmanager
+def borrowed_generator(seed: int) -> Iterator[None]:
+    """Inside, what draws from torch's global CPU generator (layers, when they are made) draws from this seed's stream.
+
+    torch's layers know no other generator. One thread at a time has it; afterwards it is as it was.
+
+    >>> import torch
+    >>> before = torch.get_rng_state()
+    >>> with borrowed_generator(0):
+    ...     layer = torch.nn.Linear(2, 2)
+    >>> torch.equal(before, torch.get_rng_state())
+    True
+    """
+    import torch
+
+    with _borrowing, torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        yield
 
 
 def describe(where: torch.device) -> str:

@@ -187,10 +187,15 @@ class NetworkEntry(Entry):
 
 @dataclass(frozen=True)
 class ScoreEntry(Entry):
-    """A score: what it is computed from, and which end of it is hard."""
+    """A score: what it is computed from, which end of it is hard, whether its paper averages it over trainings.
+
+    One that needs ``dynamics`` is a :class:`~winnow.tasks.score.reducer.Reducer`; others are functions whose arguments
+    are named as what they need.
+    """
 
     needs: tuple[str, ...] = ()
     higher_is: Literal["easier", "harder"] = "harder"
+    averaged: bool = False
 
 
 @dataclass(frozen=True)
@@ -222,16 +227,20 @@ def docstring(target: str) -> str:
 
 @lru_cache(maxsize=64)
 def _docstrings(module: str) -> dict[str, str]:
-    """Docstrings of a module's functions and classes, without importing it."""
+    """Docstrings of a module's functions and classes, and its own for its values, without importing it."""
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"no module {module}")
-    body = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
-    return {
-        node.name: ast.get_docstring(node) or ""
-        for node in body
-        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    docs = {
+        target.id: ast.get_docstring(tree) or ""
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
     }
+    definitions = (node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef))
+    return docs | {node.name: ast.get_docstring(node) or "" for node in definitions}
 
 
 class Registry(Generic[E]):

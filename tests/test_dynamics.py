@@ -9,16 +9,17 @@ from hypothesis import strategies as st
 
 from winnow.tasks.errors import BadInput, WinnowError
 from winnow.tasks.registry import scores as registered
-from winnow.tasks.score import dynamics as module
 from winnow.tasks.score.dynamics import (
-    HIGHER_IS,
     DynamicsAccumulator,
-    final_scores,
     scores_from_epoch_rows,
     scores_from_log_probs,
     scores_from_logits,
 )
+from winnow.tasks.score.final import final_scores
+from winnow.tasks.score.recorder import Recorder
+from winnow.tasks.score.reducer import Reducer
 from winnow.tasks.store import Scratch
+from winnow.tasks.train.problems.classification import COLUMNS
 
 UPSTREAM = {
     "aum": "accumulated_margin",
@@ -88,6 +89,29 @@ def test_final_scores_match_the_published_ones(golden):
 # -- streaming is the definition -----------------------------------------------------------------------------
 
 
+def by_definition(log_probs, labels):
+    """Every score of dynamics from all probabilities (E, N, C), as their papers write them."""
+    p, at = np.exp(log_probs.astype(np.float64)), np.arange(log_probs.shape[1])
+    own = p[:, at, labels]
+    others = p.copy()
+    others[:, at, labels] = -1
+    right = log_probs.argmax(-1) == labels
+    forgotten = (right[:-1] & ~right[1:]).sum(0)
+    error = np.linalg.norm(p - np.eye(p.shape[2])[labels], axis=2)
+    return {
+        "aum": (own - others.max(2)).sum(0),
+        "confidence": own.mean(0),
+        "correctness": right.sum(0),
+        "el2n": error[:10].sum(0),
+        "entropy": -(p * np.maximum(log_probs, -1e4)).sum(2).mean(0),
+        "forgetting": forgotten,
+        "forgetting_toneva": np.where(right.any(0), forgotten, len(p)),
+        "last_correctness": right[-1],
+        "loss": -log_probs[:, at, labels].mean(0),
+        "variability": own.std(0),
+    }
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     epochs=st.integers(1, 14),
@@ -97,16 +121,71 @@ def test_final_scores_match_the_published_ones(golden):
     seed=st.integers(0, 1000),
     scale=st.sampled_from([0.0, 1.0, 8.0, 60.0]),
 )
-def test_streaming_equals_each_definition(epochs, n, classes, batch, seed, scale):
+def test_streamed_and_stored_are_the_definition(epochs, n, classes, batch, seed, scale):
     logits, labels = random_log(epochs, n, classes, seed, scale)
-    found = feed(DynamicsAccumulator(n, classes), logits, labels, batch=batch, seed=seed).scores()
+    streamed = feed(DynamicsAccumulator(n, classes), logits, labels, batch=batch, seed=seed).scores()
     log_probs = torch.log_softmax(torch.from_numpy(logits), -1)
-    for entry in registered:
-        if "dynamics" in entry.needs:
-            np.testing.assert_allclose(
-                found.pop(entry.name), entry(log_probs, labels), rtol=1e-6, atol=1e-6, err_msg=entry.name
-            )
-    assert not found, "a score that is not registered"
+    expected = by_definition(log_probs.numpy(), labels)
+    assert streamed.keys() == expected.keys() == {e.name for e in registered if "dynamics" in e.needs}
+    for name, values in expected.items():
+        np.testing.assert_allclose(streamed[name], values, rtol=1e-5, atol=2e-6, err_msg=name)
+        stored = registered.get(name)(log_probs, labels)
+        np.testing.assert_allclose(stored, streamed[name], rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("shards", [2, 3])
+def test_shards_of_an_epoch_merge_to_the_whole(shards):
+    """Ranks see batches of their own; one reduction an epoch makes them one, bit for bit."""
+    logits, labels = random_log(6)
+    whole = feed(DynamicsAccumulator(23, 4, keep_rows=True), logits, labels)
+    first, *others = (DynamicsAccumulator(23, 4, keep_rows=True) for _ in range(shards))
+    y = torch.as_tensor(labels)
+    for epoch, rows in enumerate(torch.from_numpy(logits)):
+        for shard, ids in zip((first, *others), torch.randperm(23).chunk(shards), strict=True):
+            shard(ids, rows[ids], y[ids], epoch)
+        for other in others:
+            first.absorb(other)
+        first.end_epoch()
+        others = [DynamicsAccumulator(23, 4) for _ in others]
+    merged = first.scores()
+    assert all(np.array_equal(merged[name], values) for name, values in whole.scores().items())
+    for one, other in zip(first.epoch_rows(), whole.epoch_rows(), strict=True):
+        assert all(np.array_equal(one.columns[name], other.columns[name]) for name in COLUMNS)
+    again, late = DynamicsAccumulator(23, 4), DynamicsAccumulator(23, 4)
+    again(torch.tensor([0]), torch.zeros(1, 4), torch.tensor([0]), 0)
+    late(torch.tensor([1]), torch.zeros(1, 4), torch.tensor([0]), 1)
+    with pytest.raises(BadInput, match="epoch 1 cannot be absorbed into epoch 0"):
+        again.absorb(late)
+
+
+def test_a_score_of_ones_own_is_a_reducer_and_a_line():
+    worst = Reducer(
+        ("loss",),
+        update=lambda state, visit: {"loss": state["loss"].maximum(visit.loss)},
+        result=lambda state: state["loss"],
+    )
+    logits, labels = random_log(5)
+    log_probs = torch.log_softmax(torch.from_numpy(logits), -1).numpy()
+    expected = -log_probs[:, np.arange(23), labels].min(0)
+    np.testing.assert_allclose(worst(log_probs, labels), expected, rtol=1e-6)
+    streamed = feed(DynamicsAccumulator(23, 4, scores={"worst": worst}), logits, labels).scores()
+    np.testing.assert_allclose(streamed["worst"], expected, rtol=1e-5)
+    with pytest.raises(AttributeError, match="no column 'iou'; it has margin, loss"):
+        Reducer((), lambda state, visit: {"x": visit.iou}, lambda state: state["visits"])(log_probs, labels)
+
+
+def test_other_problems_record_columns_of_their_own():
+    recorder = Recorder(
+        3,
+        ("distance",),
+        lambda outputs, targets: (outputs - targets).abs(),
+        {"mean": Reducer(("d",), lambda s, v: {"d": s["d"] + v.distance}, lambda s: s["d"] / s["visits"])},
+    )
+    for epoch, shift in enumerate((1.0, 3.0)):
+        ids = torch.tensor([0, 1, 2])[: 3 - epoch]
+        recorder(ids, torch.full((len(ids), 1), shift), torch.zeros(len(ids), 1), epoch)
+    assert recorder.seen["distance"].tolist() == [3, 3, 1], "of the last visit"
+    assert recorder.scores()["mean"].tolist() == [2, 2, 1]
 
 
 def test_definitions_by_hand():
@@ -189,18 +268,13 @@ def test_state_does_not_grow_with_epochs():
 
 def test_registry_says_which_end_is_hard():
     table = {entry.name: entry.higher_is for entry in registered if "dynamics" in entry.needs}
-    assert table == HIGHER_IS
     logits, labels = random_log(12, n=200, scale=1.0, seed=3)
     logits[np.arange(12)[:, None], np.arange(200), labels] += np.linspace(0, 4, 200)  # the later the easier
     for name, values in scores_from_logits(logits, labels).items():
         trend = np.corrcoef(np.arange(200), values)[0, 1]
         if name not in ("variability", "forgetting"):  # hard here because undecided, not because wrong
-            assert (trend > 0) == (HIGHER_IS[name] == "easier"), name
-    assert all(
-        entry.summary and entry.reference
-        for entry in registered
-        if entry.target.startswith(module.__name__) and entry.facts
-    )
+            assert (trend > 0) == (table[name] == "easier"), name
+    assert all(registered.get(name).summary and registered.get(name).reference for name in table)
 
 
 # -- resuming and storing ------------------------------------------------------------------------------------
@@ -226,7 +300,9 @@ def test_resumed_amid_an_epoch_is_bit_identical(stop, spilled, tmp_path):
     one, other = whole.scores(), halves[1].scores()
     assert all(np.array_equal(one[name], other[name]) for name in one)
     for a, b in zip(whole.epoch_rows(), halves[1].epoch_rows(), strict=True):
-        assert all(np.array_equal(getattr(a, name), getattr(b, name)) for name in vars(a))
+        assert a.epoch == b.epoch
+        assert np.array_equal(a.ids, b.ids)
+        assert all(np.array_equal(a.columns[name], b.columns[name]) for name in COLUMNS)
 
 
 def test_stored_epochs_give_the_same_scores_and_are_handed_out_once():
@@ -236,9 +312,7 @@ def test_stored_epochs_give_the_same_scores_and_are_handed_out_once():
     stored = list(accumulator.epoch_rows())
     assert list(accumulator.epoch_rows()) == []
     assert [rows.epoch for rows in stored] == list(range(12))
-    assert all(
-        np.array_equal(rows.ids, np.arange(23)) and np.array_equal(rows.labels, labels) for rows in stored
-    )
+    assert all(np.array_equal(rows.ids, np.arange(23)) for rows in stored)
     again = scores_from_epoch_rows(stored, 23)
     assert all(np.array_equal(found[name], again[name]) for name in found)
     with pytest.raises(BadInput, match="epoch 0 comes after epoch 11"):
@@ -301,7 +375,7 @@ def test_refuses_what_cannot_be(tmp_path):
     partial(ids, logits, labels, 0)
     with pytest.raises(BadInput, match=r"sample 2 was never seen \(2 of 4\)"):
         partial.scores()
-    with pytest.raises(BadInput, match="2 samples and 3 classes"):
+    with pytest.raises(BadInput, match="a state of 2 samples"):
         make().load_state_dict(DynamicsAccumulator(2, 3).state_dict())
 
 

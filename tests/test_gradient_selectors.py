@@ -13,7 +13,7 @@ from winnow.tasks.registry import scores, selectors
 from winnow.tasks.score.deepfool import deepfool
 from winnow.tasks.score.gradients import grand, grand_full, residuals_of, softmax
 from winnow.tasks.select.signals import Signals
-from winnow.tasks.train.loop import build
+from winnow.tasks.train.networks.build import build
 
 
 def rng(seed=0):

@@ -14,17 +14,16 @@ from torchvision.transforms import RandomResizedCrop
 from winnow.tasks.errors import BadInput, UnknownName, WinnowError
 from winnow.tasks.score.dynamics import DynamicsAccumulator
 from winnow.tasks.store import Scratch
-from winnow.tasks.train import loop
-from winnow.tasks.train.loader import (
-    DeviceLoader,
-    StreamLoader,
-    crop_flip,
-    draws_of,
-    open_loader,
-    random_resized_crop,
-)
-from winnow.tasks.train.loop import build, predict, train
+from winnow.tasks.train import checkpoint, loop
+from winnow.tasks.train import step as stepping
+from winnow.tasks.train.evaluate import predict
+from winnow.tasks.train.networks.build import build
+from winnow.tasks.train.plan import EpochPlan, Everything, shuffled
+from winnow.tasks.train.problems.augment import View, crop_flip, draws_of, random_resized_crop
+from winnow.tasks.train.problems.images import ImageProblem, ResidentImages, open_images
+from winnow.tasks.train.problems.streamed import StreamedImages
 from winnow.tasks.train.recipe import Recipe
+from winnow.tasks.train.schedule import learning_rates
 
 GREY = {"mean": (0.3,), "std": (0.35,)}
 FAST = Recipe(network="mlp", iterations=12, batch_size=16, lr=0.05, augment="crop", pad=1)
@@ -45,9 +44,47 @@ def toy(n=50, size=8, classes=3, channels=1, seed=0):
     return images.astype(np.uint8), targets
 
 
+def train(
+    images,
+    targets,
+    *,
+    classes,
+    recipe,
+    seed,
+    mean,
+    std,
+    rows=None,
+    weights=None,
+    test=None,
+    workers=None,
+    **options,
+):
+    """Train on arrays."""
+    shared = {"classes": classes, "mean": mean, "std": std, "workers": workers}
+    problem = ImageProblem(images, targets, rows=rows, **shared)
+    policy = None if weights is None else Everything(problem.n, weights)
+    exam = None if test is None else ImageProblem(*test, **shared)
+    return loop.train(problem, recipe, seed=seed, policy=policy, test=exam, **options)
+
+
 def toy_train(recipe=FAST, *, seed=0, n=50, **options):
     images, targets = toy(n)
     return train(images, targets, classes=3, recipe=recipe, seed=seed, **{**GREY, **options})
+
+
+def rates_of(recipe, n):
+    """Learning rate of every step of a training on n samples."""
+    total = recipe.total_steps(n)
+    return learning_rates(recipe, np.arange(total, dtype=float), total, recipe.steps_per_epoch(n))
+
+
+CPU = torch.device("cpu")
+
+
+def epoch_of(loader, epoch, *, seed, batch_size=16):
+    """An epoch's batches on all rows, as the loop draws them: (rows, images, targets)."""
+    plan = shuffled(Everything(loader.n).plan(epoch, {}, torch.Generator()), seed, epoch)
+    return [(b.rows, b.inputs, b.targets) for b in loader.training(plan.rows, epoch, batch_size)]
 
 
 def same_weights(one, other):
@@ -102,18 +139,13 @@ def test_deepcores_cosine_is_an_epoch_late():
         theirs.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         scheduler.step()
-    ours = Recipe(epochs=epochs, batch_size=50, lag=1).learning_rates(50 * steps)
+    ours = rates_of(Recipe(epochs=epochs, batch_size=50, scheduler="deepcore"), 50 * steps)
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
     assert ours.max() > 0.1, "it rises at first"
     assert ours[-1] == pytest.approx(1.06e-4, rel=0.01), "and does not quite end"
-    for wrong in (
-        {"iterations": 10},
-        {"epochs": 3, "scheduler": "constant"},
-        {"epochs": 3, "warmup": 1},
-        {"epochs": 1},
-    ):
-        with pytest.raises(ValueError, match="lag needs"):
-            Recipe(lag=1, **wrong)
+    for wrong in ({"iterations": 10}, {"epochs": 3, "warmup": 1}, {"epochs": 1}):
+        with pytest.raises(ValueError, match="'deepcore' needs epochs of 2 or more"):
+            Recipe(scheduler="deepcore", **wrong)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +157,7 @@ def test_deepcores_cosine_is_an_epoch_late():
             lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 100, 1e-4),
         ),
         (
-            Recipe(iterations=100, batch_size=30, upstream=True),
+            Recipe(iterations=100, batch_size=30, whole_epochs=True),
             210,
             lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 100, 1e-4),
         ),
@@ -168,16 +200,16 @@ def test_deepcores_cosine_is_an_epoch_late():
     ],
 )
 def test_learning_rates_are_torchs(recipe, n, make):
-    rates = recipe.learning_rates(n)
+    rates = rates_of(recipe, n)
     assert len(rates) == recipe.total_steps(n)
     np.testing.assert_allclose(rates, torch_rates(make, len(rates)), rtol=1e-9, atol=1e-15)
 
 
 def test_steps_and_milestones_count_from_the_start():
-    step = Recipe(epochs=6, batch_size=50, warmup=2, scheduler="step", step_size=3).learning_rates(50)
-    milestones = Recipe(
-        epochs=6, batch_size=50, warmup=2, scheduler="multistep", milestones=(3,)
-    ).learning_rates(50)
+    step = rates_of(Recipe(epochs=6, batch_size=50, warmup=2, scheduler="step", step_size=3), 50)
+    milestones = rates_of(
+        Recipe(epochs=6, batch_size=50, warmup=2, scheduler="multistep", milestones=(3,)), 50
+    )
     assert step == pytest.approx(milestones)
     assert step == pytest.approx([0.1 / 3, 0.2 / 3, 0.1, 0.01, 0.01, 0.01])
 
@@ -185,11 +217,11 @@ def test_steps_and_milestones_count_from_the_start():
 def test_published_length():
     thirty = Recipe(iterations=40_000)
     assert (thirty.steps_per_epoch(15_000), thirty.total_steps(15_000)) == (59, 40_000)
-    assert thirty.model_copy(update={"upstream": True}).total_steps(15_000) == 678 * 59
+    assert thirty.model_copy(update={"whole_epochs": True}).total_steps(15_000) == 678 * 59
     exactly = (
         1e-4 + (0.1 - 1e-4) * (1 + np.cos(np.pi * np.arange(40_000.0) / 40_000)) / 2
     )  # to the last bit: trainings amplify it
-    assert np.array_equal(thirty.learning_rates(15_000), exactly)
+    assert np.array_equal(rates_of(thirty, 15_000), exactly)
     assert Recipe(epochs=2, batch_size=4, drop_last=True).total_steps(10) == 4
     with pytest.raises(BadInput, match="no batch of 4"):
         Recipe(epochs=2, batch_size=4, drop_last=True).total_steps(3)
@@ -253,34 +285,25 @@ def test_draws_cover_their_range_evenly():
     assert not torch.equal(top, left)
 
 
-def batches(loader, epoch=0):
-    return [tuple(part.clone() for part in batch) for batch in loader.epoch(epoch)]
-
-
 @pytest.mark.parametrize("augment", ["none", "crop", "crop_flip"])
 def test_resident_and_streamed_batches_are_the_same(augment, monkeypatch):
     images, targets = toy(30, channels=3)
     rows = np.arange(29, 4, -1)
-    options = {
-        "mean": (0.4, 0.5, 0.6),
-        "std": (0.2, 0.3, 0.4),
-        "device": torch.device("cpu"),
-        "batch_size": 8,
-        "augment": augment,
-        "pad": 2,
-    }
-    resident = open_loader(images, targets[rows], rows=rows, seed=3, **options)
-    streamed = open_loader(
-        Listed(images, (8, 8, 3)), targets[rows], rows=rows, seed=3, resident=False, workers=0, **options
+    view = View((0.4, 0.5, 0.6), (0.2, 0.3, 0.4), augment=augment, pad=2, seed=3)
+    resident = open_images(images, targets[rows], view, CPU, rows=rows)
+    streamed = open_images(
+        Listed(images, (8, 8, 3)), targets[rows], view, CPU, rows=rows, resident=False, workers=0
     )
-    assert isinstance(resident, DeviceLoader)
-    assert isinstance(streamed, StreamLoader)
+    assert isinstance(resident, ResidentImages)
+    assert isinstance(streamed, StreamedImages)
+    assert (resident.sites, resident.values) == (streamed.sites, streamed.values) == (64, 192)
     monkeypatch.setattr(
-        "winnow.tasks.train.loader.CHUNK_VALUES", {"cpu": 8 * 8 * 3 * 8, "cuda": 1}
+        "winnow.tasks.train.problems.images.CHUNK_VALUES", {"cpu": 8 * 8 * 3 * 8, "cuda": 1}
     )  # one batch a chunk
-    for a, b in zip(batches(resident, 4), batches(streamed, 4), strict=True):
+    both = (epoch_of(loader, 4, seed=3, batch_size=8) for loader in (resident, streamed))
+    for a, b in zip(*both, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-    found = torch.cat([x for _, x, _ in resident.sequential(7)])
+    found = torch.cat([batch.inputs for batch in resident.plain(7)])
     expected = (
         torch.from_numpy(images[rows]).permute(0, 3, 1, 2).double() / 255
         - torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1)
@@ -290,17 +313,19 @@ def test_resident_and_streamed_batches_are_the_same(augment, monkeypatch):
 
 def test_an_epoch_visits_every_sample_once_in_an_order_of_its_own():
     images, targets = toy(23)
-    loader = open_loader(images, targets, **GREY, device=torch.device("cpu"), batch_size=5, seed=0)
-    orders = [torch.cat([rows for rows, _, _ in loader.epoch(e)]) for e in (0, 1, 0)]
+    loader = open_images(images, targets, View(**GREY), CPU)
+    orders = [
+        torch.cat([rows for rows, _, _ in epoch_of(loader, e, seed=0, batch_size=5)]) for e in (0, 1, 0)
+    ]
     assert all(torch.equal(order.sort().values, torch.arange(23)) for order in orders)
     assert torch.equal(orders[0], orders[2])
     assert not torch.equal(orders[0], orders[1])
-    for rows, _, y in loader.epoch(2):
+    for rows, _, y in epoch_of(loader, 2, seed=0, batch_size=5):
         assert np.array_equal(y.numpy(), targets[rows.numpy()])
-    dropping = open_loader(
-        images, targets, **GREY, device=torch.device("cpu"), batch_size=5, seed=0, drop_last=True
-    )
-    assert [len(rows) for rows, _, _ in dropping.epoch(0)] == [5] * 4
+    seen = []
+    recipe = FAST.model_copy(update={"batch_size": 5, "drop_last": True, "iterations": 4})
+    toy_train(recipe, n=23, observe=lambda rows, *_: seen.append(len(rows)))
+    assert seen == [5] * 4
 
 
 def test_random_resized_crops_have_the_published_area_and_aspect():
@@ -340,19 +365,13 @@ def test_random_resized_crops_depend_on_seed_epoch_and_row_alone(workers):
     images, targets = of_many_sizes()
     image = np.random.default_rng(1).integers(0, 256, (200, 200, 3), dtype=np.uint8)
     images.images = [image] * 24
-    options = {
-        "mean": (0.5,) * 3,
-        "std": (0.3,) * 3,
-        "device": torch.device("cpu"),
-        "augment": "imagenet",
-        "size": 12,
-    }
     seen = []
     for batch_size, processes, seed in ((7, 0, 1), (24, workers, 1), (24, 0, 2)):
-        loader = open_loader(images, targets, batch_size=batch_size, workers=processes, seed=seed, **options)
+        view = View((0.5,) * 3, (0.3,) * 3, augment="imagenet", size=12, seed=seed)
+        loader = open_images(images, targets, view, CPU, workers=processes)
         found = torch.empty(2, 24, 3, 12, 12)
         for epoch in (0, 1):
-            for rows, x, y in loader.epoch(epoch):
+            for rows, x, y in epoch_of(loader, epoch, seed=seed, batch_size=batch_size):
                 found[epoch, rows] = x
                 assert np.array_equal(y.numpy(), targets[rows.numpy()])
         loader.close()
@@ -379,27 +398,40 @@ def test_trains_on_images_of_many_sizes(augment):
         test=(images, targets),
         workers=0,
     )
-    assert trained.size == 12
+    assert trained.shape == {"classes": 3, "channels": 3, "size": 12}
     assert trained.last_accuracy > 0.9
 
 
 def test_loader_refusals():
     images, targets = toy(10)
-    cpu = {"device": torch.device("cpu"), **GREY}
+    view = View(**GREY)
     with pytest.raises(BadInput, match="9 targets of 10 images"):
-        open_loader(images, targets[:9], **cpu)
+        open_images(images, targets[:9], view, CPU)
     with pytest.raises(BadInput, match=r"rows\[1\] = 10 is outside"):
-        open_loader(images, targets[:2], rows=np.array([0, 10]), **cpu)
+        open_images(images, targets[:2], view, CPU, rows=np.array([0, 10]))
     with pytest.raises(BadInput, match="not uint8"):
-        open_loader(images.astype(np.float32), targets, **cpu)
+        open_images(images.astype(np.float32), targets, view, CPU)
     with pytest.raises(BadInput, match="3 channels"):
-        open_loader(np.repeat(images, 3, -1), targets, **cpu)
+        open_images(np.repeat(images, 3, -1), targets, view, CPU)
     with pytest.raises(BadInput, match="not square"):
-        open_loader(images[:, :6], targets, **cpu)
+        open_images(images[:, :6], targets, view, CPU)
     with pytest.raises(BadInput, match="pad = 8"):
-        open_loader(images, targets, augment="crop", pad=8, **cpu)
+        open_images(images, targets, View(**GREY, augment="crop", pad=8), CPU)
     with pytest.raises(BadInput, match="no images"):
-        open_loader(images[:0], targets[:0], **cpu)
+        open_images(images[:0], targets[:0], view, CPU)
+    with pytest.raises(BadInput, match="does not go with augment='imagenet'"):
+        open_images(images, targets, View(**GREY, augment="imagenet"), CPU, resident=True)
+
+
+def test_what_takes_decoding_is_decoded_once():
+    images, targets = of_many_sizes()
+    reads = []
+    images.read = lambda rows, read=images.read: reads.append(len(rows)) or read(rows)
+    for _ in range(3):
+        open_images(images, targets, View((0.5,) * 3, (0.3,) * 3, size=12), CPU)
+    assert reads == [24]
+    open_images(images, targets, View((0.5,) * 3, (0.3,) * 3, size=10), CPU)
+    assert reads == [24, 24], "another size is another picture"
 
 
 # -- the loop ------------------------------------------------------------------------------------------------
@@ -424,11 +456,9 @@ def test_the_loop_is_plain_sgd(momentum, nesterov):
         network.parameters(), lr=0.1, momentum=momentum, nesterov=nesterov, weight_decay=5e-4, foreach=False
     )
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 9, 1e-4)
-    loader = open_loader(
-        images, targets, **GREY, device=torch.device("cpu"), batch_size=16, augment="crop", pad=1, seed=3
-    )
+    loader = open_images(images, targets, View(**GREY, augment="crop", pad=1, seed=3), CPU)
     losses = []
-    for _, x, y in [batch for epoch in range(3) for batch in loader.epoch(epoch)][:9]:
+    for _, x, y in [batch for epoch in range(3) for batch in epoch_of(loader, epoch, seed=3)][:9]:
         optimiser.zero_grad()
         loss = F.cross_entropy(network(x.contiguous()), y, label_smoothing=0.1)
         losses.append(loss.item() * len(y))
@@ -459,8 +489,8 @@ def test_the_loop_is_plain_adam(optimizer, theirs):
     network = build("convnet", classes=3, channels=1, size=8, seed=3)
     optimiser = theirs(network.parameters(), lr=0.01, weight_decay=0.1, foreach=False)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 9)
-    loader = open_loader(images, targets, **GREY, device=torch.device("cpu"), batch_size=16, seed=3)
-    for _, x, y in [batch for epoch in range(3) for batch in loader.epoch(epoch)][:9]:
+    loader = open_images(images, targets, View(**GREY), CPU)
+    for _, x, y in [batch for epoch in range(3) for batch in epoch_of(loader, epoch, seed=3)][:9]:
         optimiser.zero_grad()
         F.cross_entropy(network(x.contiguous()), y).backward()
         optimiser.step()
@@ -506,12 +536,12 @@ def test_history_and_lengths():
     assert trained.best_accuracy == max(row["accuracy"] for row in tests)
     assert trained.samples_seen == 50 + 50 + 32
     assert trained.history[0]["lr"] == pytest.approx(
-        FAST.model_copy(update={"iterations": 10}).learning_rates(50)[3]
+        rates_of(FAST.model_copy(update={"iterations": 10}), 50)[3]
     )
     assert told[-1] == (10, 10)
     seconds = [row["seconds"] for row in trained.history]
     assert seconds == sorted(seconds)
-    assert toy_train(FAST.model_copy(update={"iterations": 10, "upstream": True})).steps == 12
+    assert toy_train(FAST.model_copy(update={"iterations": 10, "whole_epochs": True})).steps == 12
     once = toy_train(test=(images, targets))
     assert [row["step"] for row in once.history if row["split"] == "test"] == [12]
     assert toy_train().best_accuracy is None
@@ -560,10 +590,8 @@ def test_observer_sees_the_logits_of_the_loss():
         observe=lambda rows, logits, y, epoch: seen.append((rows.clone(), logits.clone(), y.clone(), epoch)),
         **GREY,
     )
-    loader = open_loader(
-        images, targets, **GREY, device=torch.device("cpu"), batch_size=16, augment="crop", pad=1, seed=0
-    )
-    rows, x, y = next(iter(loader.epoch(0)))
+    loader = open_images(images, targets, View(**GREY, augment="crop", pad=1, seed=0), CPU)
+    rows, x, y = epoch_of(loader, 0, seed=0)[0]
     network = build("convnet", classes=3, channels=1, size=8, seed=0).train()
     assert torch.equal(seen[0][0], rows)
     torch.testing.assert_close(seen[0][1], network(x).detach(), atol=1e-5, rtol=1e-5)
@@ -583,14 +611,20 @@ class Killed(Exception):
 
 
 class Dying(DynamicsAccumulator):
-    """An accumulator whose process dies in a given epoch."""
+    """An accumulator whose process dies at a given step of a given epoch."""
 
-    dies = -1
+    dies, at, calls = -1, 0, 0
 
     def __call__(self, rows, logits, y, epoch):
-        if epoch == self.dies:
+        self.calls = self.calls + 1 if epoch == self.dies else 0
+        if epoch == self.dies and self.calls > self.at:
             raise Killed
         super().__call__(rows, logits, y, epoch)
+
+
+def checkpoint_every(monkeypatch, seconds):
+    monkeypatch.setattr(checkpoint, "CHECKPOINT_SECONDS", seconds)
+    monkeypatch.setattr(checkpoint, "CHECKPOINT_SHARE", 1e9)
 
 
 @pytest.mark.parametrize("cadence", [0.0, 0.004])
@@ -614,7 +648,7 @@ def test_resumed_is_bit_identical(network, optimizer, lr, cadence, tmp_path, mon
     whole_dynamics = DynamicsAccumulator(50, 3)
     whole = train(images, targets, observe=whole_dynamics, **options)
 
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", cadence)
+    checkpoint_every(monkeypatch, cadence)
     scratch = Scratch(tmp_path)
     for epoch in (5, 7):
         dynamics = Dying(50, 3)
@@ -623,7 +657,7 @@ def test_resumed_is_bit_identical(network, optimizer, lr, cadence, tmp_path, mon
             train(images, targets, observe=dynamics, scratch=scratch, **options)
     saved = scratch.load("train")
     if not cadence:
-        assert saved["epochs_done"] == 7
+        assert saved["counts"][:2] == [7, 0]
     dynamics = DynamicsAccumulator(50, 3)
     resumed = train(images, targets, observe=dynamics, scratch=scratch, **options)
     assert same_weights(whole, resumed)
@@ -633,11 +667,100 @@ def test_resumed_is_bit_identical(network, optimizer, lr, cadence, tmp_path, mon
     assert strip(whole.history) == strip(resumed.history)
 
 
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_resumed_within_an_epoch_is_bit_identical(at, tmp_path, monkeypatch):
+    images, targets = toy(50)
+    recipe = Recipe(
+        network="convnet", epochs=5, batch_size=16, lr=0.05, augment="crop", pad=1, test_interval=1
+    )
+    options = {"classes": 3, "recipe": recipe, "seed": 0, "test": (images, targets), **GREY}
+    whole_dynamics = DynamicsAccumulator(50, 3)
+    whole = train(images, targets, observe=whole_dynamics, **options)
+    checkpoint_every(monkeypatch, 0.0)
+    monkeypatch.setattr(loop, "TICK_SECONDS", 0.0)
+    scratch, dying = Scratch(tmp_path), Dying(50, 3)
+    dying.dies, dying.at = 2, at
+    with pytest.raises(Killed):
+        train(images, targets, observe=dying, scratch=scratch, **options)
+    assert scratch.load("train")["counts"][:2] == [2, at]
+    dynamics = DynamicsAccumulator(50, 3)
+    resumed = train(images, targets, observe=dynamics, scratch=scratch, **options)
+    assert same_weights(whole, resumed)
+    one, other = whole_dynamics.scores(), dynamics.scores()
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+    strip = lambda rows: [{k: v for k, v in row.items() if k != "seconds"} for row in rows]  # noqa: E731
+    assert strip(whole.history) == strip(resumed.history)
+
+
+def test_checkpoints_take_a_small_share_of_the_time(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(checkpoint.time, "perf_counter", lambda: clock[0])
+    saves = []
+
+    class Slow:
+        def save(self, name, state):
+            saves.append(clock[0])
+            clock[0] += 3.0
+
+    run = checkpoint.Run("x", Slow())
+    network = torch.nn.Linear(1, 1)
+    optimizer = type("O", (), {"optimizer": type("S", (), {"state": []})})
+    while clock[0] < 1000:
+        clock[0] += 1.0
+        run.save_when_due(network, optimizer, None)
+    assert 3.0 * len(saves) <= 0.025 * 1000
+    assert saves[0] <= 3.0
+
+
+class Halves:
+    """Trains on the rows of higher loss once all have been seen; every other epoch on all."""
+
+    def plan(self, epoch, seen, generator):
+        loss = seen["loss"]
+        hidden = epoch % 2 == 1
+        rows = loss.argsort(descending=True)[: len(loss) // 2] if hidden else torch.arange(len(loss))
+        return EpochPlan(rows, torch.ones(len(rows)))
+
+    def identity(self):
+        return "halves"
+
+
+def test_a_policy_plans_by_what_was_seen_and_the_schedule_ends_where_it_should(tmp_path, monkeypatch):
+    images, targets = toy(64)
+    recipe = Recipe(network="mlp", epochs=6, batch_size=16, lr=0.05, augment="none", min_lr=0.0)
+    options = {"classes": 3, "recipe": recipe, "seed": 0, **GREY}
+    problem = ImageProblem(images, targets, classes=3, **GREY)
+    dynamics = DynamicsAccumulator(64, 3, keep_rows=True)
+    trained = loop.train(problem, recipe, seed=0, policy=Halves(), observe=dynamics)
+    rows = list(dynamics.epoch_rows())
+    assert [len(r.ids) for r in rows] == [64, 32, 64, 32, 64, 32]
+    hardest = np.sort(np.argsort(-rows[2].columns["loss"], kind="stable")[:32])
+    assert np.array_equal(rows[3].ids, hardest)
+    assert trained.samples_seen == 3 * 96
+    rates = [row["lr"] for row in trained.history]
+    full = rates_of(recipe, 64)
+    assert rates[0] == full[3], "an epoch on everything ends at its last step"
+    assert rates[1] == pytest.approx(full[6]), (
+        "one of two steps ends at its second, two steps before the epoch's end"
+    )
+    assert rates[-1] == pytest.approx(full[22])
+    checkpoint_every(monkeypatch, 0.0)
+    scratch, dying = Scratch(tmp_path), Dying(64, 3)
+    dying.dies = 3
+    with pytest.raises(Killed):
+        loop.train(problem, recipe, seed=0, policy=Halves(), observe=dying, scratch=scratch)
+    resumed = loop.train(
+        problem, recipe, seed=0, policy=Halves(), observe=DynamicsAccumulator(64, 3), scratch=scratch
+    )
+    assert same_weights(trained, resumed)
+    assert not same_weights(trained, train(images, targets, **options))
+
+
 def test_a_checkpoint_of_other_work_is_not_continued(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    checkpoint_every(monkeypatch, 0.0)
     scratch = Scratch(tmp_path)
     toy_train(scratch=scratch)
-    assert scratch.load("train")["step"] == 12
+    assert scratch.load("train")["counts"][2] == 12
     assert same_weights(toy_train(seed=1, scratch=scratch), toy_train(seed=1))
     weights = np.linspace(1, 2, 50)
     assert same_weights(
@@ -691,7 +814,7 @@ def test_refusals():
         train(images, np.where(np.arange(50) == 4, 3, targets), **options)
     with pytest.raises(BadInput, match="not whole numbers"):
         train(images, targets.astype(float), **options)
-    with pytest.raises(BadInput, match=r"test targets\[0\] = -1"):
+    with pytest.raises(BadInput, match=r"targets\[0\] = -1"):
         train(images, targets, test=(images, targets - 1 - targets[0]), **options)
     with pytest.raises(BadInput, match="3 channels"):
         train(images, targets, test=(np.repeat(toy(5)[0], 3, -1), targets[:5]), **options)
@@ -702,12 +825,13 @@ def test_refusals():
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_training_does_not_import_the_compiler(optimizer):
     code = (
-        "import sys, numpy as np; from winnow.tasks.train.loop import train; from winnow.tasks.train.recipe "
-        "import Recipe; "
-        "train(np.zeros((8, 8, 8, 1), np.uint8), np.zeros(8, int), classes=2, mean=(0.0,), std=(1.0,), "
-        "seed=0, "
-        f"recipe=Recipe(network='convnet', optimizer='{optimizer}', iterations=2, batch_size=8, "
-        "augment='none')); "
+        "import sys, numpy as np; from winnow.tasks.train.loop import train; "
+        "from winnow.tasks.train.problems.images import ImageProblem; "
+        "from winnow.tasks.train.recipe import Recipe; "
+        "images, targets = np.zeros((8, 8, 8, 1), np.uint8), np.zeros(8, int); "
+        "problem = ImageProblem(images, targets, classes=2, mean=(0.0,), std=(1.0,)); "
+        f"recipe = Recipe(network='convnet', optimizer='{optimizer}', iterations=2, batch_size=8, augment='none'); "
+        "train(problem, recipe, seed=0); "
         "print('torch._dynamo' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -770,7 +894,7 @@ def test_captured_steps_are_eager_steps(optimizer, lr, monkeypatch):
         seen[name] = trained, dynamics.scores()
 
     run("graph")
-    monkeypatch.setattr(loop, "WARM_UP_STEPS", 10**9)
+    monkeypatch.setattr(stepping, "WARM_UP_CALLS", 10**9)
     run("eager")
     for name, value in seen["eager"][0].network.items():
         torch.testing.assert_close(seen["graph"][0].network[name], value, atol=2e-3, rtol=1e-2, msg=name)

@@ -12,9 +12,11 @@ from torch.nn import functional as F
 from winnow.tasks.errors import BadInput, MissingData, UnknownName
 from winnow.tasks.registry import networks
 from winnow.tasks.store import Scratch
-from winnow.tasks.train import loop
-from winnow.tasks.train.loop import build, train
+from winnow.tasks.train import checkpoint
+from winnow.tasks.train.loop import train
+from winnow.tasks.train.networks.build import build
 from winnow.tasks.train.networks.published import Dropout
+from winnow.tasks.train.problems.images import ImageProblem
 from winnow.tasks.train.recipe import Recipe
 
 IMAGES = [(28, 1), (32, 3), (64, 3)]  # MNIST, CIFAR, Tiny-ImageNet
@@ -222,7 +224,8 @@ class Killed(Exception):
 def trained_on_noise(recipe, **options):
     rng = np.random.default_rng(0)
     images, targets = rng.integers(0, 256, (2, 28, 28, 1)).astype(np.uint8), np.array([0, 2])
-    return train(images, targets, classes=3, mean=(0.5,), std=(0.3,), recipe=recipe, seed=1, **options)
+    problem = ImageProblem(images, targets, classes=3, mean=(0.5,), std=(0.3,))
+    return train(problem, recipe, seed=1, **options)
 
 
 def test_a_network_with_dropout_resumes_bit_identically(tmp_path, monkeypatch):
@@ -230,8 +233,8 @@ def test_a_network_with_dropout_resumes_bit_identically(tmp_path, monkeypatch):
     before = torch.get_rng_state()
     whole = trained_on_noise(recipe)
     assert torch.equal(torch.get_rng_state(), before)
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(loop, "PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint, "CHECKPOINT_SHARE", 1e9)
     scratch = Scratch(tmp_path)
 
     def die(done, total, note):

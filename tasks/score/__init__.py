@@ -5,25 +5,32 @@ from typing import Literal
 from winnow.tasks.registry import scores
 
 _dynamics = {"needs": ("labels", "dynamics")}
-scores.add("aum", ".dynamics:aum", higher_is="easier", **_dynamics)
-scores.add("confidence", ".dynamics:confidence", higher_is="easier", **_dynamics)
-scores.add("correctness", ".dynamics:correctness", higher_is="easier", **_dynamics)
-scores.add("el2n", ".dynamics:el2n", higher_is="harder", **_dynamics)
-scores.add("entropy", ".dynamics:entropy", higher_is="harder", **_dynamics)
-scores.add("forgetting", ".dynamics:forgetting", higher_is="harder", **_dynamics)
-scores.add("forgetting_toneva", ".dynamics:forgetting_toneva", higher_is="harder", **_dynamics)
-scores.add("last_correctness", ".dynamics:last_correctness", higher_is="easier", **_dynamics)
-scores.add("loss", ".dynamics:loss", higher_is="harder", **_dynamics)
-scores.add("variability", ".dynamics:variability", higher_is="harder", **_dynamics)
+scores.add("aum", ".aum:aum", higher_is="easier", **_dynamics)
+scores.add("confidence", ".confidence:confidence", higher_is="easier", **_dynamics)
+scores.add("correctness", ".correctness:correctness", higher_is="easier", **_dynamics)
+scores.add("el2n", ".el2n:el2n", higher_is="harder", **_dynamics)
+scores.add("entropy", ".entropy:entropy", higher_is="harder", **_dynamics)
+scores.add("forgetting", ".forgetting:forgetting", higher_is="harder", **_dynamics)
+scores.add("forgetting_toneva", ".forgetting_toneva:forgetting_toneva", higher_is="harder", **_dynamics)
+scores.add("last_correctness", ".last_correctness:last_correctness", higher_is="easier", **_dynamics)
+scores.add("loss", ".loss:loss", higher_is="harder", **_dynamics)
+scores.add("variability", ".variability:variability", higher_is="harder", **_dynamics)
 
 _final = {"needs": ("labels", "logits")}
-scores.add("final_confidence", ".dynamics:final_confidence", higher_is="easier", **_final)
-scores.add("final_entropy", ".dynamics:final_entropy", higher_is="harder", **_final)
-scores.add("final_loss", ".dynamics:final_loss", higher_is="harder", **_final)
-scores.add("max_logit", ".dynamics:max_logit", higher_is="easier", needs=("logits",))
+scores.add("final_confidence", ".final:final_confidence", higher_is="easier", **_final)
+scores.add("final_entropy", ".final:final_entropy", higher_is="harder", **_final)
+scores.add("final_loss", ".final:final_loss", higher_is="harder", **_final)
+scores.add("max_logit", ".final:max_logit", higher_is="easier", needs=("logits",))
 
-scores.add("grand", ".gradients:grand", higher_is="harder", needs=("residuals", "features"))
-scores.add("grand_full", ".gradients:grand_full", higher_is="harder", needs=("network", "images", "labels"))
+# their paper averages these over trainings
+scores.add("grand", ".gradients:grand", higher_is="harder", needs=("residuals", "features"), averaged=True)
+scores.add(
+    "grand_full",
+    ".gradients:grand_full",
+    higher_is="harder",
+    needs=("network", "images", "labels"),
+    averaged=True,
+)
 scores.add("deepfool", ".deepfool:deepfool", higher_is="easier", needs=("network", "images"))
 scores.add("prototypicality", ".prototypicality:prototypicality", higher_is="harder", needs=("features",))
 

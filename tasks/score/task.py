@@ -9,33 +9,51 @@ from winnow.tasks.artifacts import Artifact, ArtifactWriter, write
 from winnow.tasks.cache import cached_task, context
 from winnow.tasks.data.task import labels_of, open_split
 from winnow.tasks.progress import progress
+from winnow.tasks.registry import ScoreEntry
+from winnow.tasks.registry import scores as registered
 from winnow.tasks.train.recipe import Recipe
 from winnow.tasks.train.task import TRAINING, history_columns, trained_by, write_network
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     import numpy as np
     import torch
-    from torch import nn
 
     from winnow.tasks.data.split import Split
     from winnow.tasks.train.loop import Trained
 
-__all__ = ["PASSES", "add_score", "average_score", "record_dynamics"]
+__all__ = ["add_score", "average_score", "final_scores", "record_dynamics", "takes_a_pass"]
 
-PASSES = ("deepfool", "grand_full")  # scores that a training does not give: they take a pass of their own
+PASS_BATCH = 256  # images whose gradients are taken at a time, at most
 
 log = logging.getLogger("winnow.tasks.score")
 
 
+def takes_a_pass(name: str) -> bool:
+    """Whether a score is made by a pass through the trained network, instead of by its training."""
+    return name in registered and "network" in registered.get(name).needs
+
+
+def final_scores() -> list[ScoreEntry]:
+    """The scores that the trained network's logits and features give."""
+    sources = {"logits", "residuals"}
+    return [entry for entry in registered if sources & set(entry.needs)]
+
+
+def _recorded_by(recipe: Recipe) -> Any:
+    """A recipe as a key sees it, with the versions of all scores that its training gives."""
+    every = [entry.identity for entry in registered if not takes_a_pass(entry.name)]
+    return {**trained_by(recipe), "scores": every}
+
+
 @cached_task(
-    version="4",
+    version="5",
     name="dynamics",
     run_name="dynamics",
     ignore=("device",),
-    seen_as={"recipe": trained_by},
-    modules=("winnow.tasks.score.dynamics", "winnow.tasks.score.gradients", *TRAINING),
+    seen_as={"recipe": _recorded_by},
+    modules=("winnow.tasks.score.dynamics", *TRAINING),
 )
 def record_dynamics(
     samples: Artifact,
@@ -73,6 +91,7 @@ def record_dynamics(
     from winnow.tasks.hardware import describe, leased_device
     from winnow.tasks.score.dynamics import DynamicsAccumulator
     from winnow.tasks.train.loop import train as run_training
+    from winnow.tasks.train.problems.images import ImageProblem
 
     split = open_split(samples)
     targets = labels_of(labels, split.ids)
@@ -88,13 +107,10 @@ def record_dynamics(
         )
         spill = context().scratch if store_dynamics else None  # finished epochs leave memory and checkpoints
         accumulator = DynamicsAccumulator(len(targets), classes, where, keep_rows=store_dynamics, spill=spill)
+        problem = ImageProblem(split.images, targets, classes=classes, mean=split.mean, std=split.std)
         trained = run_training(
-            split.images,
-            targets,
-            classes=classes,
-            mean=split.mean,
-            std=split.std,
-            recipe=recipe,
+            problem,
+            recipe,
             seed=seed,
             device=where,
             observe=accumulator,
@@ -122,11 +138,8 @@ def record_dynamics(
                         "epoch": np.full(len(rows.ids), rows.epoch, np.int16),
                         "id": split.ids[rows.ids],
                         "label": targets[rows.ids].astype(np.int32),
-                        "margin": rows.margin,
-                        "loss": rows.loss,
-                        "correct": rows.correct,
-                        "el2n": rows.el2n,
-                        "entropy": rows.entropy,
+                        **rows.columns,
+                        "correct": rows.columns["correct"] > 0,
                     }
                 )
             written["dynamics"] = writer.finish()
@@ -143,9 +156,8 @@ def _final_pass(
     tell: Any,
 ) -> tuple[dict[str, np.ndarray], dict[str, Artifact]]:
     """Scores of the trained network, and its features and logits as artifacts."""
-    from winnow.tasks.score.dynamics import final_scores, max_logit
     from winnow.tasks.score.gradients import grand, residuals_of, softmax
-    from winnow.tasks.train.loop import predict
+    from winnow.tasks.train.evaluate import predict
 
     channels = split.images.shape[-1] if split.images.shape else 3
     mean, std = (split.mean, split.std) if normalised else ((0.0,) * channels, (1.0,) * channels)
@@ -158,9 +170,17 @@ def _final_pass(
         size=trained.recipe.size,
         progress=tell,
     )
-    scores = {f"final_{name}": values for name, values in final_scores(logits, targets).items()}
-    scores["max_logit"] = max_logit(logits)
-    scores["grand"] = grand(residuals_of(softmax(logits), targets), features, upstream_batch=grand_batch)
+    known: dict[str, Any] = {
+        "logits": logits,
+        "labels": targets,
+        "features": features,
+        "residuals": residuals_of(softmax(logits), targets),
+    }
+    scores = {
+        entry.name: entry.direct(**{need: known[need] for need in entry.needs}) for entry in final_scores()
+    }
+    if grand_batch is not None:
+        scores["grand"] = grand(known["residuals"], features, upstream_batch=grand_batch)
     return scores, {
         "features": write(
             "embeddings",
@@ -173,12 +193,12 @@ def _final_pass(
 
 
 @cached_task(
-    version="1",
+    version="2",
     name="add-score",
     run_name="score-{name}",
     ignore=("device",),
-    seen_as={"recipe": trained_by},
-    modules=("winnow.tasks.score.deepfool", "winnow.tasks.score.gradients", *TRAINING),
+    seen_as={"recipe": trained_by, "name": lambda name: registered.get(name).identity},
+    modules=TRAINING,
 )
 def add_score(
     samples: Artifact,
@@ -190,7 +210,7 @@ def add_score(
     *,
     device: str = "auto",
 ) -> Artifact:
-    """The scores with one more, for which the trained network's gradients at each image are needed: see ``PASSES``.
+    """The scores with one more that takes a pass through the trained network (:func:`takes_a_pass`).
 
     Args:
         samples: whose images go through the network.
@@ -202,36 +222,37 @@ def add_score(
         device: where.
     """
     import numpy as np
+    import torch
 
     from winnow.tasks.hardware import describe, leased_device
-    from winnow.tasks.train.loader import open_loader
+    from winnow.tasks.train.problems.images import ImageProblem
     from winnow.tasks.train.task import read_network
 
-    split = open_split(samples)
-    targets = labels_of(labels, split.ids)
+    entry, split = registered.get(name), open_split(samples)
+    problem = ImageProblem(
+        split.images,
+        labels_of(labels, split.ids),
+        classes=labels.facts["classes"],
+        mean=split.mean,
+        std=split.std,
+    )
     with leased_device(device) as where, progress(name) as tell:
         context().notes |= {"device": describe(where)}
-        loader = open_loader(
-            split.images, targets, mean=split.mean, std=split.std, device=where, size=recipe.size
-        )
-        measure, values = _pass(name), []
+        loader = problem.open(recipe, torch.device(where), seed=0, training=False)
+        values: list[np.ndarray] = []
         try:
             module = read_network(network, where)
-            for _, images, truth in loader.sequential(256):
-                values.append(measure(module, images.float(), truth))
-                tell(sum(map(len, values)), len(split), "")
+            for batch in loader.plain(PASS_BATCH):
+                known: dict[str, Any] = {
+                    "network": module,
+                    "images": batch.inputs.float(),
+                    "labels": batch.targets,
+                }
+                values.append(entry.direct(**{need: known[need] for need in entry.needs}))
+                tell(sum(map(len, values)), problem.n, "")
         finally:
             loader.close()
     return _with_column(scores, name, np.concatenate(values))
-
-
-def _pass(name: str) -> Callable[[nn.Module, torch.Tensor, torch.Tensor], np.ndarray]:
-    from winnow.tasks.score.deepfool import deepfool
-    from winnow.tasks.score.gradients import grand_full
-
-    return {"deepfool": lambda network, images, labels: deepfool(network, images), "grand_full": grand_full}[
-        name
-    ]
 
 
 @cached_task(version="1", name="average-score", run_name="average-{name}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 from winnow.tasks.errors import BadInput
@@ -37,11 +36,8 @@ class Recipe(BaseModel):
         scheduler: learning rate at step t of T. ``cosine``: min_lr + (lr − min_lr)(1 + cos(πt/T))/2.
             ``multistep``: times ``gamma`` at each milestone. ``step``: times ``gamma`` every ``step_size``.
             ``onecycle``: cosine from lr/25 up to lr over the first 30 %, then down to lr/250,000.
-            ``constant``: lr.
+            ``constant``: lr. ``deepcore``: DeepCore's cosine, which is an epoch late.
         min_lr: where the cosine ends.
-        lag: epochs L by which the cosine is late, as DeepCore's driver is by one: with l the steps of L
-            epochs, min_lr + (lr − min_lr)(1 + cos(π(t − l)/T))/(1 + cos(πl/T)), which starts at lr, rises a
-            little, and does not quite end.
         warmup: the first W iterations or epochs (the unit that the length is given in), during which the rate
             rises linearly from lr/(W + 1), W in steps. The cosine spans what is left; milestones and steps
             count from the start of the training.
@@ -58,13 +54,13 @@ class Recipe(BaseModel):
         test_interval: from one test to the next, in the unit that the length is given in, rounded down to
             whole epochs, one at least; None: 800 steps. There is always a test after the last step.
         amp: ``auto`` is bfloat16 on GPUs that have it and float32 elsewhere; ``bf16`` and ``off`` force one.
-        upstream: as the published drivers, which only run whole epochs: ``iterations`` is rounded up to whole
-            epochs, during the last of which the cosine has passed its end.
+        whole_epochs: ``iterations`` is rounded up to whole epochs, during the last of which the cosine has
+            passed its end: what the published drivers do.
 
     >>> recipe = Recipe(iterations=40_000)
     >>> recipe.steps_per_epoch(15_000), recipe.total_steps(15_000)
     (59, 40000)
-    >>> Recipe(iterations=40_000, upstream=True).total_steps(15_000)
+    >>> Recipe(iterations=40_000, whole_epochs=True).total_steps(15_000)
     40002
 
     References:
@@ -85,9 +81,8 @@ class Recipe(BaseModel):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = True
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-4
-    scheduler: Literal["cosine", "multistep", "step", "onecycle", "constant"] = "cosine"
+    scheduler: Literal["cosine", "multistep", "step", "onecycle", "constant", "deepcore"] = "cosine"
     min_lr: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-4
-    lag: NonNegativeInt = 0
     warmup: NonNegativeInt = 0
     milestones: tuple[PositiveInt, ...] = ()
     step_size: PositiveInt | None = None
@@ -99,7 +94,7 @@ class Recipe(BaseModel):
     drop_last: bool = False
     test_interval: PositiveInt | None = None
     amp: Literal["auto", "bf16", "off"] = "auto"
-    upstream: bool = False
+    whole_epochs: bool = False
 
     @model_validator(mode="after")
     def _agree(self) -> Recipe:
@@ -107,10 +102,10 @@ class Recipe(BaseModel):
             raise ValueError("give exactly one of iterations and epochs")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs momentum > 0")
-        if self.scheduler == "cosine" and self.min_lr > self.lr:
+        if self.scheduler in ("cosine", "deepcore") and self.min_lr > self.lr:
             raise ValueError(f"min_lr = {self.min_lr} is above lr = {self.lr}")
-        if self.lag and (self.scheduler != "cosine" or self.warmup or self.lag >= (self.epochs or 0)):
-            raise ValueError("lag needs scheduler='cosine', no warmup, and a length of more epochs")
+        if self.scheduler == "deepcore" and (self.warmup or (self.epochs or 0) < 2):
+            raise ValueError("scheduler='deepcore' needs epochs of 2 or more, and no warmup")
         if (self.scheduler == "multistep") != bool(self.milestones):
             raise ValueError("milestones and scheduler='multistep' need each other")
         if (self.scheduler == "step") != (self.step_size is not None):
@@ -151,7 +146,7 @@ class Recipe(BaseModel):
         if self.iterations is None:
             assert self.epochs is not None
             return self.epochs * steps
-        return math.ceil(self.iterations / steps) * steps if self.upstream else self.iterations
+        return math.ceil(self.iterations / steps) * steps if self.whole_epochs else self.iterations
 
     def epochs_per_test(self, n: int) -> int:
         """Epochs of ``n`` samples from one test to the next.
@@ -164,46 +159,3 @@ class Recipe(BaseModel):
         if self.test_interval is not None and self.iterations is None:
             return self.test_interval
         return max(1, (self.test_interval or TEST_STEPS) // self.steps_per_epoch(n))
-
-    def learning_rates(self, n: int) -> np.ndarray:
-        """Learning rate of every step, float64 (total_steps,).
-
-        >>> Recipe(iterations=4, min_lr=0.02).learning_rates(256).round(3).tolist()
-        [0.1, 0.088, 0.06, 0.032]
-        >>> Recipe(epochs=5, warmup=1, scheduler="step", step_size=2, gamma=0.5).learning_rates(256).round(4).tolist()
-        [0.05, 0.1, 0.05, 0.05, 0.025]
-        """
-        total = self.total_steps(n)
-        step = np.arange(total, dtype=np.float64)
-        unit = 1 if self.epochs is None else self.steps_per_epoch(n)
-        warm = self.warmup * unit
-        rates: np.ndarray
-        if self.scheduler == "onecycle":
-            return self._onecycle(step)
-        if self.scheduler == "cosine":
-            length = total if self.iterations is None else self.iterations
-            late = self.lag * self.steps_per_epoch(n)
-            angle = np.pi * (np.maximum(step - warm, 0) - late) / (length - warm)
-            rates = self.min_lr + (self.lr - self.min_lr) * (1 + np.cos(angle)) / (
-                1 + np.cos(np.pi * late / length)
-            )
-        elif self.scheduler == "multistep":
-            rates = self.lr * self.gamma ** np.searchsorted(
-                np.array(self.milestones) * unit, step, side="right"
-            )
-        elif self.scheduler == "step":
-            assert self.step_size is not None
-            rates = self.lr * self.gamma ** (step // (self.step_size * unit))
-        else:
-            rates = np.full(total, self.lr)
-        return rates * np.minimum((step + 1) / (warm + 1), 1) if warm else rates
-
-    def _onecycle(self, step: np.ndarray) -> np.ndarray:
-        total = len(step)
-        up = max(0.3 * total - 1, 1e-9)
-        down = max(total - 1 - up, 1e-9)
-        rise, fall = np.clip(step / up, 0, 1), np.clip((step - up) / down, 0, 1)
-        first, last = self.lr / 25, self.lr / 250_000
-        climbing = self.lr + (first - self.lr) * (1 + np.cos(np.pi * rise)) / 2
-        falling = last + (self.lr - last) * (1 + np.cos(np.pi * fall)) / 2
-        return np.where(step <= up, climbing, falling)

@@ -18,7 +18,9 @@ from winnow.tasks.train.recipe import Recipe
 if TYPE_CHECKING:
     from torch import nn
 
+    from winnow.tasks.data.split import Split
     from winnow.tasks.train.loop import Trained
+    from winnow.tasks.train.problems.images import ImageProblem
 
 __all__ = [
     "cluster",
@@ -204,48 +206,41 @@ def train_on(
     Returns:
         metrics, with ``last_accuracy`` and ``best_accuracy`` (fractions) among its facts.
     """
-    import numpy as np
-
     from winnow.tasks.hardware import describe, leased_device
     from winnow.tasks.train.loop import train as run_training
+    from winnow.tasks.train.plan import Everything
+    from winnow.tasks.train.problems.images import ImageProblem
 
     split = open_split(train)
-    rows, labels = _labelled(split.ids, coreset)
-    weights = coreset.numpy("weight")
+    weights, classes = coreset.numpy("weight"), coreset.facts["classes"]
+    problem = _problem(split, coreset, classes)
     if evaluation.kind == "coreset":
-        held, test_labels = _labelled(split.ids, evaluation)
-        test = (_some(split.images, held), test_labels)
+        test = _problem(split, evaluation, classes)
     else:
-        other = open_split(evaluation)
-        test = (other.images, evaluation.numpy("label").astype(np.int64))
-    with leased_device(device) as where, progress(f"train {recipe.network}, {len(rows):,} samples") as tell:
-        context().notes |= {"device": describe(where), "seed": seed}
+        other, truth = open_split(evaluation), evaluation.numpy("label")
+        test = ImageProblem(other.images, truth, classes=classes, mean=split.mean, std=split.std)
+    with leased_device(device) as where, progress(f"train {recipe.network}, {problem.n:,} samples") as tell:
+        context().notes |= {"device": describe(where), "seed": seed, "samples": problem.n}
         log.info(
-            "train %s on %s samples, %s, seed %d", recipe.network, f"{len(rows):,}", describe(where), seed
+            "train %s on %s samples, %s, seed %d", recipe.network, f"{problem.n:,}", describe(where), seed
         )
         trained = run_training(
-            split.images,
-            labels,
-            rows=rows,
-            weights=None if np.all(weights == 1) else weights,
-            classes=coreset.facts["classes"],
-            mean=split.mean,
-            std=split.std,
-            recipe=recipe,
+            problem,
+            recipe,
             seed=seed,
             device=where,
+            policy=Everything(problem.n, weights),
             test=test,
             scratch=context().scratch,
             progress=tell,
         )
-    context().notes |= {"samples": len(rows)}
     return write(
         "metrics",
         history_columns(trained.history),
         facts={
             "last_accuracy": trained.last_accuracy,
             "best_accuracy": trained.best_accuracy,
-            "samples": len(rows),
+            "samples": problem.n,
         },
     )
 
@@ -259,13 +254,7 @@ def write_network(trained: Trained) -> Artifact:
         "shape": pa.array([list(tensor.shape) for _, tensor in rows], pa.list_(pa.int64())),
         "data": pa.array([tensor.numpy().tobytes() for _, tensor in rows], pa.binary()),
     }
-    facts = {
-        "network": trained.recipe.network,
-        "classes": trained.classes,
-        "channels": trained.channels,
-        "size": trained.size,
-    }
-    return write("network", columns, facts=facts)
+    return write("network", columns, facts={"network": trained.recipe.network, "shape": trained.shape})
 
 
 def read_network(artifact: Artifact, device: Any) -> nn.Module:
@@ -273,25 +262,15 @@ def read_network(artifact: Artifact, device: Any) -> nn.Module:
     import numpy as np
     import torch
 
-    from winnow.tasks.train.loop import build
+    from winnow.tasks.train.networks.build import build
 
-    facts = artifact.facts
-    module = build(
-        facts["network"], classes=facts["classes"], channels=facts["channels"], size=facts["size"], seed=0
-    )
+    module = build(artifact.facts["network"], seed=0, **artifact.facts["shape"])
     state = {}
     for row in artifact.table().to_pylist():
         values = np.frombuffer(row["data"], row["dtype"]).reshape(row["shape"])
         state[row["name"]] = torch.from_numpy(values.copy())
     module.load_state_dict(state)
     return module.to(device).eval()
-
-
-def _some(images: Any, rows: Any) -> Any:
-    """These rows only of a dataset's images."""
-    from winnow.tasks.data.split import ArrayImages
-
-    return images.take(rows) if hasattr(images, "take") else ArrayImages(images.read(rows))
 
 
 def history_columns(history: list[dict[str, Any]]) -> dict[str, Any]:
@@ -312,8 +291,9 @@ def history_columns(history: list[dict[str, Any]]) -> dict[str, Any]:
     return {**columns, "split": [row["split"] for row in history]}
 
 
-def _labelled(ids: Any, coreset: Artifact) -> tuple[Any, Any]:
-    import numpy as np
+def _problem(split: Split, coreset: Artifact, classes: int) -> ImageProblem:
+    """A labelled part of a split, to train or to judge on."""
+    from winnow.tasks.train.problems.images import ImageProblem
 
     labels = coreset.table(["label"]).column("label")
     if labels.null_count:
@@ -321,4 +301,7 @@ def _labelled(ids: Any, coreset: Artifact) -> tuple[Any, Any]:
             f"{labels.null_count:,} of {coreset.rows:,} samples of the coreset have no label.",
             remedy="annotate it first",
         )
-    return rows_of(ids, coreset.numpy("id")), labels.to_numpy().astype(np.int64)
+    rows = rows_of(split.ids, coreset.numpy("id"))
+    return ImageProblem(
+        split.images, labels.to_numpy(), classes=classes, mean=split.mean, std=split.std, rows=rows
+    )

@@ -1,0 +1,153 @@
+"""What a training has come to beside its tensors, and the checkpoints of both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from winnow.tasks.errors import WinnowError
+from winnow.tasks.train.step import Step
+
+__all__ = ["Run", "Scratch"]
+
+CHECKPOINT_SECONDS = 2.0  # between checkpoints, at least, …
+CHECKPOINT_SHARE = 0.02  # … and of the time that may go into writing them
+
+
+class Scratch(Protocol):
+    """Where checkpoints go: see :class:`winnow.tasks.store.Scratch`."""
+
+    def save(self, name: str, state: dict[str, Any]) -> None: ...
+
+    def load(self, name: str) -> dict[str, Any] | None: ...
+
+
+class Run:
+    """Counts, clocks and history of one training.
+
+    Attributes:
+        epoch, batch: where it stands: batches done of the epoch under way.
+        step, samples: optimiser steps done and rows that they were made on.
+        position: progress at the epoch's begin, in steps of whole epochs.
+        history: rows of ``epoch, step, split, loss, accuracy, lr, seconds, samples_seen``.
+    """
+
+    def __init__(self, identity: str, scratch: Scratch | None) -> None:
+        self._identity, self._scratch = identity, scratch
+        self.epoch = self.batch = self.step = self.samples = self.position = 0
+        self.history: list[dict[str, Any]] = []
+        self._losses: list[torch.Tensor] = []
+        self._corrects: list[torch.Tensor] = []
+        self._sizes: list[int] = []
+        self._checked = 0  # batches of the epoch whose losses are known to be finite
+        self._seconds = 0.0  # of earlier processes
+        self._began = self._saved = time.perf_counter()
+        self._cost = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Since the start, over all processes of a resumed training."""
+        return self._seconds + time.perf_counter() - self._began
+
+    def add(self, loss: torch.Tensor, correct: torch.Tensor, size: int) -> None:
+        """Count a step."""
+        self._losses.append(loss)
+        self._corrects.append(correct)
+        self._sizes.append(size)
+        self.batch += 1
+        self.step += 1
+
+    def check(self, lr: float) -> None:
+        """Look at the losses since the last look.
+
+        Raises:
+            WinnowError: one is NaN or infinite; names epoch and step.
+        """
+        if self._checked == len(self._losses):
+            return
+        some = torch.stack(self._losses[self._checked :]).cpu()
+        if not bool(some.isfinite().all()):
+            bad = int((~some.isfinite()).nonzero()[0])
+            step = self.step - len(some) + bad
+            raise WinnowError(
+                f"the training diverged: loss {some[bad].item()} at epoch {self.epoch}, step {step}, learning rate {lr:g}.",
+                kept="" if self._scratch is None else "the last checkpoint; it leads to the same end",
+                remedy="lower the recipe's lr",
+            )
+        self._checked = len(self._losses)
+
+    def record(self, split: str, loss: float, accuracy: float, lr: float) -> None:
+        self.history.append(
+            {
+                "epoch": self.epoch,
+                "step": self.step,
+                "split": split,
+                "loss": loss,
+                "accuracy": accuracy,
+                "lr": lr,
+                "seconds": self.seconds,
+                "samples_seen": self.samples,
+            }
+        )
+
+    def close_epoch(self, lr: float) -> tuple[float, float]:
+        """Mean loss and accuracy of the epoch's batches, recorded; one synchronisation."""
+        losses, sizes = torch.stack(self._losses).double().cpu(), torch.tensor(self._sizes)
+        seen = int(sizes.sum())
+        loss, accuracy = float((losses * sizes).sum()) / seen, int(torch.stack(self._corrects).sum()) / seen
+        self.samples += seen
+        self.record("train", loss, accuracy, lr)
+        return loss, accuracy
+
+    def next_epoch(self, steps: int) -> None:
+        """Move on by an epoch that counts for so many steps."""
+        self.epoch, self.batch, self.position = self.epoch + 1, 0, self.position + steps
+        self._losses, self._corrects, self._sizes, self._checked = [], [], [], 0
+
+    # -- checkpoints -----------------------------------------------------------------------------------------
+
+    def save_when_due(self, network: nn.Module, step: Step, observe: Any) -> None:
+        """Write a checkpoint, unless the last one is too recent for what it cost."""
+        pause = max(CHECKPOINT_SECONDS, self._cost / CHECKPOINT_SHARE)
+        if self._scratch is None or time.perf_counter() - self._saved < pause:
+            return
+        start = time.perf_counter()
+        epoch = [torch.stack(self._losses).cpu(), torch.stack(self._corrects).cpu()] if self._losses else None
+        self._scratch.save(
+            "train",
+            {
+                "identity": self._identity,
+                "counts": [self.epoch, self.batch, self.step, self.samples, self.position],
+                "seconds": self.seconds,
+                "history": self.history,
+                "epoch": epoch,
+                "sizes": self._sizes,
+                "network": {name: value.detach().cpu() for name, value in network.state_dict().items()},
+                "optimizer": [value.cpu() for value in step.optimizer.state],
+                "observer": None if observe is None else observe.state_dict(),
+            },
+        )
+        self._saved = time.perf_counter()
+        self._cost = self._saved - start
+
+    def resume(self, network: nn.Module, step: Step, observe: Any) -> None:
+        """Continue from the scratch's checkpoint, if it is of this very training."""
+        state: Mapping[str, Any] | None = None if self._scratch is None else self._scratch.load("train")
+        if state is None or state["identity"] != self._identity:
+            return
+        network.load_state_dict(state["network"])
+        for buffer, value in zip(step.optimizer.state, state["optimizer"], strict=True):
+            buffer.copy_(value)
+        if observe is not None:
+            observe.load_state_dict(state["observer"])
+        self.epoch, self.batch, self.step, self.samples, self.position = state["counts"]
+        self._seconds, self.history, self._sizes = state["seconds"], state["history"], state["sizes"]
+        if state["epoch"] is not None:
+            device = next(network.parameters()).device
+            losses, corrects = (values.to(device) for values in state["epoch"])
+            self._losses, self._corrects = list(losses), list(corrects)
+            self._checked = len(self._losses)

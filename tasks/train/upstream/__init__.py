@@ -1,0 +1,1 @@
+"""Replays of the published training code where it differs from what its paper says."""
