@@ -97,7 +97,9 @@ def pseudo_label(
     found = cluster(
         features, graph, classes, preset.heads, seed=seed, device=device, test=test, test_embeddings=oracle
     )
-    return Pseudo(found["pseudo_labels"], cluster_kmeans(features, classes, seed=seed), found["losses"])
+    return Pseudo(
+        found["pseudo_labels"], cluster_kmeans(features, classes, seed=seed, device=device), found["losses"]
+    )
 
 
 # -- what a proxy's training tells ---------------------------------------------------------------------------

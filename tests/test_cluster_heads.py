@@ -13,18 +13,21 @@ from winnow.tasks.embed.knn import Graph, knn
 from winnow.tasks.errors import BadInput, WinnowError
 from winnow.tasks.store import Scratch
 from winnow.tasks.train import cluster_heads as module
+from winnow.tasks.train import heads_step
 from winnow.tasks.train.cluster_heads import (
     ClusterHeads,
     HeadsConfig,
     class_prior,
     cosine_schedule,
-    kmeans_labels,
     predict,
     teacher_temperatures,
     temi_loss,
     train_cluster_heads,
 )
+from winnow.tasks.train.kmeans import kmeans_labels
 from winnow.tasks.train.metrics import clustering_metrics
+from winnow.tasks.train.upstream import heads as published
+from winnow.tasks.train.upstream.heads import ByTestLabels
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "temi_loss.npz", allow_pickle=False)
 CPU = torch.device("cpu")
@@ -160,13 +163,13 @@ def test_training_follows_the_published_one(case, groups, monkeypatch):
     )
     assert config.beta == beta
     # as many heads at once as make 1, 2 or 3 groups
-    monkeypatch.setitem(module._LOGITS, "cpu", [3, 2, 1][groups - 1] * 2 * int(batch) * int(classes))
+    monkeypatch.setitem(heads_step.LOGITS, "cpu", [3, 2, 1][groups - 1] * 2 * int(batch) * int(classes))
     student = ClusterHeads(int(heads), int(dim), int(classes), hidden=int(hidden), bottleneck=int(bottleneck))
     with torch.no_grad():
         for name, parameter in student.named_parameters():
             parameter.copy_(golden(f"{case}_init_{name}"))
     steps = len(GOLDEN[f"{case}_epoch"]) // int(epochs)
-    trainer = module._Trainer(student, config, int(batch), steps, CPU, torch.float32)
+    trainer = heads_step.HeadsTrainer(student, config, int(batch), steps, CPU, torch.float32)
     assert len(trainer.groups) == groups
     for column, name in enumerate(("lr", None, "momentum")):
         if name:
@@ -300,7 +303,7 @@ def test_result(blobs):
 @pytest.mark.parametrize("stop", [1, 4, 7])
 @pytest.mark.parametrize("noise", [0.0, 0.1])
 def test_resumed_training_is_bit_identical(blobs, tmp_path, stop, noise, monkeypatch):
-    monkeypatch.setattr(module, "_CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 0.0)
     features, graph, _ = blobs
     config = QUICK.model_copy(update={"noise": noise})
     whole = train_cluster_heads(features, graph, config, classes=4, device=CPU)
@@ -387,11 +390,10 @@ def test_epochs_compare_at_the_final_temperature(blobs):
 
 def test_oracle(blobs, monkeypatch):
     """The published choice: best test accuracy among every 20th epoch, which need not be the lowest loss."""
-    monkeypatch.setattr(module, "_SAVED_EVERY", 3)
+    monkeypatch.setattr(published, "SAVED_EVERY", 3)
     features, graph, truth = blobs
-    found = train_cluster_heads(
-        features, graph, QUICK, classes=4, device=CPU, upstream=True, oracle=(features[::2], truth[::2])
-    )
+    oracle = ByTestLabels(features[::2], truth[::2], CPU)
+    found = train_cluster_heads(features, graph, QUICK, classes=4, device=CPU, choice=oracle)
     assert found.oracle
     assert found.epoch in (0, 3, 6)
     assert found.head == found.losses[found.epoch].argmin()
@@ -402,17 +404,17 @@ def test_oracle(blobs, monkeypatch):
         7,
     ):  # what each saved epoch would have scored: constant schedules, so a shorter run has the same epochs
         config = QUICK.model_copy(update={"epochs": epochs, "warmup_epochs": 0})
-        shorter = train_cluster_heads(
-            features, graph, config, classes=4, device=CPU, upstream=True, oracle=(features[::2], truth[::2])
-        )
+        shorter = train_cluster_heads(features, graph, config, classes=4, device=CPU, choice=oracle)
         accuracies[epochs - 1] = clustering_metrics(
             predict(shorter.state, features[::2], device=CPU)[0], truth[::2]
         )["accuracy"]
     assert accuracies[0] <= accuracies[3] <= accuracies[6]
-    with pytest.raises(BadInput, match="oracle"):
-        train_cluster_heads(features, graph, QUICK, classes=4, device=CPU, upstream=True)
-    with pytest.raises(BadInput, match="oracle"):
-        train_cluster_heads(features, graph, QUICK, classes=4, device=CPU, oracle=(features, truth))
+    with pytest.raises(BadInput, match="160 test features and 80 test labels"):
+        ByTestLabels(features, truth[::2])
+    with pytest.raises(BadInput, match="5 dimensions"):
+        train_cluster_heads(
+            features, graph, QUICK, classes=4, device=CPU, choice=ByTestLabels(features[:, :5], truth, CPU)
+        )
 
 
 def test_digits_beat_kmeans():
@@ -493,13 +495,14 @@ def test_gpu_steps_replay_the_recorded_ones(blobs):
     runs = []
     for where in (CPU, torch.device("cuda")):
         student = ClusterHeads(3, 8, 4, hidden=16, bottleneck=8, generator=torch.Generator().manual_seed(0))
-        trainer = module._Trainer(student, config, 32, 8, where, torch.float32)
+        trainer = heads_step.HeadsTrainer(student, config, 32, 8, where, torch.float32)
         order = torch.Generator().manual_seed(0)
         for number in range(24):
             i = torch.randperm(160, generator=order)[:64]
             trainer.step(x[i].to(where), number, frozen=number < 8)
         runs.append(trainer)
-    assert set(runs[1]._graphs) == {True, False}
+    assert runs[1]._update._graphs
+    assert runs[1]._frozen is None, "the graph of the frozen epochs has given its memory back"
     torch.testing.assert_close(runs[0].losses, runs[1].losses.cpu(), atol=1e-3, rtol=1e-3)
     for name, parameter in runs[0].teacher.items():
         torch.testing.assert_close(parameter, runs[1].teacher[name].cpu(), atol=1e-3, rtol=1e-3)

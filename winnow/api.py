@@ -115,7 +115,7 @@ def cluster(
         classes: clusters of a head.
         seed: of the heads and of the pairs.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<index>``.
-        config: fields of :class:`~winnow.tasks.train.cluster_heads.HeadsConfig`; default the published recipe,
+        config: fields of :class:`~winnow.tasks.train.heads.HeadsConfig`; default the published recipe,
             with the graph's neighbours.
 
     Returns:

@@ -72,13 +72,16 @@ def cluster(
     from winnow.tasks.embed.knn import Graph
     from winnow.tasks.hardware import describe, leased_device
     from winnow.tasks.train.cluster_heads import HeadsConfig, train_cluster_heads
+    from winnow.tasks.train.upstream.heads import ByTestLabels
 
     config = HeadsConfig(**{**heads, "neighbours": graph.facts["k"]})
     vectors = embeddings.numpy("vector")
-    oracle = None
-    if test is not None and test_embeddings is not None:
-        oracle = (test_embeddings.numpy("vector"), test.numpy("label").astype(np.int64))
     with leased_device(device) as where, progress("cluster heads") as tell:
+        choice = None
+        if test is not None and test_embeddings is not None:
+            choice = ByTestLabels(
+                test_embeddings.numpy("vector"), test.numpy("label").astype(np.int64), where
+            )
         context().notes |= {"device": describe(where), "seed": seed}
         log.info(
             "cluster heads: %d heads, %d clusters on %s, seed %d",
@@ -96,8 +99,7 @@ def cluster(
             device=where,
             scratch=context().scratch,
             progress=tell,
-            upstream=oracle is not None,
-            oracle=oracle,
+            choice=choice,
         )
     ids = embeddings.numpy("id")
     pseudo_labels = write(
@@ -130,16 +132,22 @@ def cluster(
 
 
 @cached_task(
-    version="2", name="kmeans", run_name="kmeans-{classes}", modules=("winnow.tasks.train.cluster_heads",)
+    version="3",
+    name="kmeans",
+    run_name="kmeans-{classes}",
+    ignore=("device",),
+    modules=("winnow.tasks.train.kmeans",),
 )
-def cluster_kmeans(embeddings: Artifact, classes: int, *, seed: int = 0) -> Artifact:
+def cluster_kmeans(embeddings: Artifact, classes: int, *, seed: int = 0, device: str = "auto") -> Artifact:
     """Pseudo-labels by k-means on the same embedding: the baseline that cluster heads must beat."""
     import numpy as np
 
-    from winnow.tasks.train.cluster_heads import kmeans_labels
+    from winnow.tasks.hardware import describe, leased_device
+    from winnow.tasks.train.kmeans import kmeans_labels
 
-    with progress("k-means"):
-        labels = kmeans_labels(embeddings.numpy("vector").astype(np.float32), classes, seed=seed)
+    with leased_device(device) as where, progress("k-means"):
+        context().notes |= {"device": describe(where), "seed": seed}
+        labels = kmeans_labels(embeddings.numpy("vector"), classes, seed=seed, device=where)
     n = len(labels)
     columns = {
         "id": embeddings.numpy("id"),
