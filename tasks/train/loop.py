@@ -700,7 +700,7 @@ def predict(
     >>> network = build("mlp", classes=3, channels=1, size=8, seed=0)
     >>> logits, features = predict(network, np.zeros((5, 8, 8, 1), np.uint8), mean=(0.5,), std=(0.5,))
     >>> logits.shape, features.shape
-    ((5, 3), (5, 256))
+    ((5, 3), (5, 128))
 
     References:
         d2pruning generate_importance_score.py (post_training_metrics)
