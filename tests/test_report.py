@@ -416,7 +416,7 @@ def test_training_curves():
     picture = curves.training_curves([("random", columns), ("elfs", columns), ("elfs", columns)])
     check(picture)
     assert "elfs ends at 60 % test accuracy" in picture.alt
-    assert "one line a seed" in picture.caption
+    assert "one line per seed" in picture.caption
     single = {name: values[2:3] for name, values in columns.items()}
     check(curves.training_curves([("elfs", single)]))
     with pytest.raises(BadInput, match="no column 'loss'"):

@@ -248,7 +248,7 @@ def search_curve(
         axis.set_xticks(x, [f"{value:g}" for value in x])
     axis.set_xlabel(literal(name))
     axis.set_ylabel(f"accuracy on {literal(judged_on)} (%)")
-    band = "; band ± 1 sample sd" if sd.any() else ""
+    band = "; the band is ± 1 sample sd" if sd.any() else ""
     caption = f"Search for {name}, judged on {judged_on}: {chosen:g} was chosen out of {len(x)} values{band}."
     return save(figure, f"{caption} Accuracies range from {mean.min():.1f} % to {mean.max():.1f} %.", caption)
 
@@ -374,7 +374,7 @@ def training_curves(
         label_ends(figure, axes[0, -1], ends)
     unit = "% test accuracy" if shown[-1] == "accuracy" else "training loss"
     said = "; ".join(f"{name} ends at {mean:.3g} {unit}" for _, mean, name, _ in ends)
-    caption = f"Training of {', '.join(names)}{'; one line a seed' if len(runs) > len(names) else ''}."
+    caption = f"Training of {', '.join(names)}{'; one line per seed' if len(runs) > len(names) else ''}."
     return save(figure, f"Training curves: {said}.", caption)
 
 

@@ -185,7 +185,7 @@ def accuracy_table(rows: Sequence[Row], *, accuracy: Accuracy = "last") -> Table
     | random | 90.0 |
     | d2 | **92.0** |
     <BLANKLINE>
-    Test accuracy (%) after the last epoch; one seed, so without a spread. Best in bold.
+    Test accuracy (%) after the last epoch; one seed, so no spread. Best in bold.
     """
     return _accuracies(rows, accuracy, lambda row: "")
 
@@ -203,7 +203,7 @@ def _accuracies(rows: Sequence[Row], accuracy: Accuracy, mark: Callable[[Row], s
         return mean_sd(row[f"{accuracy}_mean"], row[f"{accuracy}_sd"], digits) + count + mark(row)
 
     several = f"mean ± sample sd over {_span(seeds)} seeds{', n in brackets' if len(seeds) > 1 else ''}"
-    spread = "one seed, so without a spread" if seeds == {1} else several
+    spread = "one seed, so no spread" if seeds == {1} else several
     return _by_fraction(
         rows,
         cell,
@@ -303,14 +303,14 @@ def comparison_table(trials: Sequence[Mapping[str, Any]], *, accuracy: Accuracy 
     if any(_differs(row, accuracy) for row in rows):
         caption += (
             f" ↑ better, ↓ worse than {rows[0]['method']}: p < {LEVEL:g} in a two-sided t-test paired over "
-            "seeds, not adjusted."
+            "seeds, unadjusted."
         )
     races = len({(trial["fraction"], trial["seed"]) for trial in trials if trial["fraction"] < WHOLE})
-    caption += f" Rank among {len(ranks)} methods, 1 the best, mean over {races} pairs of fraction and seed."
+    caption += f" Rank among {len(ranks)} methods (1 is best), mean over {races} pairs of fraction and seed."
     if costs:
         caption += (
-            " Times are wall-clock: one selection, without the proxy's training that all share, and one "
-            "training on the coreset, mean over all."
+            " Times are mean wall-clock times of one selection, without the proxy training that all methods "
+            "share, and of one training on the coreset."
         )
     return Table((*table.columns, "rank", *costs.values()), tuple(body), caption, table.bold)
 

@@ -87,7 +87,7 @@ def _comparison(
     text += f": {signed(difference, digits)} points"
     better = difference > 0
     if p is None:
-        same = f", the same on all {pairs} seeds, too little for a test"
+        same = f", the same on all {pairs} seeds, which leaves nothing to test"
         text += " on one seed, too few for a test" if pairs == 1 else same
         return text if better else f"{text}; does not beat {name}"
     text += f", paired over {pairs} seeds, {p_value(p)}; "
