@@ -1,82 +1,66 @@
 """Writes the pages of docs/ that repeat what the code says: `make docs`.
 
-Docstrings, signatures and facts are read from the sources without importing the methods, so that this needs
-neither torch nor a device. The output depends on the sources alone; a test compares it with the committed
-pages.
+The output depends on the sources alone; a test compares it with the committed pages.
 """
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 import inspect
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sources import AFTER, BEFORE, Doc, Parameter, followed, joined, meanings, parameters, parse, without_args
+
 from winnow.flows import cli, presets
 from winnow.tasks import registry
-from winnow.tasks.registry import Entry, Registry
+from winnow.tasks.registry import Entry, Registry, docstring
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 NOTICE = "<!-- Written by docs/generate.py from the code; `make docs` writes it anew. -->"
-SECTIONS = (
-    "Args",
-    "Attributes",
-    "Returns",
-    "Yields",
-    "Raises",
-    "Cost",
-    "References",
-    "Differences from upstream",
-)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A page of one registry."""
+    """The page of a registry."""
 
     title: str
     intro: str
-    shared: str = ""  # function whose Args describe what every method takes
-    hidden: tuple[str, ...] = ()  # parameters described there, or not the user's
+    shared: str = ""  # function whose parameters every method takes
+    hidden: tuple[str, ...] = ()  # parameters described there, or not for users
     shared_hidden: tuple[str, ...] = ()
     facts_hidden: tuple[str, ...] = ()
+    columns_hidden: tuple[str, ...] = ()  # facts too long for the table
 
 
 KINDS = {
     "datasets": Kind(
         "Datasets",
-        "`winnow ls datasets` lists them; a flow takes one by name, and its options as `dataset_options`. "
-        "[data.md](data.md) says which "
-        "file goes where. A name that ends in `*` is a family: what stands in place of the `*` is handed to "
-        "the dataset as `variant`.",
-        facts_hidden=("splits",),
+        "`winnow ls datasets` lists them. A flow takes one by name, and its options as `dataset_options`. "
+        "[data.md](data.md) says which file goes where. A name that ends in `*` is a family: what stands in "
+        "place of the `*` is handed to the dataset as `variant`.",
+        columns_hidden=("splits",),
     ),
     "embedders": Kind(
         "Embedders",
-        "`winnow ls embedders` lists them; a flow takes one by name as `embedder`. One vector a sample, from "
-        "images that are read by row.",
+        "`winnow ls embedders` lists them. A flow takes one by name as `embedder`. An embedder maps each "
+        "image to one vector; images are read by row.",
         # the first three are what the DINO family shares a function with
         hidden=("name", "model", "published", "images", "device", "dtype", "generator"),
     ),
     "networks": Kind(
         "Networks",
-        "`winnow ls networks` lists them; a flow takes one by name as `network` (trained on the coreset) or "
-        "`proxy_network` (whose "
-        "training dynamics are recorded).",
+        "`winnow ls networks` lists them. A flow takes one by name as `network` (trained on the coreset) or "
+        "`proxy_network` (whose training dynamics are recorded).",
     ),
     "scores": Kind(
         "Scores",
-        "`winnow ls scores` lists them; a flow takes one by name as `score`. Training streams all that "
-        "training dynamics define with O(N) "
-        "state; the functions below are their definitions on stored arrays. *Higher is* says which end of a "
-        "score is hard: "
-        "selectors turn scores by it.",
+        "`winnow ls scores` lists them. A flow takes one by name as `score`. Scores of training dynamics are "
+        "accumulated during training, in O(N) state; the functions below define them on stored arrays. "
+        "*Higher is* says which end of a score is hard; selectors turn scores by it.",
     ),
     "selectors": Kind(
         "Selectors",
@@ -86,213 +70,43 @@ KINDS = {
         ">>> from winnow.tasks.registry import selectors\n"
         ">>> from winnow.tasks.select.signals import Signals\n"
         '>>> signals = Signals(n=4, scores={"aum": np.array([0.1, 0.9, 0.5, 0.3])})\n'
-        '>>> selectors.get("elfs")(signals, 0.5, mis_ratio=0.25, generator=np.random.default_rng(0)).indices.tolist()\n'
+        ">>> generator = np.random.default_rng(0)\n"
+        '>>> selectors.get("elfs")(signals, 0.5, mis_ratio=0.25, generator=generator).indices.tolist()\n'
         "[3, 2]\n"
         "```",
         shared="winnow.tasks.select.budget:run",
         hidden=("signals", "budget", "generator"),
         shared_hidden=("selector", "params"),
-        facts_hidden=("limit",),  # the function that refuses; under Raises, each page says what
+        facts_hidden=("limit",),  # a function; each section says under Raises what it refuses
     ),
     "policies": Kind("Hiding policies", "`winnow ls policies` lists them."),
 }
 
 
-# -- reading the code ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Parameter:
-    name: str
-    type: str
-    default: str  # empty where there is none
-
-
-@dataclass
-class Doc:
-    """A docstring taken apart."""
-
-    summary: str = ""
-    body: list[str] = field(default_factory=list)  # paragraphs
-    examples: list[str] = field(default_factory=list)
-    sections: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def args(self) -> dict[str, str]:
-        return _items(self.sections.get("Args", "") or self.sections.get("Attributes", ""))
-
-
-@lru_cache(maxsize=64)
-def module_tree(module: str) -> ast.Module:
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"no module {module}")
-    return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-
-
-def definition(target: str) -> ast.FunctionDef:
-    """The function behind ``module:name``; of a class, its ``__init__``."""
-    module, _, name = target.partition(":")
-    for node in module_tree(module).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
-            if isinstance(node, ast.FunctionDef):
-                return node
-            return next(n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
-    raise AttributeError(target)
-
-
-def assignments(module: str) -> dict[str, ast.expr]:
-    """Module-level names that stand for a type or a constant."""
-    return {
-        target.id: node.value
-        for node in module_tree(module).body
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
-
-
-def parameters(target: str) -> list[Parameter]:
-    arguments = definition(target).args
-    names = assignments(target.partition(":")[0])
-    listed = [*arguments.posonlyargs, *arguments.args]
-    defaults = [
-        *[None] * (len(listed) - len(arguments.defaults)),
-        *arguments.defaults,
-        *arguments.kw_defaults,
-    ]
-    found = []
-    for argument, default in zip([*listed, *arguments.kwonlyargs], defaults, strict=True):
-        if argument.arg in ("self", "cls"):
-            continue
-        if isinstance(default, ast.Name) and default.id in names:
-            default = names[default.id]
-        kind = "" if argument.annotation is None else words(argument.annotation, names)
-        found.append(Parameter(argument.arg, kind, "" if default is None else ast.unparse(default)))
-    return found
-
-
-def words(annotation: ast.expr, names: dict[str, ast.expr]) -> str:
-    """A type as a reader of a table wants it.
-
-    >>> words(ast.parse("Annotated[float, Field(gt=0, le=1)] | Literal['auto'] | None", mode="eval").body, {})
-    "float in (0, 1] or 'auto' or None"
-    """
-    match annotation:
-        case ast.Name(id=name) if name in names:
-            return words(names[name], names)
-        case ast.Constant(value=str() as quoted):
-            return words(ast.parse(quoted, mode="eval").body, names)
-        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
-            return f"{words(left, names)} or {words(right, names)}"
-        case ast.Subscript(value=ast.Name(id="Annotated"), slice=ast.Tuple(elts=[inner, *notes])):
-            return words(inner, names) + "".join(_bounds(note) for note in notes)
-        case ast.Subscript(value=ast.Name(id="Literal"), slice=choices):
-            values = choices.elts if isinstance(choices, ast.Tuple) else [choices]
-            return " or ".join(ast.unparse(value) for value in values)
-        case ast.Subscript(value=ast.Name(id="tuple" | "list"), slice=inner):
-            element = inner.elts[0] if isinstance(inner, ast.Tuple) else inner
-            return f"list of {words(element, names)}"
-        case ast.Subscript(value=ast.Name(id="dict"), slice=ast.Tuple(elts=[key, value])):
-            return f"map from {words(key, names)} to {words(value, names)}"
-    return ast.unparse(annotation)
-
-
-def _bounds(note: ast.expr) -> str:
-    """What a pydantic ``Field`` adds to a number's type."""
-    if not (isinstance(note, ast.Call) and isinstance(note.func, ast.Name) and note.func.id == "Field"):
-        return ""
-    given = {
-        keyword.arg: ast.unparse(keyword.value)
-        for keyword in note.keywords
-        if keyword.arg in ("gt", "ge", "lt", "le")
-    }
-    low, high = given.get("ge", given.get("gt")), given.get("le", given.get("lt"))
-    if low is not None and high is not None:
-        return f" in {'[' if 'ge' in given else '('}{low}, {high}{']' if 'le' in given else ')'}"
-    if low is not None:
-        return f" {'≥' if 'ge' in given else '>'} {low}"
-    return f" {'≤' if 'le' in given else '<'} {high}" if high is not None else ""
-
-
-def parse(text: str) -> Doc:
-    """Take a docstring in the house style apart.
-
-    >>> found = parse("Sum.\\n\\na + b.\\n\\nArgs:\\n    a: first,\\n        a number.\\n    b: second.\\n\\n>>> 1 + 1\\n2")
-    >>> found.summary, found.body, found.args, found.examples
-    ('Sum.', ['a + b.'], {'a': 'first, a number.', 'b': 'second.'}, ['>>> 1 + 1\\n2'])
-    """
-    doc = Doc()
-    for block in re.split(r"\n\s*\n", inspect.cleandoc(text)):
-        head, _, rest = block.partition("\n")
-        name = head.removesuffix(":")
-        if head.endswith(":") and name in SECTIONS:
-            doc.sections[name] = inspect.cleandoc(rest)
-        elif head.startswith("    ") and doc.sections:  # a later paragraph of the section before
-            last = next(reversed(doc.sections))
-            doc.sections[last] += "\n\n" + inspect.cleandoc(block)
-        elif head.startswith(">>>"):
-            doc.examples.append(block)
-        elif not doc.summary:
-            doc.summary = joined(block)
-        else:
-            doc.body.append(block)
-    return doc
-
-
-def joined(text: str) -> str:
-    return " ".join(line.strip() for line in text.splitlines())
-
-
-def _items(section: str) -> dict[str, str]:
-    """``name: meaning`` entries, a meaning going on in deeper lines; ``a, b: meaning`` describes both."""
-    found: dict[str, str] = {}
-    current: list[str] = []
-    for line in section.splitlines():
-        entry = re.match(r"([\w*]+(?:, [\w*]+)*): (.*)", line)
-        if entry:
-            current = [name.lstrip("*") for name in entry.group(1).split(", ")]
-            found |= dict.fromkeys(current, entry.group(2))
-        else:
-            found |= {name: f"{found[name]} {line.strip()}".strip() for name in current}
-    return found
-
-
-def meanings(target: str, doc: Doc, seen: tuple[str, ...] = ()) -> dict[str, str]:
-    """Meaning of each parameter, also where the docstring points to another function's: "Args as in :func:`other`"."""
-    module, _, name = target.partition(":")
-    found = dict(doc.args)
-    for paragraph in doc.body:
-        elsewhere = re.search(r"Args\b[^.]*? as in :func:`(\w+)`", joined(paragraph))
-        if elsewhere and elsewhere.group(1) not in seen:
-            other = f"{module}:{elsewhere.group(1)}"
-            found = meanings(other, parse(Entry(other, other).doc), (*seen, name)) | found
-    return found
-
-
 # -- writing Markdown ----------------------------------------------------------------------------------------
 
 
-def prose(text: str, known: Iterable[str] = ()) -> str:
-    """Docstring text as Markdown: ``code``, references to functions of the same page, and nothing read as mark-up by accident."""
-    known = set(known)
+def prose(text: str, linked: Iterable[str] = ()) -> str:
+    """Docstring text as Markdown: functions of the page are linked, and maths is not read as mark-up.
 
-    def reference(found: re.Match[str]) -> str:
-        name = found.group(1).lstrip("~").rpartition(".")[2]
-        return f"[`{name}`](#{name})" if name in known else f"`{name}`"
+    >>> print(prose("The *most* certain of max_{j} < 3 * 4, as in :func:`top`.", ["top"]))
+    The *most* certain of max\\_{j} \\< 3 \\* 4, as in [`top`](#top).
+    """
+    linked = set(linked)
 
-    parts = re.split(r"(:\w+:`[^`]+`|``.+?``|`[^`]+`)", text)
+    def reference(role: re.Match[str]) -> str:
+        name = role.group(1).lstrip("~").rpartition(".")[2]
+        return f"[`{name}`](#{name})" if name in linked else f"`{name}`"
+
+    parts = re.split(r"(:\w+:`[^`]+`|``.+?``|`[^`]+`|(?<![\w*])\*[a-z]{2,}\*(?![\w*]))", text)
     for i, part in enumerate(parts):
-        if i % 2:
-            role = re.fullmatch(r":\w+:`([^`]+)`", part)
-            parts[i] = reference(role) if role else f"`{part.strip('`')}`"
-        else:
+        if i % 2 == 0:
             parts[i] = re.sub(r"([*<])|((?<![^\W_])_|_(?![^\W_]))", r"\\\1\2", part)
+        elif role := re.fullmatch(r":\w+:`([^`]+)`", part):
+            parts[i] = reference(role)
+        elif part.startswith("`"):
+            parts[i] = code(part.strip("`"))
     return "".join(parts)
-
-
-def cell(text: str) -> str:
-    return text.replace("|", "\\|")
 
 
 def code(text: str) -> str:
@@ -300,8 +114,8 @@ def code(text: str) -> str:
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("|" + "".join(f" {cell(text)} |" if text else " |" for text in line) for line in lines)
+    lines = [columns, ["---"] * len(columns), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "\n".join("|" + "".join(f" {cell} |" if cell else " |" for cell in line) for line in lines)
 
 
 def slug(heading: str) -> str:
@@ -313,158 +127,139 @@ def slug(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 
-def fact(value: Any) -> str:
+def fact(value: Any, mark: str = "") -> str:
+    """A fact in words, the items of a list marked as code where ``mark`` is a backtick."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, dict):
         return ", ".join(f"{key} {fact(inner)}" for key, inner in value.items())
-    return "" if value is None else ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):
+        return ", ".join(f"{mark}{item}{mark}" for item in value)
+    return "" if value is None else str(value)
 
 
-def parameter_table(
-    target: str, meaning: dict[str, str], hidden: Iterable[str], known: Iterable[str] = ()
-) -> str:
+def parameter_table(listed: Iterable[Parameter], meaning: dict[str, str], linked: Iterable[str] = ()) -> str:
     rows = [
-        [code(p.name), p.type, code(p.default) or "required", prose(meaning.get(p.name, ""), known)]
-        for p in parameters(target)
-        if p.name not in hidden
+        [code(p.name), p.type, code(p.default) or "required", prose(meaning.get(p.name, ""), linked)]
+        for p in listed
     ]
     return table(["parameter", "type", "default", "meaning"], rows) if rows else ""
 
 
-def source_link(module: str) -> str:
-    path = f"{module.removeprefix('winnow.').replace('.', '/')}.py"
+def source_link(target: str) -> str:
+    path = f"{target.partition(':')[0].removeprefix('winnow.').replace('.', '/')}.py"
     return f"[{path}](../{path})"
 
 
-def section(doc: Doc, name: str, known: Iterable[str] = ()) -> str:
-    return f"**{name}:** " + prose(joined(doc.sections[name]), known)
+def sections(doc: Doc, names: Iterable[str], linked: Iterable[str] = ()) -> list[str]:
+    return [f"**{n}:** {prose(joined(doc.sections[n]), linked)}" for n in names if n in doc.sections]
 
 
-def followed(entry: Entry) -> tuple[str, Doc]:
-    """Target and docstring of a method; where that says "Options and details: ``other``", other's parameters, body and sections."""
-    doc = parse(entry.doc)
-    for paragraph in doc.body:
-        if elsewhere := re.fullmatch(r"Options and details: (?::func:)?`+(\w+)`+\.", paragraph):
-            target = f"{entry.target.partition(':')[0]}:{elsewhere.group(1)}"
-            other = parse(Entry(target, target).doc)
-            body = [*(each for each in doc.body if each != paragraph), *other.body]
-            return target, Doc(
-                doc.summary, body, doc.examples or other.examples, other.sections | doc.sections
-            )
-    return entry.target, doc
-
-
-def paragraphs(doc: Doc, known: Iterable[str]) -> list[str]:
-    """The body; what is indented is a display. Of "Args and errors as in …" the arguments stand in the table already."""
-    found = []
+def paragraphs(doc: Doc, linked: Iterable[str] = ()) -> list[str]:
+    """The body as Markdown: an indented paragraph is a display, and the one after it may end its sentence."""
+    written = []
     for block in doc.body:
         if all(line.startswith("    ") for line in block.splitlines()):
-            found.append(f"```text\n{inspect.cleandoc(block)}\n```")
-            continue
-        text = re.sub(r"^Args( as in :func:`\w+`[.;] ?|, | and )", "", joined(block))
-        if text:
-            found.append(prose(text[:1].upper() + text[1:], known))
-    return found
+            written.append(f"```text\n{inspect.cleandoc(block)}\n```")
+        else:
+            written.append(prose(without_args(joined(block)), linked))
+    return [text for text in written if text]
 
 
-def method_section(entry: Entry, kind: Kind, known: set[str]) -> str:
-    """One method: idea, maths, parameters, needs, cost, reference, differences, example."""
+# -- pages ---------------------------------------------------------------------------------------------------
+
+
+def method_section(entry: Entry, kind: Kind, linked: set[str]) -> str:
+    """One method: idea, maths, parameters, needs, cost, reference, differences, example, replay."""
     target, doc = followed(entry)
-    module = entry.target.partition(":")[0]
     facts = [
-        f"*{name.replace('_', ' ')}* {fact(value)}"
+        f"*{name.replace('_', ' ')}* {fact(value, '`')}"
         for name, value in entry.facts.items()
-        if name not in ("needs", "limit") and fact(value)
+        if name not in kind.facts_hidden and fact(value)
     ]
-    needy = getattr(entry, "needs", ())
-    needs = [f"*needs* {', '.join(map(code, needy))}"] if needy else []
+    hidden = {*kind.hidden, *entry.fixed}
+    listed = [parameter for parameter in parameters(target) if parameter.name not in hidden]
     parts = [
         f"## `{entry.name}`",
-        prose(doc.summary, known),
-        " · ".join([*needs, *facts, source_link(module)]),
-        *paragraphs(doc, known),
+        prose(doc.summary, linked),
+        " · ".join([*facts, source_link(entry.target)]),
+        fixed_arguments(entry, linked),
+        *paragraphs(doc, linked),
+        parameter_table(listed, meanings(target) | doc.args, linked),
+        *sections(doc, BEFORE, linked),
+        *(f"```python\n{text}\n```" for text in doc.examples),
+        *sections(doc, AFTER, linked),
     ]
-    rows = parameter_table(target, meanings(target, doc), kind.hidden, known)
-    if rows:
-        parts.append(rows)
-    parts += [
-        section(doc, name, known) for name in ("Returns", "Yields", "Raises", "Cost") if name in doc.sections
-    ]
-    parts += [f"```python\n{text}\n```" for text in doc.examples]
-    parts += [
-        section(doc, name, known)
-        for name in ("References", "Differences from upstream")
-        if name in doc.sections
-    ]
-    return "\n\n".join(parts)
+    if entry.upstream is not None:
+        hidden |= {parameter.name for parameter in listed}
+        extra = [parameter for parameter in parameters(entry.upstream) if parameter.name not in hidden]
+        replay = prose(parse(docstring(entry.upstream)).summary, linked)
+        link = source_link(entry.upstream)
+        parts.append(f"**Upstream:** `upstream=True` replays the published code ({link}). {replay}")
+        parts.append(parameter_table(extra, meanings(entry.upstream), linked))
+    return "\n\n".join(part for part in parts if part)
+
+
+def fixed_arguments(entry: Entry, linked: set[str]) -> str:
+    """Of a name for another function with fixed arguments: which function, which arguments."""
+    if not entry.fixed:
+        return ""
+    values = {name: f'"{v}"' if isinstance(v, str) else repr(v) for name, v in entry.fixed.items()}
+    arguments = ", ".join(code(f"{name} = {value}") for name, value in values.items())
+    function = entry.target.partition(":")[2]
+    return f"{prose(f':func:`{function}`', linked)} with {arguments}."
 
 
 def registry_page(name: str) -> str:
     kind, entries = KINDS[name], list(_registry(name))
-    known = {entry.name for entry in entries}
+    linked = {entry.name for entry in entries}
     columns = [
-        key
-        for key in dict.fromkeys(key for entry in entries for key in entry.facts)
-        if key not in (*kind.facts_hidden, "needs", "limit")
+        column
+        for column in dict.fromkeys(column for entry in entries for column in entry.facts)
+        if column not in (*kind.facts_hidden, *kind.columns_hidden)
     ]
-    needy = any(getattr(entry, "needs", ()) for entry in entries)
-    head = ["name", "", *(["needs"] if needy else []), *(column.replace("_", " ") for column in columns)]
     rows = [
         [
             f"[`{entry.name}`](#{slug(entry.name)})",
-            prose(entry.summary, known),
-            *([", ".join(getattr(entry, "needs", ()))] if needy else []),
+            prose(entry.summary, linked),
             *(fact(entry.facts.get(column)) for column in columns),
         ]
         for entry in entries
     ]
+    head = ["name", "", *(column.replace("_", " ") for column in columns)]
     parts = [f"# {kind.title}", NOTICE, kind.intro, table(head, rows)]
     if kind.shared:
-        doc = parse(Entry(kind.shared, kind.shared).doc)
-        parts += [
-            f"## Every {_registry(name).kind}",
-            prose(doc.summary),
-            parameter_table(kind.shared, meanings(kind.shared, doc), kind.shared_hidden),
-        ]
-        parts += [section(doc, "Raises")] if "Raises" in doc.sections else []
-    parts += [method_section(entry, kind, known) for entry in entries]
+        doc = parse(docstring(kind.shared))
+        listed = [p for p in parameters(kind.shared) if p.name not in kind.shared_hidden]
+        parts += [f"## Every {_registry(name).kind}", prose(doc.summary)]
+        parts += [parameter_table(listed, meanings(kind.shared)), *sections(doc, ["Raises"])]
+    parts += [method_section(entry, kind, linked) for entry in entries]
     return "\n\n".join(parts) + "\n"
 
 
 def _registry(name: str) -> Registry:
-    found = getattr(registry, name)
-    assert isinstance(found, Registry)
-    return found
+    entries = getattr(registry, name)
+    assert isinstance(entries, Registry)
+    return entries
 
 
 def flows_page() -> str:
     flows = sorted(cli._flows().items())
-    rows = [[f"[`{name}`](#{slug(name)})", prose(summary)] for name, (_, summary) in flows]
     parts = [
         "# Flows",
         NOTICE,
         "`winnow ls flows` lists them. Parameters are flat, so that each can be given on its own: `winnow "
-        "run elfs/digits -p 'seeds=[0]'` "
-        "in this process, `prefect deployment run elfs/digits -p 'seeds=[0]'` on a server, or in the form of "
-        "the UI. Lists and maps are "
-        "written as JSON. [deployments.md](deployments.md) has the ready-made runs.",
-        table(["flow", ""], rows),
+        "run elfs/digits -p 'seeds=[0]'` in this process, `prefect deployment run elfs/digits -p "
+        "'seeds=[0]'` on a server, or in the form of the UI. Lists and maps are written as JSON. "
+        "[deployments.md](deployments.md) has the ready-made runs.",
+        table(["flow", ""], [[f"[`{name}`](#{slug(name)})", prose(summary)] for name, (_, summary) in flows]),
     ]
     for name, (target, _) in flows:
-        doc = parse(Entry(name, target).doc)
-        parts += [
-            f"## `{name}`",
-            prose(doc.summary),
-            source_link(target.partition(":")[0]),
-            *paragraphs(doc, ()),
-        ]
-        parts.append(parameter_table(target, meanings(target, doc), ()))
-        parts += [
-            section(doc, each) for each in ("References", "Differences from upstream") if each in doc.sections
-        ]
+        doc = parse(docstring(target))
+        parts += [f"## `{name}`", prose(doc.summary), source_link(target), *paragraphs(doc)]
+        parts += [parameter_table(parameters(target), meanings(target)), *sections(doc, AFTER)]
         if hasattr(presets, name):
             parts.append(preset_table(name))
     return "\n\n".join(parts) + "\n"
@@ -480,18 +275,16 @@ def preset_table(flow: str) -> str:
         [code(name) if name != "any other" else name, *(_plain(preset.get(key, "")) for key in columns)]
         for name, preset in values.items()
     ]
-    head = f"### Presets of `{flow}`\n\n{prose(inspect.cleandoc(presets.__doc__ or ''))}"
     meaning = parse(type(make("")).__doc__ or "").args
     legend = "; ".join(f"*{key.replace('_', ' ')}*: {prose(meaning[key].rstrip('.'))}" for key in columns)
-    return (
-        f"{head} {legend}." + "\n\n" + table(["dataset", *(key.replace("_", " ") for key in columns)], rows)
-    )
+    head = f"### Presets of `{flow}`\n\n{prose(inspect.cleandoc(presets.__doc__ or ''))} {legend}."
+    return head + "\n\n" + table(["dataset", *(key.replace("_", " ") for key in columns)], rows)
 
 
 def _plain(value: Any) -> str:
-    return prose(
-        ", ".join(f"{key}: {one}" for key, one in value.items()) if isinstance(value, dict) else str(value)
-    )
+    if isinstance(value, dict):
+        value = ", ".join(f"{key}: {inner}" for key, inner in value.items())
+    return prose(str(value))
 
 
 def deployments_page() -> str:
@@ -499,17 +292,14 @@ def deployments_page() -> str:
     first = next(iter(deployments))
     rows = []
     for (name, entry), note in zip(deployments.items(), _deployment_notes(), strict=True):
-        given = ", ".join(f"{key}={value}" for key, value in entry.get("parameters", {}).items())
-        rows.append(
-            [code(name), entry["description"], code(entry["work_pool"]["name"]), code(given), prose(note)]
-        )
+        values = ", ".join(f"{key}={value}" for key, value in entry.get("parameters", {}).items())
+        pool = entry["work_pool"]["name"]
+        rows.append([code(name), entry["description"], code(pool), code(values), prose(note)])
     intro = (
         "The ready-made runs of [deployments/prefect.yaml](../deployments/prefect.yaml). `winnow run "
-        f"{first}` runs one in this process, "
-        f"`prefect deployment run {first}` on a server: see [deploying.md](deploying.md). Parameters that "
-        "are not named have the flow's "
-        "defaults: see [flows.md](flows.md). Times are orders of magnitude, and published results are read "
-        "off a figure."
+        f"{first}` runs one in this process, `prefect deployment run {first}` on a server: see "
+        "[deploying.md](deploying.md). Parameters that are not named have the flow's defaults: see "
+        "[flows.md](flows.md). Times are orders of magnitude, and published results are read off a figure."
     )
     head = ["deployment", "", "work pool", "parameters", "cost and published result"]
     return "\n\n".join(["# Deployments", NOTICE, intro, table(head, rows)]) + "\n"
@@ -517,28 +307,21 @@ def deployments_page() -> str:
 
 def _deployment_notes() -> list[str]:
     """The comment above each entry of prefect.yaml: expected time, hardware, published result."""
-    found, comment = [], []
-    for line in (
-        (ROOT / "deployments" / "prefect.yaml")
-        .read_text(encoding="utf-8")
-        .partition("\ndeployments:")[2]
-        .splitlines()
-    ):
+    text = (ROOT / "deployments" / "prefect.yaml").read_text(encoding="utf-8")
+    notes, comment = [], []
+    for line in text.partition("\ndeployments:")[2].splitlines():
         if line.lstrip().startswith("#"):
             comment.append(line.lstrip(" #"))
         elif line.startswith("- "):
-            found.append(" ".join(comment))
+            notes.append(" ".join(comment))
             comment = []
-    return found
-
-
-# -- all pages -----------------------------------------------------------------------------------------------
+    return notes
 
 
 def pages() -> dict[str, str]:
     """File name to content of every generated page."""
-    found = {f"{name}.md": registry_page(name) for name in KINDS if _registry(name).names()}
-    return found | {"flows.md": flows_page(), "deployments.md": deployments_page()}
+    written = {f"{name}.md": registry_page(name) for name in KINDS if _registry(name).names()}
+    return written | {"flows.md": flows_page(), "deployments.md": deployments_page()}
 
 
 def main() -> None:

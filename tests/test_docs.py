@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
-import importlib.util
 import itertools
 import re
 import shlex
 import sys
-import types
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import typer
 
 from winnow.flows import cli
 from winnow.tasks import registry
-from winnow.tasks.registry import Entry, Registry
+from winnow.tasks.registry import Registry
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -35,17 +34,8 @@ PAGES = sorted(
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 
-def load_generator() -> types.ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_generate", DOCS / "generate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-generate = load_generator()
+sys.path.insert(0, str(DOCS))
+generate, sources = importlib.import_module("generate"), importlib.import_module("sources")
 
 
 # -- generated pages -----------------------------------------------------------------------------------------
@@ -76,20 +66,19 @@ def test_every_method_has_a_section_with_all_its_parameters(generated):
         for entry in found:
             section = generated[f"{kind}.md"].partition(f"\n## `{entry.name}`\n")[2].partition("\n## ")[0]
             assert section, f"{kind}.md has no section on {entry.name}"
-            target, _ = generate.followed(entry)
-            for parameter in generate.parameters(target):
-                if parameter.name not in generate.KINDS[kind].hidden:
+            target, _ = sources.followed(entry)
+            replay = [] if entry.upstream is None else sources.parameters(entry.upstream)
+            for parameter in [*sources.parameters(target), *replay]:
+                if parameter.name not in (*generate.KINDS[kind].hidden, *entry.fixed):
                     row = re.search(rf"^\| `{parameter.name}` \|.*\| (.*) \|$", section, re.M)
                     assert row, f"{kind}.md: {entry.name} does not show {parameter.name}"
-                    assert row[1].strip(), (
-                        f"{entry.target}: the docstring says nothing about {parameter.name}"
-                    )
+                    assert row[1].strip(), f"{entry.target}: nothing is said about {parameter.name}"
 
 
 def test_flow_parameters_are_explained(generated):
     for name, (target, _) in cli._flows().items():
         section = generated["flows.md"].partition(f"\n## `{name}`\n")[2].partition("\n## ")[0]
-        for parameter in generate.parameters(target):
+        for parameter in sources.parameters(target):
             row = re.search(rf"^\| `{parameter.name}` \|.*\| (.*) \|$", section, re.M)
             assert row, f"flows.md: {name} does not show {parameter.name}"
             assert row[1].strip(), f"{target}: the docstring says nothing about {parameter.name}"
@@ -107,15 +96,6 @@ def test_deployments_say_what_they_cost(generated):
 def test_index_links_every_page():
     linked = {target.partition("#")[0] for target in links(DOCS / "index.md")}
     assert {page.name for page in DOCS.glob("*.md")} - {"index.md"} <= linked
-
-
-@pytest.mark.parametrize("text", ["a_b and max_{j} < 3 * 4", "``code_with_*``", "_private"])
-def test_prose_is_not_read_as_markup(text):
-    shown = generate.prose(text)
-    plain = re.sub(r"\\([*_<])", r"\1", shown).replace("`", "")
-    assert plain == text.replace("`", "")
-    outside = re.sub(r"`[^`]*`", "", shown)
-    assert not re.search(r"(?<!\\)[*<]|(?<![\\\w])_", outside)
 
 
 # -- links ---------------------------------------------------------------------------------------------------
@@ -171,9 +151,8 @@ def commands(page: Path) -> list[list[str]]:
     """Every command of a page's bash blocks, cut into words."""
     found = []
     for block in blocks(page, "bash"):
-        text = re.sub(
-            r"(^|\s)#[^\n]*", r"\1", block.replace("\\\n", " ")
-        )  # shlex would take the line's end with a comment
+        # shlex would take the line's end with a comment
+        text = re.sub(r"(^|\s)#[^\n]*", r"\1", block.replace("\\\n", " "))
         lexer = shlex.shlex(text, posix=True, punctuation_chars="&|;\n")
         lexer.whitespace, lexer.commenters = " \t", ""
         lexer.whitespace_split = True
@@ -239,7 +218,7 @@ def check_run(name: str, parameters: list[str]) -> None:
     known, flows = cli._deployments(), cli._flows()
     assert name in known or name in flows, f"no deployment or flow {name}"
     target = flows[name.partition("/")[0]][0]
-    accepted = {parameter.name for parameter in generate.parameters(target)}
+    accepted = {parameter.name for parameter in sources.parameters(target)}
     for text in parameters:
         assert cli._parameter(text)[0] in accepted, f"{name} has no parameter {text}"
 
@@ -334,23 +313,37 @@ def test_examples_of_pages_run(page):
             )
 
 
-def run_examples(texts: dict[str, str], names: dict[str, Any]) -> None:
-    runner = doctest.DocTestRunner(verbose=False, optionflags=doctest.NORMALIZE_WHITESPACE)
+def run_examples(
+    texts: dict[str, str], names: dict[str, Any], flags: int = doctest.NORMALIZE_WHITESPACE
+) -> None:
+    runner = doctest.DocTestRunner(verbose=False, optionflags=flags)
     for name, text in texts.items():
         if ">>>" in text:
             runner.run(doctest.DocTestParser().get_doctest(text, names, name, name, 0), clear_globs=False)
     assert not runner.failures, f"{runner.failures} examples fail"
 
 
-@lru_cache(maxsize=1)
-def documented_modules() -> list[str]:
-    entries: list[Entry] = [
-        entry for found in vars(registry).values() if isinstance(found, Registry) for entry in found
-    ]
-    return sorted({entry.target.partition(":")[0] for entry in entries})
+def examples(file: Path) -> dict[str, str]:
+    """Docstrings of a file that have examples, those of tasks, flows and methods included."""
+    texts = {}
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            texts[f"{getattr(node, 'name', '')}:{getattr(node, 'lineno', 1)}"] = ast.get_docstring(node) or ""
+    return {name: text for name, text in texts.items() if ">>>" in text}
 
 
-@pytest.mark.parametrize("module", documented_modules())
-def test_examples_of_methods_run(module):
-    found = doctest.testmod(importlib.import_module(module))
-    assert not found.failed
+def modules_with_examples() -> dict[str, Path]:
+    files = [file for folder in ("winnow", "tasks", "flows") for file in (ROOT / folder).rglob("*.py")]
+    modules = {}
+    for file in sorted(file for file in files if examples(file)):
+        path = file.relative_to(ROOT).with_suffix("").parts
+        modules[".".join(("winnow", *(part for part in path if part not in ("winnow", "__init__"))))] = file
+    return modules
+
+
+@pytest.mark.parametrize(("module", "file"), modules_with_examples().items(), ids=modules_with_examples())
+def test_examples_of_modules_run(module, file, empty_store):
+    loaded = importlib.import_module(module)
+    names = {name: getattr(loaded, name) for name in getattr(loaded, "__all__", ())} | vars(loaded)
+    for name, text in examples(file).items():
+        run_examples({f"{module}:{name}": text}, dict(names), flags=0)

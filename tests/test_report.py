@@ -16,9 +16,11 @@ from PIL import Image
 from scipy import stats
 
 from winnow.tasks.errors import BadInput
-from winnow.tasks.report import plots, tables
+from winnow.tasks.report import bars, canvas, curves, regions, tables
 from winnow.tasks.report.html import Report, Section, markdown_report, render_report
 from winnow.tasks.report.montage import Group, montage, selection_montage
+from winnow.tasks.report.statistics import summarise
+from winnow.tasks.report.verdicts import verdicts
 
 RANDOM = (0.910, 0.900, 0.920)
 ELFS = (0.930, 0.935, 0.931)
@@ -63,7 +65,7 @@ def png_size(content: bytes) -> tuple[int, int]:
         return image.size
 
 
-def check(picture: plots.Picture) -> None:
+def check(picture: canvas.Picture) -> None:
     width, height = png_size(picture.png)
     assert width > 500
     assert height > 100
@@ -77,7 +79,7 @@ def check(picture: plots.Picture) -> None:
 
 
 def test_means_and_differences_by_hand():
-    rows = tables.summarise(trials())
+    rows = summarise(trials())
     assert [row["method"] for row in rows] == ["random", "elfs"]
     random, elfs = rows
     assert random["n"] == elfs["n"] == 3
@@ -99,20 +101,20 @@ def test_means_and_differences_by_hand():
 
 def test_pairs_are_matched_by_seed_not_by_order():
     shuffled = trials()
-    assert tables.summarise(shuffled[3:] + shuffled[2::-1])[1]["last_p"] == pytest.approx(
+    assert summarise(shuffled[3:] + shuffled[2::-1])[1]["last_p"] == pytest.approx(
         stats.ttest_rel(ELFS, RANDOM).pvalue
     )
     partly = [trial("random", s, a) for s, a in ((0, 0.90), (1, 0.92), (7, 0.1))] + [
         trial("elfs", s, a) for s, a in ((1, 0.95), (0, 0.92))
     ]
-    row = row_of(tables.summarise(partly), "elfs")
+    row = row_of(summarise(partly), "elfs")
     assert row["pairs"] == 2
     assert row["last_difference"] == pytest.approx(0.025)
     assert row["last_p"] == pytest.approx(stats.ttest_rel([0.92, 0.95], [0.90, 0.92]).pvalue)
 
 
 def test_what_cannot_be_had_is_none():
-    single = tables.summarise([trial("random", 0, 0.9), trial("elfs", 0, 0.92)])[1]
+    single = summarise([trial("random", 0, 0.9), trial("elfs", 0, 0.92)])[1]
     assert single["last_sd"] is None
     assert single["last_difference_sd"] is None
     assert single["last_p"] is None
@@ -120,11 +122,11 @@ def test_what_cannot_be_had_is_none():
     same = [trial("random", s, 0.5 + 0.1 * s) for s in range(3)] + [
         trial("elfs", s, 0.6 + 0.1 * s) for s in range(3)
     ]
-    assert tables.summarise(same)[1]["last_p"] is None  # not a tiny p made of rounding noise
-    apart = tables.summarise([trial("random", 0, 0.9), trial("elfs", 1, 0.92)])[1]
+    assert summarise(same)[1]["last_p"] is None  # not a tiny p made of rounding noise
+    apart = summarise([trial("random", 0, 0.9), trial("elfs", 1, 0.92)])[1]
     assert apart["pairs"] == 0
     assert apart["last_difference"] is None
-    alone = tables.summarise([trial("elfs", 0, 0.92)])[0]
+    alone = summarise([trial("elfs", 0, 0.92)])[0]
     assert alone["baseline"] is None
 
 
@@ -132,9 +134,9 @@ def test_a_baseline_of_the_whole_dataset_is_compared_with_every_fraction():
     runs = [trial("none", s, 0.95, 1.0) for s in range(2)] + [
         trial("kakurenbo", s, 0.94 + 0.002 * s, f) for f in (0.6, 0.7) for s in range(2)
     ]
-    rows = tables.summarise(runs, baseline="none")
+    rows = summarise(runs, baseline="none")
     assert [row["last_difference"] for row in rows] == [None, pytest.approx(-0.009), pytest.approx(-0.009)]
-    assert "against none 95.0" in tables.verdicts(rows, method="kakurenbo")[0]
+    assert "against none 95.0" in verdicts(rows, method="kakurenbo")[0]
 
 
 @pytest.mark.parametrize(
@@ -150,14 +152,14 @@ def test_a_baseline_of_the_whole_dataset_is_compared_with_every_fraction():
 )
 def test_bad_trials_are_refused(runs, said):
     with pytest.raises(BadInput, match=re.escape(said)):
-        tables.summarise(runs)
+        summarise(runs)
 
 
 # tables
 
 
 def test_accuracy_table_states_what_is_compared_and_stresses_the_best():
-    rows = tables.summarise(trials(0.1) + trials(0.3) + [trial("full", s, 0.955, 1.0) for s in range(3)])
+    rows = summarise(trials(0.1) + trials(0.3) + [trial("full", s, 0.955, 1.0) for s in range(3)])
     table = tables.accuracy_table(rows)
     assert table.columns == ("method", "10 % kept", "30 % kept", "100 % kept")
     assert [row[0] for row in table.rows] == ["random", "elfs", "full"]
@@ -176,32 +178,30 @@ def test_accuracy_table_states_what_is_compared_and_stresses_the_best():
 
 def test_ties_are_all_best_and_small_spreads_get_a_second_digit():
     tie = [trial(m, s, 0.9 + 0.0002 * s) for m in ("random", "d2") for s in range(2)]
-    table = tables.accuracy_table(tables.summarise(tie))
+    table = tables.accuracy_table(summarise(tie))
     assert table.bold == {(0, 1), (1, 1)}
     assert table.rows[0][1] == "90.01 ± 0.01"
 
 
 def test_unequal_numbers_of_seeds_are_shown():
-    table = tables.accuracy_table(tables.summarise([*trials(), trial("d2", 0, 0.9)]))
+    table = tables.accuracy_table(summarise([*trials(), trial("d2", 0, 0.9)]))
     assert [row[1] for row in table.rows] == ["91.0 ± 1.0 (3)", "93.2 ± 0.3 (3)", "90.0 (1)"]
     assert "1 to 3 seeds, n in brackets" in table.caption
 
 
 def test_difference_table():
-    table = tables.difference_table(tables.summarise(trials()))
+    table = tables.difference_table(summarise(trials()))
     assert table is not None
     p = stats.ttest_rel(ELFS, RANDOM).pvalue
     assert table.rows == (("elfs", f"+2.2 ± 1.2\n(p = {p:.3f})"),)
     assert "not adjusted" in table.caption
-    assert tables.difference_table(tables.summarise([trial("elfs", 0, 0.9)])) is None
+    assert tables.difference_table(summarise([trial("elfs", 0, 0.9)])) is None
 
 
 def test_terminal_table_and_csv():
-    rows = tables.summarise(trials())
+    rows = summarise(trials())
     console = rich.console.Console(width=80, file=io.StringIO(), record=True)
-    console.print(
-        tables.to_rich(tables.accuracy_table(tables.summarise([trial("[bold]x", 0, 0.9), *trials()])))
-    )
+    console.print(tables.to_rich(tables.accuracy_table(summarise([trial("[bold]x", 0, 0.9), *trials()]))))
     printed = console.export_text()
     assert "[bold]x" in printed
     assert "93.2±0.3" in printed
@@ -212,14 +212,14 @@ def test_terminal_table_and_csv():
 
 
 def test_cost_table():
-    table = tables.cost_table(tables.summarise([*trials(), trial("full", 0, 0.95, 1.0, seconds=431.0)]))
+    table = tables.cost_table(summarise([*trials(), trial("full", 0, 0.95, 1.0, seconds=431.0)]))
     assert table is not None
     assert table.rows == (
         ("random", "5,000\n11 s", "–"),
         ("elfs", "5,000\n20 s", "–"),
         ("full", "–", "7.2 min"),
     )
-    assert tables.cost_table(tables.summarise([trial("elfs", 0, 0.9)])) is None
+    assert tables.cost_table(summarise([trial("elfs", 0, 0.9)])) is None
 
 
 def test_markdown_escapes():
@@ -241,69 +241,68 @@ def test_markdown_escapes():
     ],
 )
 def test_verdicts_are_honest(ours, said):
-    rows = tables.summarise(
+    rows = summarise(
         [trial("random", s, a) for s, a in enumerate(RANDOM)]
         + [trial("elfs", s, a) for s, a in enumerate(ours)]
     )
-    (line,) = tables.verdicts(rows)
+    (line,) = verdicts(rows)
     p = stats.ttest_rel(ours, RANDOM).pvalue
     assert line.startswith(f"At 10 % kept (90 % pruned): elfs {100 * np.mean(ours):.1f} ± ")
     assert f"paired over 3 seeds, {tables.p_value(p)}; {said}." in line
 
 
 def test_verdicts_of_one_seed_of_many_methods_and_of_nothing():
-    (one,) = tables.verdicts(tables.summarise([trial("random", 0, 0.9), trial("elfs", 0, 0.92)]))
-    assert (
-        one
-        == "At 10 % kept (90 % pruned): elfs 92.0 against random 90.0: +2.0 points on one seed, too few for a test."
+    (better,) = verdicts(summarise([trial("random", 0, 0.9), trial("elfs", 0, 0.92)]))
+    assert better == (
+        "At 10 % kept (90 % pruned): elfs 92.0 against random 90.0: +2.0 points on one seed, too few for a "
+        "test."
     )
-    (worse,) = tables.verdicts(tables.summarise([trial("random", 0, 0.9), trial("elfs", 0, 0.88)]))
+    (worse,) = verdicts(summarise([trial("random", 0, 0.9), trial("elfs", 0, 0.88)]))
     assert worse.endswith("−2.0 points on one seed, too few for a test; does not beat random.")
-    rows = tables.summarise(whole_sweep())
-    lines = tables.verdicts(rows)
+    rows = summarise(whole_sweep())
+    lines = verdicts(rows)
     assert len(lines) == 3
     assert all("the best of 2 methods" in line for line in lines)
     assert "points below full (95.6)" in lines[0]
-    assert "elfs" in tables.verdicts(rows, method="elfs")[0]
-    assert "nothing to compare" in tables.verdicts(tables.summarise([trial("random", 0, 0.9)]))[0]
-    assert "no baseline" in tables.verdicts(tables.summarise([trial("elfs", 0, 0.9)]))[0]
+    assert "elfs" in verdicts(rows, method="elfs")[0]
+    assert "nothing to compare" in verdicts(summarise([trial("random", 0, 0.9)]))[0]
+    assert "no baseline" in verdicts(summarise([trial("elfs", 0, 0.9)]))[0]
     with pytest.raises(BadInput, match="'d3' is in no row"):
-        tables.verdicts(rows, method="d3")
+        verdicts(rows, method="d3")
 
 
 # figures
 
 
 def test_accuracy_curve_in_every_shape():
-    check(plots.accuracy_curve(tables.summarise(whole_sweep())))
-    check(plots.accuracy_curve(tables.summarise(trials())))  # one fraction
-    check(plots.accuracy_curve(tables.summarise([trial("elfs", 0, 0.9)])))  # one trial
-    check(plots.accuracy_curve(tables.summarise([trial("full", 0, 0.9, 1.0)])))
-    check(
-        plots.accuracy_curve(tables.summarise([trial("a$b$", 0, 0.5, f) for f in (0.001, 0.01, 0.5)]))
-    )  # logarithmic, no mathematics
+    check(curves.accuracy_curve(summarise(whole_sweep())))
+    check(curves.accuracy_curve(summarise(trials())))  # one fraction
+    check(curves.accuracy_curve(summarise([trial("elfs", 0, 0.9)])))  # one trial
+    check(curves.accuracy_curve(summarise([trial("full", 0, 0.9, 1.0)])))
+    dollars = [trial("a$b$", 0, 0.5, f) for f in (0.001, 0.01, 0.5)]
+    check(curves.accuracy_curve(summarise(dollars)))  # logarithmic, no mathematics
     with pytest.raises(BadInput):
-        plots.accuracy_curve([])
+        curves.accuracy_curve([])
 
 
 def test_equal_figures_have_equal_bytes_and_leave_matplotlib_alone():
     before = dict(mpl.rcParams)
-    rows = tables.summarise(whole_sweep())
-    first, second = plots.accuracy_curve(rows), plots.accuracy_curve(rows)
+    rows = summarise(whole_sweep())
+    first, second = curves.accuracy_curve(rows), curves.accuracy_curve(rows)
     assert first == second
     assert dict(mpl.rcParams) == before
 
 
 def test_colours_are_those_of_the_method():
-    assert plots.colours(["random", "elfs"])["elfs"] == plots.colours(["d2", "elfs", "herding"])["elfs"]
-    many = plots.colours([f"m{i}" for i in range(30)])
-    assert len(set(many.values())) == len(plots.PALETTE)
-    six = plots.colours(["random", "elfs", "d2", "ccs", "herding", "craig"])
+    assert canvas.colours(["random", "elfs"])["elfs"] == canvas.colours(["d2", "elfs", "herding"])["elfs"]
+    many = canvas.colours([f"m{i}" for i in range(30)])
+    assert len(set(many.values())) == len(canvas.PALETTE)
+    six = canvas.colours(["random", "elfs", "d2", "ccs", "herding", "craig"])
     assert len(set(six.values())) == 6
 
 
 def test_labels_are_moved_apart():
-    placed = plots._apart(np.array([5.0, 5.0, 5.1, 50.0]), 10, 0, 100)
+    placed = canvas._apart(np.array([5.0, 5.0, 5.1, 50.0]), 10, 0, 100)
     assert (np.diff(np.sort(placed)) >= 10 - 1e-9).all()
     assert placed.min() >= 0
     assert placed[3] == 50
@@ -313,7 +312,7 @@ def test_labels_are_moved_apart():
 @pytest.mark.parametrize("higher_is", ["easier", "harder"])
 def test_regions_partition_the_samples(higher_is):
     scores = np.array([5.0, 1.0, 3.0, 2.0, 4.0, 3.0])
-    parts = plots.regions(scores, [3, 4], higher_is=higher_is)
+    parts = regions.regions(scores, [3, 4], higher_is=higher_is)
     low, high = ("too hard", "too easy") if higher_is == "easier" else ("too easy", "too hard")
     assert {name: rows.tolist() for name, rows in parts.items()} == {
         low: [1],
@@ -322,89 +321,89 @@ def test_regions_partition_the_samples(higher_is):
         "between": [2, 5],
     }
     assert sorted(np.concatenate(list(parts.values()))) == list(range(6))
-    assert plots._cuts(scores, parts, higher_is) == {low: 2.0, high: 4.0}
-    assert plots._cuts(scores, plots.regions(scores, range(6)), higher_is) == {}
+    assert regions.cutoffs(scores, parts, higher_is) == {low: 2.0, high: 4.0}
+    assert regions.cutoffs(scores, regions.regions(scores, range(6)), higher_is) == {}
 
 
 def test_regions_refuse_bad_input():
     with pytest.raises(BadInput, match=r"scores\[1\] is NaN"):
-        plots.regions([0.0, float("nan")], [0])
+        regions.regions([0.0, float("nan")], [0])
     with pytest.raises(BadInput, match="kept names row 2 of 2"):
-        plots.regions([0.0, 1.0], [2])
+        regions.regions([0.0, 1.0], [2])
     with pytest.raises(BadInput, match="kept is empty"):
-        plots.regions([0.0, 1.0], [])
+        regions.regions([0.0, 1.0], [])
 
 
 def test_score_histogram():
     scores = np.random.default_rng(0).normal(size=500)
     order = np.argsort(scores)
-    picture = plots.score_histogram(scores, {"10 % kept": order[100:150], "50 % kept": order[:250]})
+    picture = bars.score_histogram(scores, {"10 % kept": order[100:150], "50 % kept": order[:250]})
     check(picture)
     assert "100 dropped, too hard, 50 kept, 350 dropped, too easy" in picture.alt
-    check(plots.score_histogram(scores, {"random": np.arange(0, 500, 2)}, higher_is="harder"))
-    constant = plots.score_histogram(np.ones(10), {"all": np.arange(10)})
+    check(bars.score_histogram(scores, {"random": np.arange(0, 500, 2)}, higher_is="harder"))
+    constant = bars.score_histogram(np.ones(10), {"all": np.arange(10)})
     check(constant)
     assert "same for every sample" in constant.caption
-    infinite = plots.score_histogram(
+    infinite = bars.score_histogram(
         [0.0, 1.0, 2.0, np.inf], {"k": [1]}, score_name="forgetting", higher_is="harder"
     )
     assert "Not drawn: 1 with an infinite score." in infinite.caption
     with pytest.raises(BadInput, match="no finite value"):
-        plots.score_histogram([np.inf], {"k": [0]})
+        bars.score_histogram([np.inf], {"k": [0]})
     with pytest.raises(BadInput, match="selections is empty"):
-        plots.score_histogram(scores, {})
+        bars.score_histogram(scores, {})
 
 
 def test_class_balance():
-    picture = plots.class_balance(
+    picture = bars.class_balance(
         np.array([0, 0, 1]), ["cat", "dog", "bird"], dataset=np.array([0, 1, 2, 2]), kind="pseudo-labels"
     )
     check(picture)
     assert "1 of 3 classes has no sample" in picture.caption
     assert "0 % to 66.7 %" in picture.caption
-    check(plots.class_balance(np.zeros(4, np.int64), ["only"]))
+    check(bars.class_balance(np.zeros(4, np.int64), ["only"]))
     check(
-        plots.class_balance(np.arange(200) % 100, [str(i) for i in range(100)], dataset=np.arange(1000) % 100)
+        bars.class_balance(np.arange(200) % 100, [str(i) for i in range(100)], dataset=np.arange(1000) % 100)
     )
     with pytest.raises(BadInput, match=r"coreset\[1\] is not one of 2 classes"):
-        plots.class_balance(np.array([0, 2]), ["a", "b"])
+        bars.class_balance(np.array([0, 2]), ["a", "b"])
     with pytest.raises(BadInput, match="coreset is empty"):
-        plots.class_balance(np.array([], np.int64), ["a"])
+        bars.class_balance(np.array([], np.int64), ["a"])
 
 
 def test_head_losses():
     losses = np.linspace(0, -2, 20)[:, None] * np.linspace(0.8, 1, 5)
-    picture = plots.head_losses(losses, 4)
+    picture = curves.head_losses(losses, 4)
     check(picture)
     assert "head 4" in picture.caption
-    check(plots.head_losses(np.zeros((1, 1)), 0))
+    check(curves.head_losses(np.zeros((1, 1)), 0))
     with pytest.raises(BadInput, match="chosen is 5"):
-        plots.head_losses(losses, 5)
+        curves.head_losses(losses, 5)
     with pytest.raises(BadInput, match=r"losses\[3, 1\] is nan"):
-        plots.head_losses(np.where(np.arange(100).reshape(20, 5) == 16, np.nan, losses), 0)
+        curves.head_losses(np.where(np.arange(100).reshape(20, 5) == 16, np.nan, losses), 0)
 
 
 def test_clustering_bars():
-    picture = plots.clustering_bars(
+    picture = bars.clustering_bars(
         {"cluster heads": {"accuracy": 0.946, "ari": -0.02}, "k-means": {"accuracy": 0.83}}
     )
     check(picture)
     assert "accuracy 94.6" in picture.alt
-    check(plots.clustering_bars({"k-means": {"nmi": 0.0}}))
+    check(bars.clustering_bars({"k-means": {"nmi": 0.0}}))
     with pytest.raises(BadInput, match="metrics is empty"):
-        plots.clustering_bars({})
+        bars.clustering_bars({})
 
 
 def test_search_curve():
-    picture = plots.search_curve([0.2, 0.0, 0.1], [[0.9, 0.92], [0.7, 0.7], [0.8, 0.81]], 0.2)
+    picture = curves.search_curve([0.2, 0.0, 0.1], [[0.9, 0.92], [0.7, 0.7], [0.8, 0.81]], 0.2)
     check(picture)
     assert "0.2 was chosen out of 3 values" in picture.caption
     assert "70.0 % to 91.0 %" in picture.alt
-    check(plots.search_curve([0.3], [[0.5]], 0.3))
+    check(curves.search_curve([0.3], [[0.5]], 0.3))
     with pytest.raises(BadInput, match="none of the tried values"):
-        plots.search_curve([0.1], [[0.5]], 0.3)
+        curves.search_curve([0.1], [[0.5]], 0.3)
     with pytest.raises(BadInput, match="2 entries for 1 values"):
-        plots.search_curve([0.1], [[0.5], [0.6]], 0.1)
+        curves.search_curve([0.1], [[0.5], [0.6]], 0.1)
 
 
 def test_training_curves():
@@ -414,16 +413,16 @@ def test_training_curves():
         "loss": [2.0, 0.01, None, None],
         "accuracy": [None, None, 0.4, 0.6],
     }
-    picture = plots.training_curves([("random", columns), ("elfs", columns), ("elfs", columns)])
+    picture = curves.training_curves([("random", columns), ("elfs", columns), ("elfs", columns)])
     check(picture)
     assert "elfs ends at 60 % test accuracy" in picture.alt
-    assert "one line a seed" in picture.caption
+    assert "one line per seed" in picture.caption
     single = {name: values[2:3] for name, values in columns.items()}
-    check(plots.training_curves([("elfs", single)]))
+    check(curves.training_curves([("elfs", single)]))
     with pytest.raises(BadInput, match="no column 'loss'"):
-        plots.training_curves([("elfs", {"epoch": [1], "split": ["train"], "accuracy": [0.1]})])
+        curves.training_curves([("elfs", {"epoch": [1], "split": ["train"], "accuracy": [0.1]})])
     with pytest.raises(BadInput, match="runs is empty"):
-        plots.training_curves([])
+        curves.training_curves([])
 
 
 # montages
@@ -533,14 +532,14 @@ class Reader(HTMLParser):
 @pytest.fixture(scope="module")
 def report() -> Report:
     runs = whole_sweep()
-    rows = tables.summarise(runs)
-    curve = plots.accuracy_curve(rows)
+    rows = summarise(runs)
+    curve = curves.accuracy_curve(rows)
     noise = np.random.default_rng(0).integers(0, 256, (30, 32, 32, 3), dtype=np.uint8)
-    sheet = plots.Picture(montage([Group("kept", noise, [["id"]] * 30)]), 'a "sheet" of <samples>')
+    sheet = canvas.Picture(montage([Group("kept", noise, [["id"]] * 30)]), 'a "sheet" of <samples>')
     return Report(
         title="ELFS on <CIFAR-10> & friends",
         subtitle="<script>alert(1)</script>",
-        verdicts=tables.verdicts(rows, method="elfs"),
+        verdicts=verdicts(rows, method="elfs"),
         table=tables.accuracy_table(rows),
         sections=[
             Section("Accuracy", "First.\n\nSecond & last.", [curve], tables.difference_table(rows)),

@@ -15,7 +15,7 @@ import jinja2
 from PIL import Image
 
 from winnow.tasks.errors import BadInput
-from winnow.tasks.report.plots import Picture, compact_png
+from winnow.tasks.report.canvas import Picture, compact_png
 from winnow.tasks.report.tables import Table, escape_markdown, to_markdown
 
 __all__ = ["Report", "Section", "markdown_report", "render_report"]
@@ -26,13 +26,13 @@ LEFT_OUT = "*{} left out to keep this artifact small; the HTML report has {}.*"
 
 @dataclass(frozen=True)
 class Section:
-    """One part of a report.
+    """One section of a report.
 
     Attributes:
-        heading: title of the section.
+        heading: its title.
         text: plain text; an empty line starts a new paragraph.
-        pictures: figures in order.
-        table: a table under the figures.
+        pictures: figures, in order.
+        table: a table below the figures.
     """
 
     heading: str
@@ -43,18 +43,21 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """What a run found and where it came from; every string is plain text and is escaped.
+    """The results of a run and where they come from; every string is plain text and is escaped.
 
     Attributes:
         title: for example ``"ELFS on CIFAR-10"``.
         subtitle: for example dataset, embedder and date.
-        verdicts: the results in sentences, as of ``tables.verdicts``.
+        verdicts: the results in sentences, from :func:`winnow.tasks.report.verdicts.verdicts`.
         table: the main table.
         sections: the rest, in order.
-        provenance: heading (``"Parameters"``, ``"Artifacts"``, ``"Steps"``, …) to key and value pairs or a
+        provenance: heading (``"Parameters"``, ``"Artifacts"``, ``"Steps"``, …) to names and values, or to a
             table.
-        files: what, and where it lies.
-        csv: the numbers of the run for download, as of ``tables.to_csv``; empty for none.
+        files: what each file is, and where it lies.
+        csv: the numbers for download, from :func:`winnow.tasks.report.tables.to_csv`; empty for none.
+
+    Raises:
+        BadInput: an empty title, or a section without a heading.
     """
 
     title: str
@@ -75,7 +78,7 @@ class Report:
 
 
 def _said(value: Any) -> str:
-    """A value of the provenance in words."""
+    """A value of the provenance as text."""
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -109,34 +112,29 @@ def _paragraphs(text: str) -> list[str]:
 
 
 def _tight(text: str) -> str:
-    """The text without line breaks between a number and its sign or unit."""
+    """The text with no-break spaces between numbers and their signs or units."""
     text = re.sub(r" ± (?=\d)", "\u00a0±\u00a0", text)
     return re.sub(r"\bp ([<=]) (?=\d)", "p\u00a0\\1\u00a0", re.sub(r"(?<=\d) (?=%)", "\u00a0", text))
 
 
 def render_report(report: Report) -> str:
-    """The report as one HTML file: styles and images inside, no script, no request to anywhere.
+    """The report as one HTML file, with styles and images inside, no scripts and no network requests.
 
-    Figures go in as SVG, photographs as PNG. The page reads in light and dark, on a telephone and on paper,
-    and by a screen reader.
+    Drawings are embedded as SVG, photographs as PNG. The page works in light and dark mode, on a phone, on
+    paper and with a screen reader.
 
     >>> page = render_report(Report("ELFS on <digits>", sections=[Section("Scores", "AUM & co.")]))
     >>> "ELFS on &lt;digits&gt;" in page, "AUM &amp; co." in page, "://" in page
     (True, True, False)
     """
-    template = (
-        resources.files("winnow.tasks.report")
-        .joinpath("templates/report.html.j2")
-        .read_text(encoding="utf-8")
-    )
+    template = resources.files("winnow.tasks.report").joinpath("templates/report.html.j2")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(said=_said, paragraphs=_paragraphs, source=_source, size=_size, tight=_tight)
     environment.tests["table"] = lambda value: isinstance(value, Table)
-    return environment.from_string(template).render(
-        report=report, csv=_uri(report.csv.encode(), "text/csv;charset=utf-8")
-    )
+    numbers = _uri(report.csv.encode(), "text/csv;charset=utf-8")
+    return environment.from_string(template.read_text(encoding="utf-8")).render(report=report, csv=numbers)
 
 
 def _picture_markdown(picture: Picture, png: bytes | None) -> str:
@@ -148,37 +146,33 @@ def _picture_markdown(picture: Picture, png: bytes | None) -> str:
 
 
 def _pairs_markdown(values: Mapping[str, Any]) -> str:
-    lines = ["| | |", "| :--- | :--- |"]
-    return "\n".join(
-        lines
-        + [f"| {escape_markdown(key)} | {escape_markdown(_said(value))} |" for key, value in values.items()]
-    )
+    rows = [(escape_markdown(key), escape_markdown(_said(value))) for key, value in values.items()]
+    return "\n".join(["| | |", "| :--- | :--- |", *(f"| {key} | {value} |" for key, value in rows)])
 
 
 def _smaller(png: bytes, step: int) -> bytes | None:
-    """The next smaller form of a figure: fewer colours, half the size, a third; None where nothing is left to do."""
+    """The figure with fewer colours, then at half its size, at a third; None when nothing is left to try."""
     if step > 3:
         return None
     with Image.open(io.BytesIO(png)) as image:
-        scale = (1, 1, 2, 3)[step]
-        small = image.convert("RGB").resize(
-            (max(1, image.width // scale), max(1, image.height // scale)), Image.Resampling.LANCZOS
-        )
-        return compact_png(small, (0, 48, 48, 32)[step])
+        scale, palette = ((1, 48), (2, 48), (3, 32))[step - 1]
+        width, height = (max(1, side // scale) for side in image.size)
+        small = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+        return compact_png(small, palette)
 
 
 def markdown_report(report: Report, max_bytes: int = 800_000) -> str:
     """The report as Markdown with inline PNGs, for a Prefect markdown artifact.
 
-    The largest figure is first drawn with fewer colours, then smaller, then left out with a note, until the
-    text is below the limit; then the last blocks go (files, provenance, sections).
+    While the text is above the limit, the largest figure is reduced to fewer colours, then in size, then
+    replaced by a note. If that is not enough, the last blocks (files, provenance, sections) are left out.
 
     Args:
-        report: the report.
-        max_bytes: limit of the UTF-8 text.
+        report: what to write.
+        max_bytes: limit of the text in UTF-8.
 
     Returns:
-        Markdown of at most ``max_bytes`` bytes.
+        Markdown of at most ``max_bytes``.
 
     Raises:
         BadInput: not even the title and the verdicts fit.

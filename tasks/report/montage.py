@@ -13,24 +13,23 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from winnow.tasks.errors import BadInput
-from winnow.tasks.report.plots import (
+from winnow.tasks.report.canvas import (
     DROPPED_BETWEEN,
     DROPPED_EASY,
     DROPPED_HARD,
     INK,
     KEPT,
-    HigherIs,
     Picture,
     compact_png,
-    regions,
 )
+from winnow.tasks.report.regions import HigherIs, regions
 
 __all__ = ["Group", "montage", "selection_montage"]
 
 Pixels: TypeAlias = "NDArray[np.uint8] | Sequence[Image.Image]"
-TILE, GAP, MARGIN = 96, 8, 12
+TILE, GAP, GROUP_GAP, MARGIN = 96, 8, 10, 12  # pixels
 SMALL, LARGE = 14, 19  # font sizes in pixels
-# (colours, dithered, scale of a tile): the first that fits is taken
+# (colours, dithered, scale of a tile), tried in this order until the sheet is small enough
 TRIES = (
     (None, False, 1.0),
     (256, True, 1.0),
@@ -62,12 +61,9 @@ class Group:
 
 @lru_cache(maxsize=8)
 def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    weight = (
-        "bold" if bold else "normal"
-    )  # the font that matplotlib brings along: the same everywhere, and with more than Latin letters
-    return ImageFont.truetype(
-        font_manager.findfont(font_manager.FontProperties(family="DejaVu Sans", weight=weight)), size
-    )
+    # matplotlib's own font: the same everywhere, and with more than Latin letters
+    properties = font_manager.FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal")
+    return ImageFont.truetype(font_manager.findfont(properties), size)
 
 
 def _clip(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
@@ -82,39 +78,33 @@ def _clip(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
 def _to_pil(name: str, images: Pixels) -> list[Image.Image]:
     if not isinstance(images, np.ndarray):
         return [image.convert("RGB") for image in images]
-    if (
-        images.dtype != np.uint8
-        or images.ndim not in (3, 4)
-        or (images.ndim == 4 and images.shape[3] not in (1, 3))
-    ):
+    channels = images.shape[3] if images.ndim == 4 else 1
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or channels not in (1, 3):
         raise BadInput(
             f"{name} has shape {images.shape} and dtype {images.dtype}, not (n, H, W, 1 or 3) uint8."
         )
-    if images.ndim == 4 and images.shape[3] == 1:
+    if images.ndim == 4 and channels == 1:
         images = images[..., 0]
     return [Image.fromarray(image).convert("RGB") for image in images]
 
 
 def _fit(image: Image.Image, tile: int) -> Image.Image:
-    """The image within tile × tile: small ones enlarged by whole factors without smoothing, large ones reduced."""
+    """The image within tile × tile: reduced, or enlarged by a whole factor without smoothing."""
     longest = max(image.size)
     if longest > tile:
-        ratio = tile / longest
-        return image.resize(
-            (max(1, round(image.width * ratio)), max(1, round(image.height * ratio))),
-            Image.Resampling.LANCZOS,
-        )
+        width, height = (max(1, round(side * (tile / longest))) for side in image.size)
+        return image.resize((width, height), Image.Resampling.LANCZOS)
     factor = tile // longest
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
 def montage(groups: Sequence[Group], *, columns: int = 10, max_bytes: int = 300_000) -> bytes:
-    """A contact sheet: groups of images one under another, each image with its captions.
+    """A contact sheet: groups of images one below the other, each image with its captions.
 
     Args:
         groups: what to show, from top to bottom; groups without images are left out.
-        columns: images a row.
-        max_bytes: the PNG stays below this: first the palette, then the tiles are made smaller.
+        columns: images per row.
+        max_bytes: limit of the PNG; to meet it, first the palette is reduced, then the tiles.
 
     Returns:
         PNG bytes.
@@ -154,44 +144,32 @@ def montage(groups: Sequence[Group], *, columns: int = 10, max_bytes: int = 300_
 def _sheet(drawn: Sequence[tuple[Group, list[Image.Image]]], columns: int, tile: int) -> Image.Image:
     small, large = _font(SMALL), _font(LARGE, bold=True)
     cell = max(tile, TILE)  # captions keep their width when tiles shrink
-    line = SMALL + 4
-    heading = LARGE + 16
-    fitted = [(group, [_fit(image, tile) for image in images]) for group, images in drawn]
-    width = 2 * MARGIN + columns * (cell + GAP) - GAP
-    width = max(width, round(max(large.getlength(group.title) for group, _ in fitted)) + 3 * MARGIN + 8)
-    heights = []
-    for group, images in fitted:
-        lines = max(len(caption) for caption in group.captions)
-        rows = -(-len(images) // columns)
-        heights.append(heading + rows * (max(image.height for image in images) + 4 + lines * line + GAP))
-    sheet = Image.new("RGB", (width, 2 * MARGIN + sum(heights) + 10 * (len(fitted) - 1)), "white")
+    line, heading = SMALL + 4, LARGE + 16
+    blocks, height = [], 2 * MARGIN - GROUP_GAP
+    for group, images in drawn:
+        tiles = [_fit(image, tile) for image in images]
+        tallest = max(image.height for image in tiles)
+        row = tallest + 4 + max(len(caption) for caption in group.captions) * line + GAP
+        blocks.append((group, tiles, tallest, row))
+        height += heading + -(-len(tiles) // columns) * row + GROUP_GAP
+    title = round(max(large.getlength(group.title) for group, _ in drawn))
+    width = max(2 * MARGIN + columns * (cell + GAP) - GAP, title + 3 * MARGIN + 8)
+    sheet = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(sheet)
     top = MARGIN
-    for (group, images), height in zip(fitted, heights, strict=True):
+    for group, tiles, tallest, row in blocks:
         pen.rectangle((MARGIN, top + 2, MARGIN + 6, top + LARGE + 4), fill=group.colour)
         pen.text((MARGIN + 14, top), " ".join(group.title.split()), fill=INK, font=large)
-        lines = max(len(caption) for caption in group.captions)
-        tallest = max(image.height for image in images)
-        for i, (image, caption) in enumerate(zip(images, group.captions, strict=True)):
+        for i, (image, caption) in enumerate(zip(tiles, group.captions, strict=True)):
             x = MARGIN + (i % columns) * (cell + GAP)
-            y = top + heading + (i // columns) * (tallest + 4 + lines * line + GAP)
+            y = top + heading + (i // columns) * row
             sheet.paste(image, (x + (cell - image.width) // 2, y + tallest - image.height))
             for j, text in enumerate(caption):
                 text = _clip(text, cell, small)
-                pen.text(
-                    (x + (cell - small.getlength(text)) / 2, y + tallest + 4 + j * line),
-                    text,
-                    fill=INK,
-                    font=small,
-                )
-        top += height + 10
+                left = x + (cell - small.getlength(text)) / 2
+                pen.text((left, y + tallest + 4 + j * line), text, fill=INK, font=small)
+        top += heading + -(-len(tiles) // columns) * row + GROUP_GAP
     return sheet
-
-
-def _even(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    if len(rows) <= count:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, count).round().astype(np.int64)]
 
 
 def selection_montage(
@@ -208,22 +186,27 @@ def selection_montage(
     columns: int = 10,
     max_bytes: int = 300_000,
 ) -> Picture:
-    """What a selection kept and dropped: the hardest dropped, a cross-section of the kept, the easiest dropped.
+    """What a selection kept and dropped, as a contact sheet.
 
-    Without scores, an even cross-section of the kept rows and one of the dropped.
+    From top to bottom: the hardest dropped samples, a cross-section of the kept ones and of those dropped in
+    between, the easiest dropped. Without scores: a cross-section of the kept and one of the dropped.
 
     Args:
         read: (n,) int64 rows to n images, (n, H, W, C) uint8 or PIL images.
         kept: (k,) int rows kept.
         ids: N ids, printed under the images.
-        scores: (N,) float, one a sample.
+        scores: (N,) float.
         labels: (N,) int labels or pseudo-labels, negative where unknown.
-        classes: names of the labels; without them the number is printed.
+        classes: names of the labels; a label without a name is printed as a number.
         score_name: name of the score.
         higher_is: what a high score means.
         count: images shown of each group.
-        columns: images a row.
+        columns: images per row.
         max_bytes: limit of the PNG.
+
+    Raises:
+        BadInput: scores or labels of another length than the ids, or what :func:`montage` and
+            :func:`winnow.tasks.report.regions.regions` refuse.
     """
     total = len(ids)
     for name, column in (("scores", scores), ("labels", labels)):
@@ -232,72 +215,59 @@ def selection_montage(
     values = np.zeros(total) if scores is None else np.asarray(scores, dtype=np.float64)
     parts = regions(values, kept, higher_is=higher_is)
     ease = values if higher_is == "easier" else -values
-    by_ease = {name: rows[np.argsort(ease[rows], kind="stable")] for name, rows in parts.items()}
-    side = {"easier": ("lowest", "highest"), "harder": ("highest", "lowest")}[higher_is]
-    shown: list[tuple[str, str, NDArray[np.int64], str]] = []
+    parts = {name: rows[np.argsort(ease[rows], kind="stable")] for name, rows in parts.items()}
+    section, slope = "a cross-section", "from hard to easy"
     if scores is None:
-        shown += [("kept", "a cross-section", _even(parts["kept"], count), KEPT)]
-        shown += [("dropped", "a cross-section", _even(parts["between"], count), DROPPED_EASY)]
-        sizes = {"kept": len(parts["kept"]), "dropped": len(parts["between"])}
+        shown = [
+            ("kept", "kept", section, _spaced(parts["kept"], count), KEPT),
+            ("dropped", "between", section, _spaced(parts["between"], count), DROPPED_EASY),
+        ]
     else:
-        shown += [
-            ("dropped as too hard", f"{side[0]} {score_name}", by_ease["too hard"][:count], DROPPED_HARD)
+        hard, easy = ("lowest", "highest") if higher_is == "easier" else ("highest", "lowest")
+        hardest, easiest = parts["too hard"][:count], parts["too easy"][::-1][:count]
+        shown = [
+            ("dropped as too hard", "too hard", f"{hard} {score_name}", hardest, DROPPED_HARD),
+            ("kept", "kept", slope, _spaced(parts["kept"], count), KEPT),
+            ("dropped in between", "between", slope, _spaced(parts["between"], count), DROPPED_BETWEEN),
+            ("dropped as too easy", "too easy", f"{easy} {score_name}", easiest, DROPPED_EASY),
         ]
-        shown += [("kept", "from hard to easy", _even(by_ease["kept"], count), KEPT)]
-        shown += [
-            ("dropped in between", "from hard to easy", _even(by_ease["between"], count), DROPPED_BETWEEN)
-        ]
-        shown += [
-            (
-                "dropped as too easy",
-                f"{side[1]} {score_name}",
-                by_ease["too easy"][::-1][:count],
-                DROPPED_EASY,
-            )
-        ]
-        sizes = {
-            title: len(parts[name])
-            for (title, *_), name in zip(shown, ("too hard", "kept", "between", "too easy"), strict=True)
-        }
-    marks = None if labels is None else np.asarray(labels)
-    known = None if scores is None else values
     groups = []
-    for title, which, rows, colour in shown:
-        if len(rows):
-            captions = [_caption(int(row), ids, marks, classes, known, score_name) for row in rows]
-            groups.append(
-                Group(f"{title}: {len(rows):,} of {sizes[title]:,}, {which}", read(rows), captions, colour)
-            )
-    alt = "Contact sheet of samples. " + " ".join(f"{group.title}." for group in groups)
-    what = ", ".join(
-        ["id", *(["label"] if labels is not None else []), *([score_name] if scores is not None else [])]
-    )
+    for title, region, which, rows, colour in shown:
+        if not len(rows):
+            continue
+        captions = [[f"id {ids[row]}"] for row in rows]
+        if labels is not None:
+            for caption, label in zip(captions, np.asarray(labels)[rows], strict=True):
+                caption.append(_label(int(label), classes))
+        if scores is not None:
+            for caption, number in zip(captions, _numbers(values, rows), strict=True):
+                caption.append(f"{score_name} {number}")
+        heading = f"{title}: {len(rows):,} of {len(parts[region]):,}, {which}"
+        groups.append(Group(heading, read(rows), captions, colour))
+    shown_with = {"id": ids, "label": labels, score_name: scores}
+    printed = ", ".join(name for name, column in shown_with.items() if column is not None)
     return Picture(
         montage(groups, columns=columns, max_bytes=max_bytes),
-        alt,
-        caption=f"Samples kept and dropped; under each image its {what}.",
+        f"Contact sheet of samples. {' '.join(f'{group.title}.' for group in groups)}",
+        caption=f"Samples kept and dropped; under each image its {printed}.",
     )
 
 
-def _caption(
-    row: int,
-    ids: Sequence[object] | NDArray,
-    labels: NDArray | None,
-    classes: Sequence[str],
-    scores: NDArray[np.float64] | None,
-    score_name: str,
-) -> list[str]:
-    lines = [f"id {ids[row]}"]
-    whole = scores is not None and bool(
-        np.all(scores == np.floor(scores))
-    )  # counts, such as forgetting events
-    if labels is not None:
-        label = int(labels[row])
-        lines.append(
-            "no label" if label < 0 else str(classes[label]) if label < len(classes) else f"class {label}"
-        )
-    if scores is not None:
-        value = float(scores[row])
-        text = f"{value:#.3g}" if abs(value) < 100 and not whole else f"{value:.0f}"
-        lines.append(f"{score_name} {text.replace('-', chr(0x2212))}")
-    return lines
+def _spaced(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """At most count of the rows, evenly spaced from the first to the last."""
+    if len(rows) <= count:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, count).round().astype(np.int64)]
+
+
+def _label(label: int, classes: Sequence[str]) -> str:
+    if label < 0:
+        return "no label"
+    return str(classes[label]) if label < len(classes) else f"class {label}"
+
+
+def _numbers(values: NDArray[np.float64], rows: NDArray[np.int64]) -> list[str]:
+    """The values of these rows as text, without decimals where all values are counts, as of forgetting."""
+    counts = bool(np.all(values == np.floor(values)))
+    texts = (f"{v:.0f}" if counts or abs(v) >= 100 else f"{v:#.3g}" for v in values[rows].tolist())
+    return [text.replace("-", "\u2212") for text in texts]

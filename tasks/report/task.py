@@ -33,10 +33,11 @@ BEST_EPOCH = (
 )
 
 REPORT = (
+    "winnow.tasks.report.bars",
+    "winnow.tasks.report.curves",
     "winnow.tasks.report.html",
     "winnow.tasks.report.montage",
-    "winnow.tasks.report.plots",
-    "winnow.tasks.report.tables",
+    "winnow.tasks.report.verdicts",
     "winnow.tasks.train.metrics",
 )
 
@@ -82,15 +83,10 @@ def draw(
     Returns:
         ``trials`` and ``report``.
     """
-    from winnow.tasks.report.plots import accuracy_curve
-    from winnow.tasks.report.tables import (
-        accuracy_table,
-        cost_table,
-        difference_table,
-        percent,
-        summarise,
-        verdicts,
-    )
+    from winnow.tasks.report.curves import accuracy_curve
+    from winnow.tasks.report.statistics import summarise
+    from winnow.tasks.report.tables import accuracy_table, cost_table, difference_table, percent
+    from winnow.tasks.report.verdicts import verdicts
 
     with progress("report"):
         runs, where = _measured(trials, coresets)
@@ -159,16 +155,10 @@ def draw_comparison(
     Returns:
         ``trials`` and ``report``.
     """
-    from winnow.tasks.report.plots import accuracy_curve
-    from winnow.tasks.report.tables import (
-        accuracy_table,
-        comparison_table,
-        cost_table,
-        difference_table,
-        mean_ranks,
-        summarise,
-        verdicts,
-    )
+    from winnow.tasks.report.curves import accuracy_curve
+    from winnow.tasks.report.statistics import mean_ranks, summarise
+    from winnow.tasks.report.tables import accuracy_table, comparison_table, cost_table, difference_table
+    from winnow.tasks.report.verdicts import verdicts
 
     with progress("report"):
         runs, where = _measured(trials, coresets)
@@ -334,8 +324,8 @@ def _clustering_sections(
     train: Artifact, pseudo_labels: Artifact | None, kmeans: Artifact | None, head_losses: Artifact | None
 ) -> list[Section | None]:
     """Agreement of pseudo-labels with true labels, where these exist: reported, never used."""
-    from winnow.tasks.report.plots import clustering_bars
-    from winnow.tasks.report.plots import head_losses as draw_losses
+    from winnow.tasks.report.bars import clustering_bars
+    from winnow.tasks.report.curves import head_losses as draw_losses
     from winnow.tasks.train.metrics import clustering_metrics
 
     if pseudo_labels is None:
@@ -380,7 +370,7 @@ def _clustering_sections(
 
 def _search_sections(searches: dict[float, dict[str, Any]]) -> list[Section | None]:
     """One section a search: a curve over numbers, a table over settings of several parameters."""
-    from winnow.tasks.report.plots import search_curve
+    from winnow.tasks.report.curves import search_curve
     from winnow.tasks.report.tables import Table, mean_sd, percent
 
     sections = []
@@ -424,8 +414,8 @@ def _selection_sections(
     coresets: list[tuple[float, Artifact]],
     params: dict[float, dict[str, Any]],
 ) -> list[Section | None]:
+    from winnow.tasks.report.bars import class_balance, score_histogram
     from winnow.tasks.report.montage import selection_montage
-    from winnow.tasks.report.plots import class_balance, score_histogram
     from winnow.tasks.report.tables import percent
     from winnow.tasks.score import higher_is
 
@@ -468,6 +458,6 @@ def _selection_sections(
 
 
 def _training(histories: list[tuple[str, Artifact]]) -> Any:
-    from winnow.tasks.report.plots import training_curves
+    from winnow.tasks.report.curves import training_curves
 
     return training_curves([(name, history.table().to_pydict()) for name, history in histories])
