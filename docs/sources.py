@@ -62,8 +62,12 @@ def assignments(module: str) -> dict[str, ast.expr]:
 
 
 def parameters(target: str) -> list[Parameter]:
+    """Those of a function or class; a value, such as a score's reducer, has none."""
+    module, _, name = target.partition(":")
+    names = assignments(module)
+    if name in names:
+        return []
     arguments = definition(target).args
-    names = assignments(target.partition(":")[0])
     positional = [*arguments.posonlyargs, *arguments.args]
     required = [None] * (len(positional) - len(arguments.defaults))
     defaults = [*required, *arguments.defaults, *arguments.kw_defaults]

@@ -30,8 +30,9 @@ def measure(log_probs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     Returns:
         COLUMNS, float32 (…, 5).
 
-    >>> dict(zip(COLUMNS, measure(torch.tensor([0.8, 0.2]).log(), torch.tensor(0)).round(decimals=2).tolist()))
-    {'margin': 0.6, 'loss': 0.22, 'correct': 1.0, 'el2n': 0.28, 'entropy': 0.5}
+    >>> values = measure(torch.tensor([0.8, 0.2]).log(), torch.tensor(0))
+    >>> {name: f"{value:.2f}" for name, value in zip(COLUMNS, values)}
+    {'margin': '0.60', 'loss': '0.22', 'correct': '1.00', 'el2n': '0.28', 'entropy': '0.50'}
     """
     at = labels.unsqueeze(-1)
     probs = log_probs.exp()
