@@ -222,19 +222,10 @@ class Manifest(BaseModel):
         return json.dumps(self.model_dump(), sort_keys=True, separators=(",", ":")).encode()
 
 
-class Artifact(BaseModel):
-    """Handle of one stored table: what tasks pass to each other, never arrays.
+class Handle(BaseModel):
+    """A handle's fields, validated: anybody may have written a file of a shared store."""
 
-    Attributes:
-        kind: which columns it has (``KINDS``).
-        digest: sha256 of its manifest, which names its parts and holds its facts: the artifact's whole identity.
-        rows: number of rows.
-        nbytes: size of its parts.
-        facts: what tasks read of it beside its columns (classes, k, method, …); part of the identity.
-        notes: for people, and where the images of samples lie; never read by what decides a result.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     kind: str
     digest: Digest
@@ -242,6 +233,72 @@ class Artifact(BaseModel):
     nbytes: Annotated[int, Field(ge=0)]
     facts: dict[str, Any] = {}
     notes: dict[str, Any] = {}
+
+
+class Artifact:
+    """Handle of one stored table: what tasks pass to each other, never arrays.
+
+    Args:
+        kind: which columns it has (``KINDS``).
+        digest: sha256 of its manifest, which names its parts and holds its facts: the artifact's whole identity.
+        rows: number of rows.
+        nbytes: size of its parts.
+        facts: what tasks read of it beside its columns (classes, k, method, …); part of the identity.
+        notes: for people, and where the images of samples lie; never read by what decides a result.
+
+    Raises:
+        ValueError: fields that are no handle's.
+    """
+
+    # A class of its own, since Prefect looks for the origin of a task's inputs inside models, too, and there takes
+    # equal strings for the same.
+    __slots__ = ("__weakref__", "digest", "facts", "kind", "nbytes", "notes", "rows")
+
+    def __init__(
+        self,
+        kind: str,
+        digest: str,
+        rows: int,
+        nbytes: int,
+        facts: Mapping[str, Any] | None = None,
+        notes: Mapping[str, Any] | None = None,
+    ) -> None:
+        handle = Handle(
+            kind=kind,
+            digest=digest,
+            rows=rows,
+            nbytes=nbytes,
+            facts=dict(facts or {}),
+            notes=dict(notes or {}),
+        )
+        for name, value in handle:
+            object.__setattr__(self, name, value)
+
+    kind: str
+    digest: str
+    rows: int
+    nbytes: int
+    facts: dict[str, Any]
+    notes: dict[str, Any]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"a handle does not change: {name}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Artifact, (self.kind, self.digest, self.rows, self.nbytes, self.facts, self.notes))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Artifact) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __repr__(self) -> str:
+        return f"Artifact({self})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its fields: ``Artifact(**artifact.to_dict())`` is the same."""
+        return {name: getattr(self, name) for name in Handle.model_fields}
 
     def __str__(self) -> str:
         return f"{self.kind} {self.digest[:12]} ({self.rows:,} rows)"
@@ -286,7 +343,7 @@ class Artifact(BaseModel):
     def check(self) -> None:
         """Raises: ArtifactCorrupt: the manifest or a part is missing, cut off, altered or not what the handle says."""
         manifest = self.manifest()
-        if _handle(self.digest, manifest, self.notes) != self:
+        if _handle(self.digest, manifest, self.notes).to_dict() != self.to_dict():
             raise self._corrupt("it is not what its handle says", self.name)
         self.paths()
 

@@ -326,7 +326,7 @@ def cached_task(
             finally:
                 _context.reset(token)
             provenance.record(key, payload, result, time.perf_counter() - start, **current.notes)
-            return result
+            return _as_read(result)
 
         task: CachedTask[P, R] = CachedTask(
             fn=body,
@@ -341,6 +341,20 @@ def cached_task(
         return task
 
     return decorate
+
+
+_results: list[Any] = []
+
+
+def _as_read(result: Any) -> Any:
+    """A result as it comes out of its record, so that a flow sees no difference.
+
+    It is kept for as long as the process lives: Prefect knows dicts, lists and their keys by their addresses, and would
+    take what is made at a freed one for a result of this task.
+    """
+    read = records.from_json(json.loads(json.dumps(records.to_json(result))))
+    _results.append(read)
+    return read
 
 
 def uncached_task(*, name: str, run_name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
@@ -362,7 +376,7 @@ def uncached_task(*, name: str, run_name: str) -> Callable[[Callable[P, R]], Tas
             )
             if provenance.step(key) is None:
                 provenance.record(key, payload, result, time.perf_counter() - start)
-            return result
+            return _as_read(result)
 
         return Task(fn=body, name=name, task_run_name=run_name, cache_policy=NO_CACHE)
 

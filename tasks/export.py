@@ -51,7 +51,7 @@ def export_table(artifact: Artifact, destination: Path, provenance: Sequence[Map
 
 def _to_parquet(artifact: Artifact, file: Path, provenance: Sequence[Mapping[str, Any]]) -> None:
     notes = {
-        b"winnow.artifact": artifact.model_dump_json().encode(),
+        b"winnow.artifact": json.dumps(artifact.to_dict()).encode(),
         b"winnow.provenance": json.dumps(list(provenance)).encode(),
     }
     writer = None

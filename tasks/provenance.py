@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from winnow.tasks import records
-from winnow.tasks.artifacts import Artifact
+from winnow.tasks.artifacts import Artifact, Handle
 from winnow.tasks.store import store
 
 __all__ = ["UNCACHED", "artifact_of", "lineage", "maker", "record", "step", "steps", "why"]
@@ -31,7 +31,7 @@ class _Step(BaseModel):
     version: str
     key: str
     inputs: dict[str, Any]
-    outputs: list[Artifact]
+    outputs: list[Handle]
     seconds: float
     finished: AwareDatetime
     python: str
@@ -44,7 +44,7 @@ def record(key: str, payload: Step, result: Any, seconds: float, **notes: Any) -
     content = {
         **payload,
         "key": key,
-        "outputs": [artifact.model_dump() for artifact in artifacts],
+        "outputs": [artifact.to_dict() for artifact in artifacts],
         "seconds": round(seconds, 3),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),

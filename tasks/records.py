@@ -13,8 +13,6 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic import ValidationError
-
 from winnow.tasks.artifacts import Artifact
 from winnow.tasks.errors import ArtifactCorrupt
 from winnow.tasks.store import Damaged, store
@@ -110,7 +108,7 @@ def _checksum(body: dict[str, Any]) -> str:
 
 def to_json(value: Any) -> Any:
     if isinstance(value, Artifact):
-        return {"artifact": value.model_dump()}
+        return {"artifact": value.to_dict()}
     if isinstance(value, dict):
         return {"dict": {str(k): to_json(v) for k, v in value.items()}}
     if isinstance(value, list | tuple):
@@ -128,8 +126,8 @@ def from_json(value: Any) -> Any:
         ((kind, inner),) = value.items()
         if kind == "artifact":
             try:
-                return Artifact.model_validate(inner, strict=True)
-            except ValidationError as error:
+                return Artifact(**inner)
+            except (TypeError, ValueError) as error:
                 raise Unusable("it describes an artifact wrongly") from error
         if kind == "dict" and isinstance(inner, dict):
             return {k: from_json(v) for k, v in inner.items()}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pickle
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +39,12 @@ def test_equal_content_has_one_file_and_one_digest():
 
 def test_handle_survives_json():
     first = embeddings()
-    assert Artifact.model_validate_json(first.model_dump_json()) == first
+    assert Artifact(**json.loads(json.dumps(first.to_dict()))) == first
+    assert pickle.loads(pickle.dumps(first)) == first
+    with pytest.raises(AttributeError, match="does not change"):
+        first.rows = 3
+    with pytest.raises(ValueError, match="digest"):
+        Artifact("table", "../../etc/passwd", 1, 1)
 
 
 def test_facts_are_part_of_the_identity_and_notes_are_not():
@@ -152,7 +159,7 @@ def test_a_handle_that_says_otherwise_is_refused():
     made = embeddings()
     for lie in ({"rows": 21}, {"facts": {"dim": 5}}, {"kind": "scores"}, {"nbytes": 1}):
         with pytest.raises(ArtifactCorrupt, match="not what its handle says"):
-            made.model_copy(update=lie).check()
+            Artifact(**{**made.to_dict(), **lie}).check()
     made.check()
 
 

@@ -65,7 +65,7 @@ def test_keys_name_content_not_circumstances(monkeypatch, tmp_path):
     here = key(half, whole=made)
     monkeypatch.setenv("WINNOW_STORE", str(tmp_path / "elsewhere"))
     moved = toy.fn(3)
-    assert key(half, whole=moved.model_copy(update={"notes": {"note": "other"}})) == here
+    assert key(half, whole=Artifact(**{**moved.to_dict(), "notes": {"note": "other"}})) == here
 
 
 def test_a_live_object_as_input_is_refused_loudly():

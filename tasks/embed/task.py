@@ -168,7 +168,7 @@ class _EmbedRows:
     def _encoder(self, where: str) -> Any:
         with _encoders:
             key = (self.embedder, json.dumps(self.options, sort_keys=True), self.checkpoint, self.seed, where)
-            return _make_encoder(*key, self.learn_from.model_dump_json())
+            return _make_encoder(*key, json.dumps(self.learn_from.to_dict()))
 
 
 _encoders = threading.Lock()
@@ -182,7 +182,7 @@ def _make_encoder(
 
     from winnow.tasks.hardware import compute_dtype, torch_generator
 
-    images = open_split(Artifact.model_validate_json(learn_from)).images
+    images = open_split(Artifact(**json.loads(learn_from))).images
     device = torch.device(where)
     return embedders.get(embedder)(
         images,

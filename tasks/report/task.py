@@ -290,7 +290,7 @@ def publish(name: str, drawn: dict[str, Artifact], settings: dict[str, Any]) -> 
     for verdict in trials.facts["verdicts"]:
         log.info("%s", verdict)
     log.info("report: %s", store().address(file))
-    return trials.model_copy(update={"notes": {**trials.notes, "report": file}})
+    return Artifact(**{**trials.to_dict(), "notes": {**trials.notes, "report": file}})
 
 
 def _trial(
