@@ -19,7 +19,7 @@ Ints = NDArray[np.integer[Any]]
 
 _ROWS = 1 << 18  # rows of a graph handled together, which bounds temporary memory
 _NUMBERS = 1 << 18  # coordinates handled together, which fit a core's cache
-_SIMILARITIES = {  # lowest and highest, what a value outside is, and what to do about it
+_SIMILARITIES: dict[str, tuple[float, float, str, str]] = {  # range, what a value outside is, remedy
     "cosine": (
         -1.001,
         1.001,
@@ -27,7 +27,7 @@ _SIMILARITIES = {  # lowest and highest, what a value outside is, and what to do
         "give the cosine kNN graph (winnow.tasks.embed.knn.knn); to d2 features, or similarity='euclidean'",
     ),
     "euclidean": (
-        -np.finfo(np.float32).max,
+        -float(np.finfo(np.float32).max),
         0.0,
         "not minus a distance",
         "pass similarity='cosine', or give features",
