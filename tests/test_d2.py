@@ -8,10 +8,12 @@ import pytest
 from winnow.tasks.embed.graph import Graph
 from winnow.tasks.errors import BadInput, MissingSignal
 from winnow.tasks.registry import selectors
-from winnow.tasks.select import d2 as module
 from winnow.tasks.select.ccs import water_fill
-from winnow.tasks.select.d2 import greedy, iterative_selection, messages, published_greedy, symmetric
+from winnow.tasks.select.d2 import greedy, messages
+from winnow.tasks.select.graphs import Edges, median_length, symmetric
+from winnow.tasks.select.rounds import MessageStage, exact_grid
 from winnow.tasks.select.signals import Signals
+from winnow.tasks.select.upstream.d2 import iterative_selection, published_greedy
 
 d2 = selectors.get("d2")
 NAMES = {"forgetting": "forgetting", "accumulated_margin": "aum"}
@@ -186,8 +188,9 @@ def test_published_class_mode_keeps_small_classes_whole_then_cuts_or_fills_at_ra
 
 def naive(g, near, weights, budget, ties, indptr):
     """Masked argmax after every pick, on the grid that greedy works on."""
-    edges = module._Edges.of(len(g), near, weights, indptr)
-    grid = module._grid(float(np.abs(g).max(initial=0)) * (1 + edges.times_listed() * edges.heaviest()))
+    edges = Edges.of(len(g), near, weights, indptr)
+    largest = float(np.abs(g).max(initial=0)) * (1 + edges.largest_in_degree() * edges.largest_weight())
+    grid = exact_grid(largest)
     key = np.rint(np.asarray(g, np.float64) / grid) * grid
     left = np.ones(len(g), bool)
     picks, keys = [], []
@@ -229,7 +232,7 @@ def random_graph(generator: np.random.Generator, kind: str, n: int):
 @pytest.mark.parametrize("scores", ["random", "tied", "signed", "nearly_equal", "zero"])
 @pytest.mark.parametrize("kind", ["random", "hubs", "knn", "path"])
 def test_greedy_equals_masked_argmax(kind, scores, rounds, monkeypatch):
-    monkeypatch.setattr(module, "_ROUNDS", rounds)  # few: the heap that ends a stage takes its turn
+    monkeypatch.setattr(MessageStage, "rounds", rounds)  # few: the heap that ends a stage takes its turn
     for seed in range(12):
         generator = np.random.default_rng(seed)
         n = int(generator.integers(1, 90))
@@ -277,7 +280,7 @@ def test_greedy_takes_few_rounds_on_graphs_with_hubs(monkeypatch):
     generator = np.random.default_rng(0)
     graph = knn(generator.normal(size=(4000, 100)).astype(np.float32), 5, metric="euclidean")
     assert np.bincount(graph.neighbours.ravel()).max() > 100
-    monkeypatch.setattr(module, "_settle_on_heap", lambda *_: pytest.fail("many rounds"))
+    monkeypatch.setattr(MessageStage, "finish_on_heap", lambda _: pytest.fail("many rounds"))
     for scores in (generator.random(4000), generator.poisson(1.0, 4000), generator.integers(0, 2, 4000)):
         for ids, weights, indptr in (
             (graph.neighbours, np.full((4000, 5), 0.9), None),
@@ -407,7 +410,7 @@ def test_messages_neither_vanish_nor_saturate_on_wide_features():
     generator = np.random.default_rng(0)
     given = made(300, features=20 * generator.normal(size=(300, 700)).astype(np.float32))
     near = graph_of(given.features, metric="euclidean")
-    scaled = -near.similarity / module._median(-near.similarity)
+    scaled = -near.similarity / median_length(-near.similarity)
     assert 0.3 < np.exp(-scaled).mean() < 0.45  # e^−1 = 0.37 for γ_f = 1
     assert np.exp(near.similarity.astype(np.float64)).max() < 1e-200
     ranked = np.argsort(-given.scores["forgetting"], kind="stable")[:60]
@@ -516,7 +519,7 @@ def test_edges_to_dropped_samples_and_other_classes_vanish():
         for row, values in zip(graph.neighbours[kept], graph.similarity[kept], strict=True)
     ]
     indptr = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
-    distances = np.concatenate(apart) / module._median(np.concatenate(apart))
+    distances = np.concatenate(apart) / median_length(np.concatenate(apart))
     s = given.scores["forgetting"][kept] / 5
     flat = np.concatenate([np.array(row, int) for row in rows])
     g = s + messages(s, flat, np.exp(-distances), indptr)
@@ -573,7 +576,7 @@ def put(row: int, column: int, value: int):
         ),
         (
             lambda near, s: Graph(near[:, :4], s[:, :4]),
-            r"graph: 4 neighbours a sample, d2 was asked for neighbours = 5",
+            r"graph: 4 neighbours a sample, neighbours = 5 asked for",
         ),
         (lambda near, s: Graph(near, s[:, :4]), r"graph\.similarity has shape \(240, 4\)"),
         (lambda near, s: Graph(near.astype(float), s), r"graph\.neighbours must be whole numbers"),

@@ -17,7 +17,9 @@ selectors.add("grand", ".top:grand", needs=("scores",))
 selectors.add("moderate", ".moderate:moderate", needs=("features", "labels"))
 selectors.add("prototypicality", ".prototypicality:prototypicality", needs=("features",))
 selectors.add("badge", ".badge:badge", needs=("residuals", "features"))
-selectors.add("d2", ".d2:d2", needs=("scores",), uses=("features", "graph", "labels"))
+selectors.add(
+    "d2", ".d2:d2", needs=("scores",), uses=("features", "graph", "labels"), upstream=".upstream.d2:d2"
+)
 selectors.add("gradmatch", ".gradmatch:gradmatch", needs=("residuals", "features"))
 selectors.add("glister", ".glister:glister", needs=("residuals", "features"), uses=("probabilities",))
 selectors.add("deepfool", ".deepfool:deepfool", needs=("scores",))

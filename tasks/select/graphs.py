@@ -11,8 +11,19 @@ from numpy.typing import NDArray
 
 from winnow.tasks.embed.graph import Graph
 from winnow.tasks.errors import BadInput
+from winnow.tasks.select.signals import Signals
 
-__all__ = ["Edges", "among", "checked_graph", "lengths", "rescaled", "symmetric"]
+__all__ = [
+    "Edges",
+    "among",
+    "checked_graph",
+    "checked_values",
+    "lengths",
+    "median_length",
+    "neighbourhoods",
+    "rescaled",
+    "symmetric",
+]
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
@@ -103,13 +114,28 @@ def _check_similarity(values: Floats, start: int, kind: str) -> None:
         )
 
 
+def checked_values(name: str, values: Floats) -> NDArray[np.float64]:
+    """Finite numbers as float64 (N,).
+
+    Raises:
+        BadInput: no list of numbers, NaN or infinity; ``name`` says of what.
+    """
+    values = np.asarray(values)
+    if values.ndim != 1 or values.dtype.kind not in "fiub":
+        raise BadInput(f"{name} must be a list of numbers, got {values.dtype} of shape {values.shape}.")
+    if not np.isfinite(values).all():
+        row = int(np.flatnonzero(~np.isfinite(values))[0])
+        raise BadInput(f"{name}: row {row} is {values[row]}.")
+    return values.astype(np.float64)
+
+
 def among(graph: Graph, parts: Sequence[NDArray[np.int64]], k: int) -> Iterator[Graph]:
     """The graph among the samples of each part.
 
     Args:
         graph: of all samples, checked.
         parts: rows of each part, none of them twice.
-        k: neighbours to keep of each sample, the first k that lie in its part.
+        k: neighbours to keep of each sample, the first k that lie in its part; fewer in a part of fewer.
 
     Yields:
         The part's graph, neighbours as positions in the part; −1 where a sample has fewer.
@@ -118,7 +144,7 @@ def among(graph: Graph, parts: Sequence[NDArray[np.int64]], k: int) -> Iterator[
     position = np.full(n, -1, np.int32)
     for rows in parts:
         near, similarity = graph.neighbours, graph.similarity
-        if len(rows) < n or (rows != np.arange(n)).any():
+        if not _are_all(rows, n):
             position[rows] = np.arange(len(rows), dtype=np.int32)
             near, similarity = position[near[rows]], similarity[rows]
             position[rows] = -1
@@ -127,7 +153,8 @@ def among(graph: Graph, parts: Sequence[NDArray[np.int64]], k: int) -> Iterator[
                 inside_first = np.argsort(outside, axis=1, kind="stable")[:, :k]
                 near = np.take_along_axis(near, inside_first, axis=1)
                 similarity = np.take_along_axis(similarity, inside_first, axis=1)
-        yield Graph(np.ascontiguousarray(near[:, :k]), np.ascontiguousarray(similarity[:, :k]))
+        width = min(k, len(rows) - 1)
+        yield Graph(np.ascontiguousarray(near[:, :width]), np.ascontiguousarray(similarity[:, :width]))
 
 
 def lengths(features: Floats, rows: NDArray[np.int64], near: Ints) -> NDArray[np.float32]:
@@ -139,7 +166,7 @@ def lengths(features: Floats, rows: NDArray[np.int64], near: Ints) -> NDArray[np
         near: (M, k), positions in ``rows``; what −1 yields means nothing.
     """
     distances = np.empty(near.shape, np.float32)
-    block = max(1, _NUMBERS // (features.shape[1] * near.shape[1]))
+    block = max(1, _NUMBERS // max(1, features.shape[1] * near.shape[1]))
     exact = np.promote_types(features.dtype, np.float32)
     for start in range(0, len(rows), block):
         here = slice(start, start + block)
@@ -200,6 +227,83 @@ def symmetric(neighbours: Ints, distances: Floats) -> tuple[NDArray[np.int32], F
     values = np.concatenate([distances[present], distances[one_way]])
     matrix = sparse.coo_array((values, (source, target)), shape=(n, n)).tocsr()
     return matrix.indices, matrix.data, matrix.indptr.astype(np.int64)
+
+
+def neighbourhoods(
+    signals: Signals,
+    parts: Sequence[NDArray[np.int64]],
+    k: int,
+    *,
+    directed: bool,
+    distance_scale: float | None,
+    similarity: str,
+) -> Iterator[tuple[Ints, Floats, NDArray[np.int64] | None]]:
+    """The kNN graph among the samples of each part, one part after another: the given one's, or computed.
+
+    Args:
+        signals: features, a graph or both.
+        parts: rows of each part.
+        k: neighbours of a sample.
+        directed: as the samples list one another; else undirected.
+        distance_scale: σ; None takes the part's median.
+        similarity: of a given graph without features, ``"cosine"`` or ``"euclidean"``.
+
+    Yields:
+        Neighbours as positions in the part, distances in units of σ, and indptr (None: rows of k).
+    """
+    features, exponent = rescaled(signals.features) if signals.has("features") else (None, 0)
+    scale = None if distance_scale is None else float(np.ldexp(distance_scale, -exponent))
+    for near, distances in _nearest(signals, features, parts, k, similarity):
+        present = near >= 0
+        whole = bool(present.all())
+        sigma = scale or median_length(distances if whole else distances[present])
+        distances = distances / np.float32(sigma)
+        if not directed:
+            yield symmetric(near, distances)
+        elif whole:
+            yield near, distances, None
+        else:
+            yield near[present], distances[present], np.append(0, present.sum(axis=1).cumsum())
+
+
+def _nearest(
+    signals: Signals, features: Floats | None, parts: Sequence[NDArray[np.int64]], k: int, similarity: str
+) -> Iterator[tuple[Ints, Floats]]:
+    """Neighbours and distances in each part; −1 where a sample has fewer."""
+    if signals.graph is None:
+        from winnow.tasks.embed.knn import knn
+
+        assert features is not None
+        for rows in parts:
+            if len(rows) == 1:
+                yield np.empty((1, 0), np.int32), np.empty((1, 0), np.float32)
+                continue
+            points = features if _are_all(rows, signals.n) else features[rows]
+            graph = knn(points, min(k, len(rows) - 1), metric="euclidean")
+            yield graph.neighbours, -graph.similarity
+        return
+    columns = max(
+        min(k, signals.n - 1), signals.graph.neighbours.shape[-1]
+    )  # the last may be needed in a part
+    graph = checked_graph(signals.graph, columns, similarity=similarity if features is None else None)
+    for rows, part in zip(parts, among(graph, parts, k), strict=True):
+        if features is not None:
+            yield part.neighbours, lengths(features, rows, part.neighbours)
+            continue
+        values = part.similarity.astype(np.float32, copy=False)
+        yield part.neighbours, np.sqrt(np.maximum(2 - 2 * values, 0)) if similarity == "cosine" else -values
+
+
+def _are_all(rows: NDArray[np.int64], n: int) -> bool:
+    """Whether these are all n rows, in order."""
+    return len(rows) == n and bool((rows == np.arange(n)).all())
+
+
+def median_length(distances: Floats) -> float:
+    """Median of the distances above 0, so that duplicates do not make it 0; 1 where there are none."""
+    apart = distances[distances > 0]
+    middle = len(apart) // 2
+    return float(np.partition(apart, middle)[middle]) if len(apart) else 1.0
 
 
 @dataclass(frozen=True)
