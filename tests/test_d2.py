@@ -9,7 +9,7 @@ from winnow.tasks.embed.graph import Graph
 from winnow.tasks.errors import BadInput, MissingSignal
 from winnow.tasks.registry import selectors
 from winnow.tasks.select.ccs import water_fill
-from winnow.tasks.select.d2 import greedy, messages
+from winnow.tasks.select.d2 import definition, greedy, messages
 from winnow.tasks.select.graphs import Edges, median_length, symmetric
 from winnow.tasks.select.rounds import MessageStage, exact_grid
 from winnow.tasks.select.signals import Signals
@@ -369,24 +369,13 @@ def graph_of(features, k=5, metric="cosine") -> Graph:
 
 
 def test_default_is_the_equation():
-    """Written out once more, sample by sample."""
     given = made(60)
-    x, s = given.features.astype(np.float64), given.scores["forgetting"] / given.scores["forgetting"].max()
-    apart = np.sqrt(((x[:, None] - x[None]) ** 2).sum(-1))
-    np.fill_diagonal(apart, np.inf)
-    listed = np.zeros((60, 60), bool)
-    np.put_along_axis(listed, np.argsort(apart, axis=1)[:, :3], True, axis=1)
-    scale = np.sort(apart[listed])[90]
-    joined = listed | listed.T
-    g = s + np.where(joined, np.exp(-0.7 * apart / scale), 0.0) @ s
-    left, order = np.ones(60, bool), []
-    for _ in range(30):
-        i = int(np.where(left, g, -np.inf).argmax())
-        order.append(i)
-        left[i] = False
-        g -= np.where(joined[i], np.exp(-0.3 * apart[i] / scale), 0.0) * max(g[i], 0.0)
-    chosen = d2(given, 30, neighbours=3, gamma_forward=0.7, gamma_reverse=0.3)
-    assert chosen.indices.tolist() == order
+    params = {"neighbours": 3, "gamma_forward": 0.7, "gamma_reverse": 0.3}
+    chosen = d2(given, 30, **params)
+    assert (
+        chosen.indices.tolist()
+        == definition(given, 30, generator=np.random.default_rng(0), **params).tolist()
+    )
     assert chosen.gains.dtype == np.float32
     assert np.all(np.diff(chosen.gains) <= 0)
 

@@ -274,7 +274,7 @@ def check_arguments(
     distance_scale: float | None,
     similarity: str,
 ) -> None:
-    """Refuse parameters out of range and signals that do not suffice; ``modes`` are the graph modes there are.
+    """Refuse parameters out of range and signals that do not suffice; ``modes`` are the graph modes.
 
     Raises:
         BadInput: naming the parameter.

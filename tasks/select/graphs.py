@@ -188,9 +188,8 @@ def rescaled(features: Floats) -> tuple[Floats, int]:
     >>> rescaled(np.array([[3.0, -4.0]]))[1], rescaled(np.array([[3e20, -4e20]]))[1]
     (0, 69)
     """
-    blocks = (features[start : start + 4096] for start in range(0, len(features), 4096))
-    largest = max(float(np.abs(block).max(initial=0.0)) for block in blocks)
-    if largest == 0 or 2.0**-24 <= largest <= 2.0**40:
+    largest = max(float(features.max(initial=0.0)), -float(features.min(initial=0.0)))
+    if largest == 0 or 2.0**-24 <= largest <= 2.0**20:
         return features, 0
     exponent = int(np.frexp(largest)[1])
     return np.ldexp(features, -exponent), exponent

@@ -18,7 +18,7 @@ from winnow.tasks.select.graphs import Edges
 from winnow.tasks.select.ranking import best, order
 
 if TYPE_CHECKING:
-    from winnow.tasks.select.greedy import SparseFacilityLocation
+    from winnow.tasks.select.set_functions import SparseFacilityLocation
 
 __all__ = ["CoverStage", "MessageStage", "Stage", "exact_grid", "in_rounds"]
 
@@ -281,7 +281,7 @@ class CoverStage(Stage):
 
 
 def exact_grid(largest: float) -> float:
-    """The power of two whose multiples up to ``largest`` float64 adds without rounding, hence in any order."""
+    """The power of two whose multiples up to ``largest`` float64 adds exactly, hence in any order."""
     return 2.0 ** max(np.ceil(np.log2(largest)) - 52, -1000.0) if largest > 0 else 1.0
 
 
