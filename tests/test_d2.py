@@ -381,13 +381,16 @@ def test_default_is_the_equation():
 
 
 @pytest.mark.parametrize("graph_mode", ["symmetric", "directed", "per_class"])
-@pytest.mark.parametrize("factor", [2.0**-20, 0.1, 1000.0])
+@pytest.mark.parametrize("factor", [2.0**-100, 2.0**-20, 0.1, 1000.0, 2.0**100])
 def test_feature_scale_does_not_matter(graph_mode, factor):
     given = made()
     scaled = made(features=(given.features * np.float32(factor)))
     for budget in (24, 120):
         ours, theirs = d2(given, budget, graph_mode=graph_mode), d2(scaled, budget, graph_mode=graph_mode)
         assert ours.indices.tolist() == theirs.indices.tolist()
+        on_graph = d2(scaled.replace(graph=graph_of(given.features)), budget, graph_mode=graph_mode)
+        expected = d2(given.replace(graph=graph_of(given.features)), budget, graph_mode=graph_mode)
+        assert on_graph.indices.tolist() == expected.indices.tolist()
     raw = [
         d2(signals, 24, graph_mode=graph_mode, distance_scale=1.0).indices.tolist()
         for signals in (given, scaled)

@@ -475,6 +475,29 @@ def test_zero_and_extreme_vectors():
     )
 
 
+@pytest.mark.parametrize("power", [-100, 100])
+@pytest.mark.parametrize(("name", "neighbours"), CASES)
+def test_magnitude_does_not_matter(name, neighbours, power):
+    signals = problem()
+    params = {} if neighbours is None else {"neighbours": neighbours}
+    what = "residuals" if name == "craig" else "features"
+    scaled = signals.replace(**{what: np.ldexp(getattr(signals, what), power)})
+    ours, theirs = choose(name, signals, 30, **params), choose(name, scaled, 30, **params)
+    assert ours.indices.tolist() == theirs.indices.tolist()
+    assert ours.weights.tolist() == theirs.weights.tolist()
+    assert np.array_equal(np.ldexp(ours.gains, power) if name == "craig" else ours.gains, theirs.gains)
+
+
+@pytest.mark.parametrize("neighbours", [None, 5])
+def test_craig_on_features_beside_which_the_bias_vanishes(neighbours):
+    signals = problem()
+    large, larger = (signals.replace(features=np.ldexp(signals.features, power)) for power in (40, 100))
+    ours, theirs = (choose("craig", scaled, 30, neighbours=neighbours) for scaled in (large, larger))
+    assert ours.indices.tolist() == theirs.indices.tolist()
+    with pytest.raises(BadInput, match="features and residuals: gradients of length"):
+        choose("craig", larger.replace(residuals=np.ldexp(signals.residuals, 40)), 30)
+
+
 def test_residuals_of_zero():
     signals = problem(20)
     perfect = Signals(n=20, labels=signals.labels, features=signals.features, residuals=np.zeros((20, 4)))

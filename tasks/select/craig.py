@@ -162,7 +162,7 @@ def craig(
     ties = generator.random(signals.n)
     gradients = Gradients.of(signals.residuals, signals.features)
     reach = float(np.ldexp(gradients.reach, gradients.exponent))
-    if reach * signals.n > np.finfo(np.float32).max:
+    if reach * signals.n > float(np.finfo(np.float32).max):
         raise BadInput(
             f"features and residuals: gradients of length {reach / 2:.0e} add up to more than float32 holds.",
             remedy="divide the features by their largest value",
