@@ -107,7 +107,7 @@ class Stage(ABC):
         for _ in range(self.rounds):
             self.settled |= ~(self.outranked() | self.fallen)  # (1)
             self.deliver()  # (2)
-            if not self.waiting.any():  # (3): we get here
+            if not self.waiting.any():  # (3): it comes to this
                 return
         self.finish_on_heap()
 
@@ -117,7 +117,7 @@ class Stage(ABC):
 
     @abstractmethod
     def deliver(self) -> None:
-        """Lower samples by what is due to them, see which have fallen, forget what can happen no more."""
+        """Lower samples by what is due, mark those that fall, forget edges that no longer matter."""
 
     @abstractmethod
     def close(self, picks: Rows, values: Numbers) -> None:
@@ -127,7 +127,7 @@ class Stage(ABC):
     def waiting(self) -> NDArray[np.bool_]:
         return ~(self.settled | self.fallen)
 
-    def see_who_fell(self) -> None:
+    def mark_fallen(self) -> None:
         level = (self.value == self.floor) & (self.ties > self.floor_tie)
         self.fallen |= ~self.settled & ((self.value < self.floor) | level)
 
@@ -135,12 +135,12 @@ class Stage(ABC):
 
     def finish_on_heap(self) -> None:
         """The rest of the stage, one by one; a value on the heap bounds the present one from above."""
-        rest = np.flatnonzero(self.waiting | self.has_to_send())
+        rest = np.flatnonzero(self.waiting | self.pending())
         columns = (-self.value[rest]).tolist(), self.ties[rest].tolist(), rest.tolist()
         heap = sorted(zip(*columns, strict=True))
         while heap:
             bound, tie, position = heapq.heappop(heap)
-            value = self.present(position)
+            value = self.current(position)
             if value == -bound:
                 self.settled[position], self.value[position] = True, value
                 self.send(position)
@@ -149,12 +149,12 @@ class Stage(ABC):
             else:
                 heapq.heappush(heap, (-value, tie, position))
 
-    def has_to_send(self) -> NDArray[np.bool_]:
+    def pending(self) -> NDArray[np.bool_]:
         """(R,), settled samples that may still lower others."""
         return np.zeros(len(self.rows), bool)
 
     @abstractmethod
-    def present(self, position: int) -> Any:
+    def current(self, position: int) -> Any:
         """The value of one sample."""
 
     @abstractmethod
@@ -192,7 +192,7 @@ class MessageStage(Stage):
         due = np.flatnonzero(self.above & self.settled[self.source])
         message = _message(self.weight[due], self.sent[due], self.grid)
         np.subtract.at(self.value, self.target[due], message)
-        self.see_who_fell()
+        self.mark_fallen()
         matters = self.waiting[self.target] & ~self.fallen[self.source] & (self.sent > 0)
         matters[due] = False
         left = np.flatnonzero(matters)
@@ -212,12 +212,12 @@ class MessageStage(Stage):
         self.listed = self.value.tolist()  # lists are faster than arrays, one by one
         super().finish_on_heap()
 
-    def has_to_send(self) -> NDArray[np.bool_]:
+    def pending(self) -> NDArray[np.bool_]:
         sends = np.zeros(len(self.rows), bool)
         sends[self.source] = True
         return sends & self.settled
 
-    def present(self, position: int) -> float:
+    def current(self, position: int) -> float:
         return self.listed[position]
 
     def send(self, position: int) -> None:
@@ -261,7 +261,7 @@ class CoverStage(Stage):
         self.function.cover(self.item[taken], self.similarity[taken])
         waiting = self.waiting
         self.value[waiting] = self.function.value[self.rows[waiting]]
-        self.see_who_fell()
+        self.mark_fallen()
         matters = self.waiting[self.candidate] & (self.similarity > self.function.covered[self.item])
         left = np.flatnonzero(matters)
         self.item, self.candidate, self.similarity = (
@@ -273,7 +273,7 @@ class CoverStage(Stage):
     def close(self, picks: Rows, values: NDArray[np.int64]) -> None:
         self.function.value[picks] = -1  # all are lowered already
 
-    def present(self, position: int) -> int:
+    def current(self, position: int) -> int:
         return int(self.function.value[self.rows[position]])
 
     def send(self, position: int) -> None:
