@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.tasks.errors import BadInput
-from winnow.tasks.select.badge import Gradients as LastLayer
+from winnow.tasks.score.gradients import LastLayer
 from winnow.tasks.select.graphs import rescaled
 from winnow.tasks.select.greedy import check, greedy
 from winnow.tasks.select.ranking import order

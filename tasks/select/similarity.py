@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.tasks.errors import BadInput, MissingSignal
+from winnow.tasks.score.gradients import LastLayer
 from winnow.tasks.select.graphs import checked_graph
 from winnow.tasks.select.signals import Signals
 
@@ -69,11 +70,8 @@ class Kernel:
                 remedy="give softmax outputs minus one-hot labels of a trained network, or pass "
                 "kernel='features'",
             )
-        with_bias = np.ones(
-            (signals.n, signals.features.shape[1] + 1), np.result_type(signals.features, np.float32)
-        )
-        with_bias[:, :-1] = signals.features
-        return cls(_unit(with_bias), _unit(signals.residuals))
+        gradients = LastLayer.of(signals.residuals, signals.features)
+        return cls(_unit(gradients.u), _unit(gradients.b))
 
     def __len__(self) -> int:
         return len(self.vectors)
