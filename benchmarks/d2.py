@@ -1,4 +1,6 @@
-"""D2 Pruning: per class on features, on a given graph of ImageNet's size, and over sizes up to ten million; one JSON line each.
+"""D2 Pruning: per class on features, on a graph of ImageNet's size, over sizes up to ten million samples.
+
+One JSON line each.
 
     python benchmarks/d2.py [--what per_class imagenet curve] [--sizes 10000 100000 1000000 10000000]
 
@@ -54,7 +56,7 @@ def image_features(n: int, dim: int, classes: int) -> tuple[np.ndarray, np.ndarr
 
 
 def products(features: np.ndarray, labels: np.ndarray) -> None:
-    """The multiplications that exact kNN graphs need: each class with itself, half of them since the distance is symmetric."""
+    """The products that exact kNN graphs need: each class with itself, half of them by symmetry."""
     for label in np.unique(labels):
         points = torch.from_numpy(features[labels == label])
         out = torch.empty(1024 * 1024)

@@ -1,4 +1,6 @@
-"""Facility location and CRAIG: per class, on the kNN graph, at ImageNet's size, beside apricot and submodlib; one JSON line each.
+"""Facility location and CRAIG: per class, on the kNN graph, at ImageNet's size, beside other libraries.
+
+One JSON line each.
 
     python benchmarks/submodular.py [--what per_class craig global imagenet apricot submodlib] [--peer-python
     PATH]
@@ -81,8 +83,6 @@ def images(n: int = 50_000, dim: int = 512, classes: int = 10) -> Signals:
 
 def balanced(name: str, repeats: int) -> dict:
     signals = images()
-    assert signals.features is not None
-    assert signals.labels is not None
 
     def run() -> Selection:
         return select(name, signals, 0.1, balanced=True)
@@ -107,7 +107,6 @@ def on_graph(what: str, signals: Signals, repeats: int) -> dict:
     def run() -> Selection:
         return select("facility_location", signals, 0.1, neighbours=10)
 
-    assert signals.graph is not None
     wall, cpu = _common.compare({"ours": run}, repeats)["ours"]
     return {
         "what": f"facility_location, {what}",

@@ -8,10 +8,12 @@ import pytest
 from winnow.tasks.embed.graph import Graph
 from winnow.tasks.errors import BadInput, MissingSignal
 from winnow.tasks.registry import selectors
-from winnow.tasks.select import d2 as module
 from winnow.tasks.select.ccs import water_fill
-from winnow.tasks.select.d2 import greedy, iterative_selection, messages, published_greedy, symmetric
+from winnow.tasks.select.d2 import definition, greedy, messages
+from winnow.tasks.select.graphs import Edges, median_length, symmetric
+from winnow.tasks.select.rounds import MessageStage, exact_grid
 from winnow.tasks.select.signals import Signals
+from winnow.tasks.select.upstream.d2 import iterative_selection, published_greedy
 
 d2 = selectors.get("d2")
 NAMES = {"forgetting": "forgetting", "accumulated_margin": "aum"}
@@ -186,8 +188,9 @@ def test_published_class_mode_keeps_small_classes_whole_then_cuts_or_fills_at_ra
 
 def naive(g, near, weights, budget, ties, indptr):
     """Masked argmax after every pick, on the grid that greedy works on."""
-    edges = module._Edges.of(len(g), near, weights, indptr)
-    grid = module._grid(float(np.abs(g).max(initial=0)) * (1 + edges.times_listed() * edges.heaviest()))
+    edges = Edges.of(len(g), near, weights, indptr)
+    largest = float(np.abs(g).max(initial=0)) * (1 + edges.largest_in_degree() * edges.largest_weight())
+    grid = exact_grid(largest)
     key = np.rint(np.asarray(g, np.float64) / grid) * grid
     left = np.ones(len(g), bool)
     picks, keys = [], []
@@ -229,7 +232,7 @@ def random_graph(generator: np.random.Generator, kind: str, n: int):
 @pytest.mark.parametrize("scores", ["random", "tied", "signed", "nearly_equal", "zero"])
 @pytest.mark.parametrize("kind", ["random", "hubs", "knn", "path"])
 def test_greedy_equals_masked_argmax(kind, scores, rounds, monkeypatch):
-    monkeypatch.setattr(module, "_ROUNDS", rounds)  # few: the heap that ends a stage takes its turn
+    monkeypatch.setattr(MessageStage, "rounds", rounds)  # few: the heap that ends a stage takes its turn
     for seed in range(12):
         generator = np.random.default_rng(seed)
         n = int(generator.integers(1, 90))
@@ -277,7 +280,7 @@ def test_greedy_takes_few_rounds_on_graphs_with_hubs(monkeypatch):
     generator = np.random.default_rng(0)
     graph = knn(generator.normal(size=(4000, 100)).astype(np.float32), 5, metric="euclidean")
     assert np.bincount(graph.neighbours.ravel()).max() > 100
-    monkeypatch.setattr(module, "_settle_on_heap", lambda *_: pytest.fail("many rounds"))
+    monkeypatch.setattr(MessageStage, "finish_on_heap", lambda _: pytest.fail("many rounds"))
     for scores in (generator.random(4000), generator.poisson(1.0, 4000), generator.integers(0, 2, 4000)):
         for ids, weights, indptr in (
             (graph.neighbours, np.full((4000, 5), 0.9), None),
@@ -366,30 +369,19 @@ def graph_of(features, k=5, metric="cosine") -> Graph:
 
 
 def test_default_is_the_equation():
-    """Written out once more, sample by sample."""
     given = made(60)
-    x, s = given.features.astype(np.float64), given.scores["forgetting"] / given.scores["forgetting"].max()
-    apart = np.sqrt(((x[:, None] - x[None]) ** 2).sum(-1))
-    np.fill_diagonal(apart, np.inf)
-    listed = np.zeros((60, 60), bool)
-    np.put_along_axis(listed, np.argsort(apart, axis=1)[:, :3], True, axis=1)
-    scale = np.sort(apart[listed])[90]
-    joined = listed | listed.T
-    g = s + np.where(joined, np.exp(-0.7 * apart / scale), 0.0) @ s
-    left, order = np.ones(60, bool), []
-    for _ in range(30):
-        i = int(np.where(left, g, -np.inf).argmax())
-        order.append(i)
-        left[i] = False
-        g -= np.where(joined[i], np.exp(-0.3 * apart[i] / scale), 0.0) * max(g[i], 0.0)
-    chosen = d2(given, 30, neighbours=3, gamma_forward=0.7, gamma_reverse=0.3)
-    assert chosen.indices.tolist() == order
+    params = {"neighbours": 3, "gamma_forward": 0.7, "gamma_reverse": 0.3}
+    chosen = d2(given, 30, **params)
+    assert (
+        chosen.indices.tolist()
+        == definition(given, 30, generator=np.random.default_rng(0), **params).tolist()
+    )
     assert chosen.gains.dtype == np.float32
     assert np.all(np.diff(chosen.gains) <= 0)
 
 
 @pytest.mark.parametrize("graph_mode", ["symmetric", "directed", "per_class"])
-@pytest.mark.parametrize("factor", [2.0**-20, 0.1, 1000.0])
+@pytest.mark.parametrize("factor", [2.0**-100, 2.0**-20, 0.1, 1000.0, 2.0**100])
 def test_feature_scale_does_not_matter(graph_mode, factor):
     given = made()
     scaled = made(features=(given.features * np.float32(factor)))
@@ -403,11 +395,18 @@ def test_feature_scale_does_not_matter(graph_mode, factor):
     assert raw[0] != raw[1]
 
 
+@pytest.mark.parametrize("power", [-100, 100])
+def test_feature_scale_does_not_matter_on_a_given_graph(power):
+    given = made(graph=graph_of(made().features))
+    scaled = given.replace(features=np.ldexp(given.features, power))
+    assert d2(given, 60).indices.tolist() == d2(scaled, 60).indices.tolist()
+
+
 def test_messages_neither_vanish_nor_saturate_on_wide_features():
     generator = np.random.default_rng(0)
     given = made(300, features=20 * generator.normal(size=(300, 700)).astype(np.float32))
     near = graph_of(given.features, metric="euclidean")
-    scaled = -near.similarity / module._median(-near.similarity)
+    scaled = -near.similarity / median_length(-near.similarity)
     assert 0.3 < np.exp(-scaled).mean() < 0.45  # e^−1 = 0.37 for γ_f = 1
     assert np.exp(near.similarity.astype(np.float64)).max() < 1e-200
     ranked = np.argsort(-given.scores["forgetting"], kind="stable")[:60]
@@ -516,7 +515,7 @@ def test_edges_to_dropped_samples_and_other_classes_vanish():
         for row, values in zip(graph.neighbours[kept], graph.similarity[kept], strict=True)
     ]
     indptr = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
-    distances = np.concatenate(apart) / module._median(np.concatenate(apart))
+    distances = np.concatenate(apart) / median_length(np.concatenate(apart))
     s = given.scores["forgetting"][kept] / 5
     flat = np.concatenate([np.array(row, int) for row in rows])
     g = s + messages(s, flat, np.exp(-distances), indptr)
@@ -573,7 +572,7 @@ def put(row: int, column: int, value: int):
         ),
         (
             lambda near, s: Graph(near[:, :4], s[:, :4]),
-            r"graph: 4 neighbours a sample, d2 was asked for neighbours = 5",
+            r"graph: 4 neighbours a sample, neighbours = 5 asked for",
         ),
         (lambda near, s: Graph(near, s[:, :4]), r"graph\.similarity has shape \(240, 4\)"),
         (lambda near, s: Graph(near.astype(float), s), r"graph\.neighbours must be whole numbers"),

@@ -1,4 +1,4 @@
-"""Facility location, graph cut, log determinant and CRAIG: the published output, the definitions, exact lazy greedy, what is refused."""
+"""Facility location, graph cut, log determinant, CRAIG: published output, exact greedy, what is refused."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from winnow.tasks.errors import BadInput, MissingSignal
 from winnow.tasks.registry import selectors
 from winnow.tasks.score.gradients import residuals_of, softmax
 from winnow.tasks.select import craig as craig_module
-from winnow.tasks.select import greedy, similarity, submodular
+from winnow.tasks.select import greedy, set_functions, similarity, submodular
 from winnow.tasks.select.budget import check_size
+from winnow.tasks.select.rounds import CoverStage
 from winnow.tasks.select.signals import Signals
+from winnow.tasks.select.upstream import craig as published_craig
 
 FUNCTIONS = ("facility_location", "graph_cut", "log_determinant")
 EVERY = (*FUNCTIONS, "craig")
@@ -65,15 +67,8 @@ def kernel_of(
 
 
 def value(name: str, s: np.ndarray, picks) -> float:
-    """f(S), as the docstrings define it."""
-    picks = np.asarray(picks)
-    if not len(picks):
-        return 0.0
-    if name == "facility_location":
-        return s[:, picks].max(1).sum()
-    if name == "graph_cut":
-        return s[:, picks].sum() - s[np.ix_(picks, picks)].sum()
-    return np.linalg.slogdet(s[np.ix_(picks, picks)] + submodular.RIDGE * np.eye(len(picks)))[1]
+    """f(S)."""
+    return submodular.SET_FUNCTIONS[name](s, np.asarray(picks)) if len(picks) else 0.0
 
 
 def increments(name: str, s: np.ndarray, picks) -> np.ndarray:
@@ -159,9 +154,9 @@ def test_golden_craig(golden, fixture):
 
 def test_published_gradients_are_divided_by_their_batch():
     signals = problem(50)
-    found = craig_module._published_gradients(signals, np.arange(50), 32)
-    np.testing.assert_allclose(found.residuals[:32] * 32, signals.residuals[:32], rtol=1e-6)
-    np.testing.assert_allclose(found.residuals[32:] * 18, signals.residuals[32:], rtol=1e-6)
+    found = published_craig.gradients_of(signals, np.arange(50), 32)
+    np.testing.assert_allclose(found.b[:32] * 32, signals.residuals[:32], rtol=1e-6)
+    np.testing.assert_allclose(found.b[32:] * 18, signals.residuals[32:], rtol=1e-6)
 
 
 def test_published_log_determinant_prefers_copies():
@@ -214,9 +209,7 @@ def test_gradients_stay_factored_and_exact():
     np.testing.assert_allclose(found, similarities(gradients(signals)), atol=3e-6)
     sums = similarity.Kernel.of(signals, "gradients").sums() / similarity.UNIT
     np.testing.assert_allclose(sums, similarities(gradients(signals)).sum(1) - 1, atol=1e-4)
-    apart = craig_module._Gradients.of(signals.residuals, signals.features).distances(
-        slice(None), slice(None)
-    )
+    apart = craig_module.Gradients.of(signals.residuals, signals.features).distances(slice(None), slice(None))
     g = gradients(signals)
     expected = np.linalg.norm(g[:, None] - g[None], axis=2)
     np.testing.assert_allclose(apart, expected, atol=2e-3 * np.linalg.norm(g, axis=1).max())
@@ -233,9 +226,9 @@ def test_tiles_make_the_whole_kernel(monkeypatch):
 
 def test_sums_beyond_32_bits_are_exact(monkeypatch):
     unit = 2**26
-    monkeypatch.setattr(greedy, "_FITS", 2**32 // unit - 1)
+    monkeypatch.setattr(set_functions, "_FITS", 2**32 // unit - 1)
     kernel = np.rint(kernel_of(problem()) * unit).astype(np.int32)
-    function = greedy.FacilityLocation(kernel)
+    function = set_functions.FacilityLocation(kernel)
     assert function.value.tolist() == kernel.sum(1, dtype=np.int64).tolist()
     function.add(3)
     assert kernel[3].sum(dtype=np.int64) > 2**32
@@ -245,11 +238,11 @@ def test_sums_beyond_32_bits_are_exact(monkeypatch):
 
 @pytest.mark.parametrize("elements", [1, 400, 2**18])
 def test_dense_gains_are_kept_up_to_date(monkeypatch, elements):
-    monkeypatch.setattr(greedy, "_ELEMENTS", elements)
+    monkeypatch.setattr(set_functions, "_ELEMENTS", elements)
     columns = np.random.default_rng(0).integers(
-        0, greedy.UNIT, (80, 120), dtype=np.int32, endpoint=True
+        0, similarity.UNIT, (80, 120), dtype=np.int32, endpoint=True
     )  # of 80 candidates
-    function = greedy.FacilityLocation(np.ascontiguousarray(columns.T), columns)
+    function = set_functions.FacilityLocation(np.ascontiguousarray(columns.T), columns)
     covered = np.zeros(120, np.int32)
     for row in (5, 70, 5, 0, *range(20, 60)):
         function.add(row)
@@ -331,7 +324,7 @@ def test_lazy_craig_is_naive():
 def test_rounds_end_on_the_heap(monkeypatch, rounds):
     signals = Signals(n=200, features=np.random.default_rng(0).normal(size=(200, 2)))
     naive = choose("facility_location", signals, 120, neighbours=6, optimizer="naive")
-    monkeypatch.setattr(greedy, "_ROUNDS", rounds)
+    monkeypatch.setattr(CoverStage, "rounds", rounds)
     found = choose("facility_location", signals, 120, neighbours=6)
     assert found.indices.tolist() == naive.indices.tolist()
     assert found.gains.tolist() == naive.gains.tolist()
@@ -457,7 +450,7 @@ def test_copies_add_nothing(name, neighbours):
     params = {} if neighbours is None else {"neighbours": neighbours}
     found = choose(name, signals, 12, **params)
     assert set(found.indices[:6] // 5) == set(range(6))
-    nothing = np.log(2 * submodular.RIDGE) if name == "log_determinant" else 0.0
+    nothing = np.log(2 * set_functions.RIDGE) if name == "log_determinant" else 0.0
     np.testing.assert_allclose(found.gains[6:8], nothing, atol=0.02)
 
 
@@ -480,6 +473,29 @@ def test_zero_and_extreme_vectors():
         0.5 + 0.5 * plain @ plain.T,
         atol=3e-6,
     )
+
+
+@pytest.mark.parametrize("power", [-100, 100])
+@pytest.mark.parametrize(("name", "neighbours"), CASES)
+def test_magnitude_does_not_matter(name, neighbours, power):
+    signals = problem()
+    params = {} if neighbours is None else {"neighbours": neighbours}
+    what = "residuals" if name == "craig" else "features"
+    scaled = signals.replace(**{what: np.ldexp(getattr(signals, what), power)})
+    ours, theirs = choose(name, signals, 30, **params), choose(name, scaled, 30, **params)
+    assert ours.indices.tolist() == theirs.indices.tolist()
+    assert ours.weights.tolist() == theirs.weights.tolist()
+    assert np.array_equal(np.ldexp(ours.gains, power) if name == "craig" else ours.gains, theirs.gains)
+
+
+@pytest.mark.parametrize("neighbours", [None, 5])
+def test_craig_on_features_beside_which_the_bias_vanishes(neighbours):
+    signals = problem()
+    large, larger = (signals.replace(features=np.ldexp(signals.features, power)) for power in (40, 100))
+    ours, theirs = (choose("craig", scaled, 30, neighbours=neighbours) for scaled in (large, larger))
+    assert ours.indices.tolist() == theirs.indices.tolist()
+    with pytest.raises(BadInput, match="features and residuals: gradients of length"):
+        choose("craig", larger.replace(residuals=np.ldexp(signals.residuals, 40)), 30)
 
 
 def test_residuals_of_zero():
@@ -531,7 +547,7 @@ def test_a_shuffled_graph():
         ({"neighbours": 0}, "neighbours = 0"),
         ({"neighbours": 2.5}, "neighbours = 2.5"),
         ({"neighbours": True}, "neighbours = True"),
-        ({"neighbours": 5, "upstream": True}, "published kernel is dense"),
+        ({"neighbours": 5, "upstream": True}, "has no parameter 'neighbours'"),
         ({"optimizer": "stochastic", "upstream": True}, "at random or may never end"),
         ({"neighbors": 5}, "neighbors"),
     ],
@@ -604,11 +620,11 @@ def test_flows_can_ask_for_what_is_too_large(name, params, refused):
 @pytest.mark.parametrize(
     ("near", "similarity", "message"),
     [
-        ([[1], [2], [3]], 0.5, "row 2 lists a sample outside 0 to 2"),
+        ([[1], [2], [3]], 0.5, "row 2 lists 3, which is outside 0 to 2"),
         ([[1], [1], [0]], 0.5, "row 1 lists itself"),
         ([[1, 2], [0, 2], [0, 0]], 0.5, "row 2 lists a sample twice"),
-        ([[1], [0], [0]], -4.0, "row 0 has a similarity that is no cosine"),
-        ([[1], [0], [0]], np.nan, "row 0 has a similarity that is no cosine"),
+        ([[1], [0], [0]], -4.0, "row 0 holds -4.0, which is no cosine"),
+        ([[1], [0], [0]], np.nan, "row 0 holds nan, which is no cosine"),
     ],
 )
 def test_bad_graphs(near, similarity, message):
@@ -622,5 +638,5 @@ def test_a_graph_with_too_few_neighbours():
     signals = Signals(
         n=4, features=np.eye(4), graph=Graph(np.array([[1], [0], [0], [0]]), np.zeros((4, 1), np.float32))
     )
-    with pytest.raises(BadInput, match="1 neighbours a sample, 2 were asked for"):
+    with pytest.raises(BadInput, match="1 neighbours a sample, neighbours = 2 asked for"):
         choose("graph_cut", signals, 1, neighbours=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["batch_sizes", "grand", "grand_full", "residuals_of", "softmax"]
+__all__ = ["LastLayer", "batch_sizes", "grand", "grand_full", "residuals_of", "softmax"]
 
 CHUNK_NUMBERS = 2**26  # of the gradients that are held at a time: 256 MiB in float32
 
@@ -38,6 +39,41 @@ def residuals_of(probabilities: NDArray[np.floating[Any]], labels: NDArray[np.in
     residuals = probabilities.astype(np.float32, copy=True)
     residuals[np.arange(len(labels)), labels] -= 1
     return residuals
+
+
+@dataclass(frozen=True)
+class LastLayer:
+    """The last layer's gradients g_i = b_i ⊗ u_i with u_i = [h_i, 1], as their factors.
+
+    Args:
+        b: float32 (N, C), residuals.
+        u: float32 (N, D + 1), features and bias.
+        squared: float64 (N,), ‖g_i‖² = ‖b_i‖²‖u_i‖².
+    """
+
+    b: NDArray[np.float32]
+    u: NDArray[np.float32]
+    squared: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, residuals: NDArray[Any], features: NDArray[Any]) -> LastLayer:
+        """Of residuals (N, C) and features (N, D).
+
+        Raises:
+            BadInput: a number beyond float32.
+
+        >>> LastLayer.of(np.array([[3.0, -4.0]]), np.array([[2.0, 2.0]])).squared.tolist()
+        [225.0]
+        """
+        for name, values in (("residuals", residuals), ("features", features)):
+            if values.dtype.itemsize > 4 and values.dtype.kind == "f":
+                beyond = (np.abs(values) > np.finfo(np.float32).max).any(axis=1)
+                if beyond.any():
+                    raise BadInput(f"{name}: row {int(beyond.argmax())} holds a number beyond float32.")
+        b = np.ascontiguousarray(residuals, np.float32)
+        u = np.ones((len(features), features.shape[1] + 1), np.float32)
+        u[:, :-1] = features
+        return cls(b, u, _squared(b) * _squared(u))
 
 
 Repeats = NDArray[Any] | Sequence[NDArray[Any]]

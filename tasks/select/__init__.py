@@ -17,7 +17,9 @@ selectors.add("grand", ".top:grand", needs=("scores",))
 selectors.add("moderate", ".moderate:moderate", needs=("features", "labels"))
 selectors.add("prototypicality", ".prototypicality:prototypicality", needs=("features",))
 selectors.add("badge", ".badge:badge", needs=("residuals", "features"))
-selectors.add("d2", ".d2:d2", needs=("scores",), uses=("features", "graph", "labels"))
+selectors.add(
+    "d2", ".d2:d2", needs=("scores",), uses=("features", "graph", "labels"), upstream=".upstream.d2:d2"
+)
 selectors.add("gradmatch", ".gradmatch:gradmatch", needs=("residuals", "features"))
 selectors.add("glister", ".glister:glister", needs=("residuals", "features"), uses=("probabilities",))
 selectors.add("deepfool", ".deepfool:deepfool", needs=("scores",))
@@ -27,12 +29,31 @@ selectors.add(
     needs=("features",),
     uses=("residuals", "graph"),
     limit=_DENSE,
+    upstream=".upstream.submodular:facility_location",
 )
-selectors.add("graph_cut", ".submodular:graph_cut", needs=("features",), uses=("residuals", "graph"))
 selectors.add(
-    "log_determinant", ".submodular:log_determinant", needs=("features",), uses=("residuals",), limit=_FACTOR
+    "graph_cut",
+    ".submodular:graph_cut",
+    needs=("features",),
+    uses=("residuals", "graph"),
+    upstream=".upstream.submodular:graph_cut",
 )
-selectors.add("craig", ".craig:craig", needs=("residuals", "features"), uses=("labels",), limit=_CRAIG)
+selectors.add(
+    "log_determinant",
+    ".submodular:log_determinant",
+    needs=("features",),
+    uses=("residuals",),
+    limit=_FACTOR,
+    upstream=".upstream.submodular:log_determinant",
+)
+selectors.add(
+    "craig",
+    ".craig:craig",
+    needs=("residuals", "features"),
+    uses=("labels",),
+    limit=_CRAIG,
+    upstream=".upstream.craig:craig",
+)
 selectors.add("k_center", ".k_center:k_center", needs=("features",))
 selectors.add("herding", ".herding:herding", needs=("features",))
 selectors.add("contextual_diversity", ".contextual_diversity:contextual_diversity", needs=("probabilities",))

@@ -8,76 +8,89 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from winnow.tasks.score.gradients import batch_sizes
-from winnow.tasks.select.greedy import FacilityLocation, SparseFacilityLocation, check, greedy
+from winnow.tasks.errors import BadInput
+from winnow.tasks.score.gradients import LastLayer
+from winnow.tasks.select.graphs import rescaled
+from winnow.tasks.select.greedy import check, greedy
+from winnow.tasks.select.ranking import order
+from winnow.tasks.select.set_functions import FacilityLocation, Function, SparseFacilityLocation
 from winnow.tasks.select.signals import Selection, Signals
-from winnow.tasks.select.similarity import (
-    UNIT,
-    check_dense,
-    dense,
-    in_order,
-    nearest,
-    refuse_above,
-    sparse_kernel,
-    whole,
-)
+from winnow.tasks.select.similarity import UNIT, check_dense, dense, nearest, sparse_kernel, whole
 
-__all__ = ["check_size", "craig"]
+__all__ = ["Gradients", "check_size", "craig", "definition", "nearest_pick"]
 
-_OFFSET = 1e-3  # the published code adds this to every similarity
 _CANCELS = 2.0**-18  # squared distances below this share of ‖g_i‖² + ‖g_j‖² are rounding of float32, hence 0
-_TILE = 1 << 22  # similarities of samples with picks that are looked at together
+_TILE = 1 << 22  # similarities of samples with picks that are handled together
+
+
+def definition(signals: Signals, budget: int, *, generator: np.random.Generator) -> NDArray[np.int64]:
+    """CRAIG's picks on gradients written out: the reference that tests hold the engine to."""
+    inputs = np.column_stack([signals.features, np.ones(signals.n)]).astype(np.float64)
+    g = (signals.residuals[:, :, None] * inputs[:, None]).reshape(signals.n, -1)
+    apart = np.linalg.norm(g[:, None] - g, axis=2)
+    s = np.rint((1 - apart / (2 * np.linalg.norm(g, axis=1).max())) * UNIT) / UNIT
+    ties = generator.random(signals.n)
+    S: list[int] = []
+    while len(S) < budget:
+        represented = s[:, S].max(axis=1, initial=0.0, keepdims=True)
+        gain = np.maximum(s - represented, 0.0).sum(axis=0)
+        gain[S] = -np.inf
+        S.append(int(order(-gain.round(9), ties)[0]))  # arg max; rounding ties what is alike
+    return np.array(S)
 
 
 @dataclass(frozen=True)
-class _Gradients:
-    """g_i = r_i ⊗ [h_i, 1], kept as its factors, with similarity 1 − ‖g_i − g_j‖ / reach.
+class Gradients:
+    """Last-layer gradients g_i = r_i ⊗ [h_i, 1] as factors, with similarities 1 − ‖g_i − g_j‖ / reach.
 
     Args:
-        residuals: float32 (N, C).
-        vectors: float32 (N, D + 1).
-        squared: float32 (N,), ‖g_i‖².
-        reach: 2·max ‖g_i‖, no distance is longer.
+        b: float32 (N, C), r times a power of two.
+        u: float32 (N, D + 1), [h, 1] times a power of two.
+        squared: float32 (N,), ‖b_i ⊗ u_i‖².
+        reach: 2·max ‖b_i ⊗ u_i‖; no distance is longer.
+        exponent: g = b ⊗ u · 2^exponent; 0 for gradients of ordinary length.
     """
 
-    residuals: NDArray[np.float32]
-    vectors: NDArray[np.float32]
+    b: NDArray[np.float32]
+    u: NDArray[np.float32]
     squared: NDArray[np.float32]
     reach: float
+    exponent: int
 
     @classmethod
-    def of(cls, residuals: NDArray[Any], features: NDArray[Any]) -> _Gradients:
-        r = np.ascontiguousarray(residuals, np.float32)
-        vectors = np.ones((len(features), features.shape[1] + 1), np.float32)
-        vectors[:, :-1] = features
-        squared = np.einsum("nc,nc->n", r, r, dtype=np.float64) * np.einsum(
-            "nd,nd->n", vectors, vectors, dtype=np.float64
-        )
-        return cls(r, vectors, squared.astype(np.float32), 2 * float(np.sqrt(squared.max())))
+    def of(cls, residuals: NDArray[Any], features: NDArray[Any]) -> Gradients:
+        layer = LastLayer.of(residuals, features)
+        (b, of_b), (u, of_u) = rescaled(layer.b), rescaled(layer.u)
+        squared = np.ldexp(layer.squared, -2 * (of_b + of_u))
+        return cls(b, u, squared.astype(np.float32), 2 * float(np.sqrt(squared.max())), of_b + of_u)
 
     def __len__(self) -> int:
         return len(self.squared)
 
     def distances(self, rows: Any, columns: Any) -> NDArray[np.float32]:
-        """‖g_i − g_j‖² = ‖g_i‖² + ‖g_j‖² − 2⟨r_i, r_j⟩(1 + ⟨h_i, h_j⟩)."""
-        tile = self.vectors[rows] @ self.vectors[columns].T
-        tile *= self.residuals[rows] @ (-2 * self.residuals[columns]).T
+        """‖g_i − g_j‖ of some rows with some columns."""
+        return np.ldexp(self._distances(rows, columns), self.exponent)
+
+    def tile(self, rows: Any, columns: Any) -> NDArray[np.int32]:
+        """Their similarities, in units."""
+        tile = self._distances(rows, columns)
+        tile *= np.float32(-UNIT / self.reach if self.reach else 0)
+        tile += UNIT
+        return whole(tile)
+
+    def _distances(self, rows: Any, columns: Any) -> NDArray[np.float32]:
+        """‖g_i − g_j‖² = ‖g_i‖² + ‖g_j‖² − 2⟨r_i, r_j⟩(1 + ⟨h_i, h_j⟩), before scaling."""
+        tile = self.u[rows] @ self.u[columns].T
+        tile *= self.b[rows] @ (-2 * self.b[columns]).T
         both = self.squared[rows][:, None] + self.squared[columns]
         tile += both
         both *= np.float32(_CANCELS)
         tile[tile < both] = 0
         return np.sqrt(tile, out=tile)
 
-    def tile(self, rows: Any, columns: Any) -> NDArray[np.int32]:
-        """Similarities in units."""
-        tile = self.distances(rows, columns)
-        tile *= np.float32(-UNIT / self.reach if self.reach else 0)
-        tile += UNIT
-        return whole(tile)
-
 
 def check_size(n: int, budget: int, *, upstream: bool = False, **params: Any) -> None:
-    """Refuse a dense kernel that is too large, before anything is computed; the published unbalanced one is not dense.
+    """Refuse a dense kernel that is too large, before anything is computed; upstream's has few columns.
 
     Raises:
         BadInput: with its size, and what to do instead.
@@ -93,10 +106,8 @@ def craig(
     generator: np.random.Generator,
     neighbours: int | None = None,
     optimizer: str = "lazy",
-    upstream: bool = False,
-    batch: int = 256,
 ) -> Selection:
-    """Keep samples whose weighted gradients add up to nearly the gradient of all: medoids in the space of last-layer gradients.
+    """Keep samples whose weighted gradients add up to nearly the gradient of all: medoids of the gradients.
 
     With g_i = r_i ⊗ [h_i, 1] the gradient of the loss in the last layer, the error of the weighted sum is at
     most
@@ -115,22 +126,18 @@ def craig(
             facility_location; None for all.
         optimizer: ``"lazy"`` and ``"naive"`` pick the same; ``"stochastic"`` looks at ⌈N/k · ln 100⌉ random
             samples for each pick; ``"approximate_lazy"`` accepts a gain of 0.9 of the highest bound.
-        upstream: replay the published code: the balanced one where all labels are the same or there are none
-            (so with ``balanced=True``), else the unbalanced one.
-        batch: size of the batches by which upstream divides gradients, and of which its unbalanced gains
-            count one in so many.
 
     Returns:
         Selection in pick order; weights are cluster sizes, which add up to N; gains are what each pick takes
-        off the bound (upstream: in its own scale).
+        off the bound.
 
     Raises:
-        BadInput: an optimiser that there is not, or distances of more than 4 GiB (N > 32,768).
+        BadInput: an unknown optimiser, distances of more than 4 GiB (N > 32,768), or gradients so long that
+            their distances add up to more than float32 holds.
 
     Cost:
-        N²·(C + D)/2 multiplications and 4·N² bytes; a gain costs N, and hundreds are computed for each of the
-        first picks. With ``neighbours``, N²·(C + D) multiplications, O(N·neighbours) memory, and N·k·(C + D)
-        for the weights.
+        N²·(C + D)/2 multiplications, 4·N² bytes, and visits to some N·ln k rows of the distances. With
+        ``neighbours``, N²·(C + D) multiplications, O(N·neighbours) memory, and N·k·(C + D) for the weights.
 
     References:
         Mirzasoleiman, Bilmes and Leskovec, Coresets for Data-efficient Training of Machine Learning Models,
@@ -141,90 +148,42 @@ def craig(
         Weights are the cluster sizes (upstream: plus 1). Gradients are per sample (upstream: divided by the
         size of their batch, so those of a class's last batch are larger). Gains count all samples (upstream
         unbalanced: the first 256 rows, hardly more, and similarities across classes are 0). Gradients are not
-        written out.
+        written out. ``upstream=True`` replays lazy and naive greedy, the balanced code where all labels are
+        the same or there are none (so with ``balanced=True``), else the unbalanced one; ``batch`` is the size
+        of its batches.
 
-    >>> s = Signals(n=3, residuals=np.array([[0.9, -0.9], [0.9, -0.9], [-0.2, 0.2]]), features=np.ones((3, 2)))
+    >>> residuals = np.array([[0.9, -0.9], [0.9, -0.9], [-0.2, 0.2]])
+    >>> s = Signals(n=3, residuals=residuals, features=np.ones((3, 2)))
     >>> chosen = craig(s, 2, generator=np.random.default_rng(0))
     >>> sorted(chosen.indices.tolist()) in ([0, 2], [1, 2]), chosen.weights.tolist()
     (True, [2.0, 1.0])
     """
-    check(optimizer, neighbours, upstream=upstream)
-    if upstream:
-        if signals.has("labels") and (signals.labels != signals.labels[0]).any():
-            return _published_unbalanced(signals, budget, optimizer, generator, batch)
-        given, rows, keys = signals, np.arange(signals.n), np.arange(signals.n, dtype=np.float64)
-        gradients = _published_gradients(signals, rows, batch)
-    else:
-        given, rows, keys = in_order(signals, generator.random(signals.n))
-        assert given.residuals is not None
-        assert given.features is not None
-        gradients = _Gradients.of(given.residuals, given.features)
-    function: FacilityLocation | SparseFacilityLocation
+    check(optimizer, neighbours)
+    ties = generator.random(signals.n)
+    gradients = Gradients.of(signals.residuals, signals.features)
+    reach = float(np.ldexp(gradients.reach, gradients.exponent))
+    if reach * signals.n > float(np.finfo(np.float32).max):
+        raise BadInput(
+            f"features and residuals: gradients of length {reach / 2:.0e} add up to more than float32 holds.",
+            remedy="divide the features by their largest value",
+        )
+    function: Function
     if neighbours is None:
-        check_dense(given.n, budget, upstream=upstream)
+        check_dense(signals.n, budget)
         function = FacilityLocation(dense(gradients))
     else:
-        function = SparseFacilityLocation(sparse_kernel(*nearest(gradients, min(neighbours, given.n - 1))))
-    picks, gains = greedy(function, budget, optimizer, keys, generator)
-    weights = np.bincount(_nearest_pick(gradients, picks), minlength=budget) + upstream
-    return Selection.of(rows[picks], weights=weights, gains=gains / UNIT * gradients.reach)
+        near = nearest(gradients, min(neighbours, signals.n - 1))
+        function = SparseFacilityLocation(sparse_kernel(*near))
+    picks, gains = greedy(function, budget, optimizer, ties, generator)
+    weights = np.bincount(nearest_pick(gradients, picks), minlength=budget)
+    return Selection.of(picks, weights=weights, gains=gains / UNIT * reach)
 
 
-def _nearest_pick(gradients: _Gradients, picks: NDArray[np.int64]) -> NDArray[np.int64]:
+def nearest_pick(gradients: Gradients, picks: NDArray[np.int64]) -> NDArray[np.int64]:
     """Which of the picks each sample is nearest to: itself for a pick, of equals the first."""
-    found = np.empty(len(gradients), np.int64)
+    cluster = np.empty(len(gradients), np.int64)
     step = max(1, _TILE // len(picks))
-    for start in range(0, len(found), step):
-        found[start : start + step] = gradients.tile(slice(start, start + step), picks).argmax(1)
-    found[picks] = np.arange(len(picks))
-    return found
-
-
-def _published_gradients(signals: Signals, rows: NDArray[np.int64], batch: int) -> _Gradients:
-    """Of the rows of one class, each divided by the size of its batch."""
-    sizes = batch_sizes(len(rows), batch)
-    return _Gradients.of(signals.residuals[rows] / sizes[:, None].astype(np.float32), signals.features[rows])
-
-
-def _published_unbalanced(
-    signals: Signals, budget: int, optimizer: str, generator: np.random.Generator, batch: int
-) -> Selection:
-    """Similarities within classes only, and gains that count one batch in every ``batch``: the others are skipped by mistake."""
-    n = signals.n
-    rows = np.arange(n)
-    items = rows[rows // batch % batch == 0]
-    refuse_above(
-        8 * n * len(items),
-        f"craig: the published matrix of {len(items):,} × {n:,} samples",
-        "pass balanced=True",
-    )
-    classes = [np.flatnonzero(signals.labels == label) for label in np.unique(signals.labels)]
-    parts = []
-    matrix = np.zeros((n, len(items)), np.float32)
-    for members in classes:
-        gradients = _published_gradients(signals, members, batch)
-        longest = max(
-            float(gradients.distances(block, slice(None)).max())
-            for block in np.array_split(np.arange(len(members)), len(members) // 512 + 1)
-        )
-        parts.append((gradients, longest))
-        counted = np.flatnonzero(np.isin(members, items))
-        matrix[np.ix_(members, np.searchsorted(items, members[counted]))] = (
-            longest + _OFFSET - gradients.distances(slice(None), counted)
-        )
-    scale = UNIT / float(matrix.max())
-    columns = np.rint(matrix * np.float32(scale)).astype(np.int32)
-    function = FacilityLocation(np.ascontiguousarray(columns.T), columns)
-    picks, gains = greedy(function, budget, optimizer, np.arange(n, dtype=np.float64), generator)
-
-    weights = np.ones(budget)
-    lowest = int(np.argmin(picks))  # where the samples of a class without picks go
-    for members, (gradients, _) in zip(classes, parts, strict=True):
-        mine = np.flatnonzero(np.isin(picks, members))
-        if not len(mine):
-            weights[lowest] += len(members)
-            continue
-        mine = mine[np.argsort(picks[mine])]  # ties to the first row
-        nearest = gradients.distances(np.searchsorted(members, picks[mine]), slice(None)).argmin(0)
-        np.add.at(weights, mine[nearest], 1)
-    return Selection.of(picks, weights=weights, gains=gains / scale)
+    for start in range(0, len(cluster), step):
+        cluster[start : start + step] = gradients.tile(slice(start, start + step), picks).argmax(1)
+    cluster[picks] = np.arange(len(picks))
+    return cluster

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["order"]
+__all__ = ["best", "order"]
 
 
 def order(values: NDArray[Any], ties: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
@@ -27,3 +27,19 @@ def order(values: NDArray[Any], ties: NDArray[np.floating[Any]]) -> NDArray[np.i
         run = (~same[tied - 1]).cumsum()  # of equal values; the first one's number does not matter
         rows[tied] = rows[tied][np.lexsort((ties[rows[tied]], run))]
     return rows
+
+
+def best(values: NDArray[Any], ties: NDArray[np.floating[Any]], count: int) -> NDArray[np.int64]:
+    """Rows of the ``count`` highest values, ties by lowest ``ties``; in no particular order.
+
+    A partition instead of a sort: O(N).
+
+    >>> sorted(best(np.array([2, 1, 3, 1]), np.array([0.0, 0.9, 0.5, 0.1]), 3).tolist())
+    [0, 2, 3]
+    """
+    least = np.partition(values, len(values) - count)[len(values) - count]
+    above, level = np.flatnonzero(values > least), np.flatnonzero(values == least)
+    need = count - len(above)
+    if need < len(level):
+        level = level[np.argpartition(ties[level], need - 1)[:need]]
+    return np.concatenate([above, level])

@@ -1,7 +1,7 @@
 """Similarities in whole numbers: dense, of some rows and columns, or of the nearest neighbours only.
 
-They are whole multiples of 1 / ``UNIT``, so that their sums are exact, the same in any order, and equal where
-samples are alike.
+They are whole multiples of 1 / ``UNIT``, so that their sums are exact: the same for copies of a sample, for
+any tiles and any number of threads, and for every optimiser.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from winnow.tasks.embed.graph import Graph
 from winnow.tasks.errors import BadInput, MissingSignal
+from winnow.tasks.score.gradients import LastLayer
+from winnow.tasks.select.graphs import checked_graph
 from winnow.tasks.select.signals import Signals
 
 __all__ = [
@@ -22,7 +23,6 @@ __all__ = [
     "Kernel",
     "check_dense",
     "dense",
-    "in_order",
     "nearest",
     "nearest_of",
     "refuse_above",
@@ -31,13 +31,11 @@ __all__ = [
     "whole",
 ]
 
-UNIT = (
-    2**20
-)  # 1 in the units that similarities are counted in: about as fine as a float32 product of 512 terms
+UNIT = 2**20  # what similarity 1 counts; a unit is about the rounding error of a float32 product of 512 terms
 DENSE_BYTES = 4 << 30  # the most that a dense method may keep
 
 _TILE = 256  # rows and columns of a tile, which a core's cache holds
-_ELEMENTS = 1 << 18  # looked at together, which bounds temporary memory
+_ELEMENTS = 1 << 24  # similarities computed together, which bounds temporary memory
 
 Numbers = NDArray[Any]
 
@@ -72,11 +70,8 @@ class Kernel:
                 remedy="give softmax outputs minus one-hot labels of a trained network, or pass "
                 "kernel='features'",
             )
-        with_bias = np.ones(
-            (signals.n, signals.features.shape[1] + 1), np.result_type(signals.features, np.float32)
-        )
-        with_bias[:, :-1] = signals.features
-        return cls(_unit(with_bias), _unit(signals.residuals))
+        gradients = LastLayer.of(signals.residuals, signals.features)
+        return cls(_unit(gradients.u), _unit(gradients.b))
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -130,7 +125,7 @@ def whole(similarities: NDArray[np.float32]) -> NDArray[np.int32]:
 
 
 def _unit(vectors: Numbers) -> NDArray[np.float32]:
-    """Rows of length 1, or 0; divided by their largest entry first, so that no square is too large or too small."""
+    """Rows of length 1, or 0; divided by their largest entry first, lest squares overflow or vanish."""
     largest = np.abs(vectors).max(axis=1, keepdims=True).astype(np.float64)
     unit = (
         vectors / np.where(largest > 0, largest, 1).astype(np.promote_types(vectors.dtype, np.float32))
@@ -193,7 +188,7 @@ def check_dense(
 
 
 def sparse_kernel(ids: Numbers, similarity: NDArray[np.int32]) -> Any:
-    """The kNN-sparse kernel as SciPy CSR, int32 in units: row i has the sample itself and its nearest neighbours.
+    """The kNN-sparse kernel as SciPy CSR, int32 in units: row i has sample i itself and its neighbours.
 
     Args:
         ids: int (N, k).
@@ -212,85 +207,38 @@ def sparse_kernel(ids: Numbers, similarity: NDArray[np.int32]) -> Any:
 
 
 def nearest(kernel: Tiles, k: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """The k most similar others of each sample, int (N, k), and the similarities in units; a few rows of the kernel at a time."""
+    """The k most similar others of each sample, int (N, k), and the similarities in units, block by block."""
     import torch
 
     n = len(kernel)
     ids, similarity = np.empty((n, k), np.int64), np.empty((n, k), np.int32)
-    block = max(1, (_ELEMENTS << 6) // n)
+    block = max(1, _ELEMENTS // n)
     for start in range(0, n, block):
         rows = np.arange(start, min(start + block, n))
         tile = kernel.tile(rows, slice(None))
         tile[np.arange(len(rows)), rows] = -1
-        found = torch.topk(torch.from_numpy(tile), k)
-        ids[rows], similarity[rows] = found.indices.numpy(), found.values.numpy()
+        top = torch.topk(torch.from_numpy(tile), k)
+        ids[rows], similarity[rows] = top.indices.numpy(), top.values.numpy()
     return ids, similarity
 
 
 def nearest_of(signals: Signals, kernel: str, neighbours: int) -> Any:
-    """The kNN-sparse kernel of that name; the given graph's, where there is one of features."""
+    """The kNN-sparse kernel of that name; that of features from the given graph, where there is one."""
     k = min(neighbours, signals.n - 1)
     if kernel == "gradients" or k == 0:
         return sparse_kernel(*nearest(Kernel.of(signals, kernel), k))
     if signals.graph is None:
         from winnow.tasks.embed.knn import knn
 
-        graph = knn(signals.features, k)
+        graph = knn(_ordinary(signals.features), k)
     else:
-        graph = signals.graph
-        _check_graph(graph.neighbours, graph.similarity, k)
-    return sparse_kernel(graph.neighbours[:, :k], scaled(graph.similarity[:, :k].astype(np.float32)))
+        graph = checked_graph(signals.graph, k, similarity="cosine")
+    return sparse_kernel(graph.neighbours, scaled(graph.similarity.astype(np.float32)))
 
 
-def _check_graph(near: Numbers, similarity: Numbers, k: int) -> None:
-    n = len(near)
-    if near.ndim != 2 or near.dtype.kind not in "iu" or similarity.shape != near.shape:
-        raise BadInput(
-            f"graph: neighbours {near.dtype} of shape {near.shape} with similarity of shape "
-            f"{similarity.shape}."
-        )
-    if near.shape[1] < k:
-        raise BadInput(
-            f"graph: {near.shape[1]} neighbours a sample, {k} were asked for.",
-            remedy=f"pass neighbours={near.shape[1]}, or a graph of at least {k}",
-        )
-    near, similarity = near[:, :k], similarity[:, :k]
-    ordered = np.sort(near, axis=1)
-    faults = {
-        f"lists a sample outside 0 to {n - 1}": (ordered[:, 0] < 0) | (ordered[:, -1] >= n),
-        "lists itself": (near == np.arange(n)[:, None]).any(1),
-        "lists a sample twice": (ordered[:, 1:] == ordered[:, :-1]).any(1),
-        "has a similarity that is no cosine": ~((similarity >= -1.001) & (similarity <= 1.001)).all(1),
-    }
-    for fault, rows in faults.items():
-        if rows.any():
-            raise BadInput(
-                f"graph: row {int(rows.argmax())} {fault}.",
-                remedy="give the cosine kNN graph: winnow.tasks.embed.knn.knn",
-            )
-
-
-def in_order(
-    signals: Signals, keys: NDArray[np.float64], *, graph: bool = False
-) -> tuple[Signals, NDArray[np.int64], NDArray[np.float64]]:
-    """The samples in the order of their ids, so that neither rounding nor draws depend on how they are stored.
-
-    Args:
-        signals: of N samples.
-        keys: (N,), as the rows are stored.
-        graph: keep the graph.
-
-    Returns:
-        The signals, the rows that they were, and their keys.
-    """
-    rows = np.arange(signals.n)
-    if (rows[1:] > rows[:-1]).all():
-        return signals, rows, keys
-    moved = signals.rows(rows)
-    if graph and signals.graph is not None:
-        near, similarity = signals.graph.neighbours, signals.graph.similarity
-        _check_graph(near, similarity, max(1, near.shape[-1]))
-        place = np.empty(signals.n, np.int32)
-        place[rows] = np.arange(signals.n, dtype=np.int32)
-        moved = moved.replace(graph=Graph(place[near[rows]], similarity[rows]))
-    return moved, rows, keys[rows]
+def _ordinary(features: Numbers) -> Numbers:
+    """Rows of extreme magnitude times a power of two each, which rounds nothing and changes no cosine."""
+    largest = np.maximum(features.max(axis=1), -features.min(axis=1))
+    if not ((largest > 2.0**20) | ((largest < 2.0**-24) & (largest > 0))).any():
+        return features
+    return np.ldexp(features, -np.frexp(largest)[1][:, None])
