@@ -5,12 +5,15 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from winnow.tasks.errors import BadInput, DeviceUnavailable
 
@@ -18,19 +21,26 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "borrowed_generator",
+    "by_device",
     "compute_dtype",
     "cpu_count",
     "data_root",
     "describe",
     "device",
+    "full_precision",
     "gpu_ids",
     "lease",
     "leased_device",
     "seed_sequence",
     "set_threads",
+    "spare_threads",
+    "thread_pool",
     "torch_generator",
     "trial_workers",
 ]
+
+Value = TypeVar("Value")
 
 
 def data_root() -> Path:
@@ -70,6 +80,36 @@ def trial_workers() -> int:
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return max(1, len([gpu for gpu in visible.split(",") if gpu]))
     return max(1, len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))
+
+
+_crew = threading.local()  # marks the threads of a pool that already fills the cores
+
+
+def _join_crew() -> None:
+    _crew.joined = True
+
+
+def thread_pool(threads: int | None = None) -> ThreadPoolExecutor:
+    """A pool of one thread per core, or of ``threads``, inside which :func:`spare_threads` is 1.
+
+    >>> with thread_pool(2) as pool:
+    ...     list(pool.map(lambda _: spare_threads(), range(2)))
+    [1, 1]
+    """
+    return ThreadPoolExecutor(threads or cpu_count(), initializer=_join_crew)
+
+
+def spare_threads() -> int:
+    """Threads that a function may start for itself: one per core, unless its caller already runs one per core.
+
+    That is 1 inside a :func:`thread_pool`, and a fair share of the cores in a DataLoader's worker. Without
+    it, 16 workers that each decode with 16 threads would put 256 threads on 16 cores.
+    """
+    if getattr(_crew, "joined", False):
+        return 1
+    data = sys.modules.get("torch.utils.data")  # a worker has loaded it; nobody else needs to
+    worker = data.get_worker_info() if data is not None else None
+    return cpu_count() if worker is None else max(1, cpu_count() // worker.num_workers)
 
 
 def set_threads() -> int:
@@ -119,6 +159,41 @@ def device(name: str = "auto") -> torch.device:
     return found
 
 
+def by_device(values: Mapping[str, Value], where: torch.device) -> Value:
+    """The value for a device's type, out of one for ``"cpu"`` and one for ``"cuda"``.
+
+    Raises:
+        DeviceUnavailable: another type of device.
+
+    >>> by_device({"cpu": 1024, "cuda": 8192}, device("cpu"))
+    1024
+    """
+    if where.type not in values:
+        raise DeviceUnavailable(
+            f"device={where}: Winnow computes on cpu and cuda only.", remedy="device=cpu always works"
+        )
+    return values[where.type]
+
+
+def full_precision() -> None:
+    """From now on, float32 products and convolutions on GPUs are computed in float32, not in TF32.
+
+    TF32 keeps 10 bits of the mantissa; kNN's error bounds and the features and scores that must agree with
+    those of a CPU need all 23. The switches are process-wide, so this is set once and never restored: two
+    threads that each saved, set and restored them would put back each other's values. cuDNN stays enabled
+    (``torch.backends.cudnn.flags(allow_tf32=False)`` would turn it off: its ``enabled`` defaults to False).
+    Training loses nothing, since it runs in bfloat16 or float16 where TF32 exists.
+    """
+    import torch
+
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    for operation in ("conv", "rnn"):  # in torch >= 2.9 a general fp32_precision="tf32" would still count
+        settings = getattr(torch.backends.cudnn, operation, None)
+        if hasattr(settings, "fp32_precision"):
+            settings.fp32_precision = "ieee"
+
+
 def compute_dtype(where: torch.device) -> torch.dtype:
     """The fastest inference dtype that the device has units for: bfloat16 or float16 on GPUs, float32 on CPUs."""
     import torch
@@ -155,6 +230,29 @@ def torch_generator(seed: int, *purpose: str, where: torch.device | str = "cpu")
 
     word = np.random.SeedSequence(seed_sequence(seed, *purpose)).generate_state(1, np.uint64)[0]
     return torch.Generator(device=where).manual_seed(int(word >> np.uint64(1)))
+
+
+_generator_lock = threading.RLock()
+
+
+@contextmanager
+def borrowed_generator(seed: int) -> Iterator[None]:
+    """Inside, torch's global CPU generator is seeded with ``seed``; afterwards it is as it was.
+
+    torch initialises weights from that generator only. One thread at a time: the others wait.
+
+    >>> import torch
+    >>> before = torch.get_rng_state()
+    >>> with borrowed_generator(0):
+    ...     layer = torch.nn.Linear(2, 2)
+    >>> torch.equal(before, torch.get_rng_state())
+    True
+    """
+    import torch
+
+    with _generator_lock, torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def _lock_folder() -> Path:
