@@ -26,9 +26,10 @@ from PIL import Image
 from torchvision import datasets as stock
 
 from winnow.tasks.data import fetch, folders, index, split
+from winnow.tasks.data.images import ArrayImages, FileImages, decode, resize_crop
 from winnow.tasks.data.load import load_split, options_of
 from winnow.tasks.data.shards import ShardImages
-from winnow.tasks.data.split import ArrayImages, FileImages, Split, channel_statistics, decode, resize_crop
+from winnow.tasks.data.split import Split, channel_statistics
 from winnow.tasks.errors import BadInput, MissingData, MissingLabels, UnknownName
 from winnow.tasks.registry import datasets
 

@@ -18,6 +18,7 @@ from webdataset.shardlists import expand_urls
 
 from winnow.tasks.data.fetch import offline
 from winnow.tasks.data.folders import finish, natural_key
+from winnow.tasks.data.images import Encoded, readable_suffixes
 from winnow.tasks.data.index import (
     SETTLED,
     StatIndex,
@@ -28,7 +29,7 @@ from winnow.tasks.data.index import (
     threaded,
 )
 from winnow.tasks.data.load import check_split, data_folder
-from winnow.tasks.data.split import Encoded, Split, readable_suffixes
+from winnow.tasks.data.split import Split
 from winnow.tasks.errors import BadInput, MissingData
 
 __all__ = ["ShardImages", "webdataset"]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.models import get_model
 
-from winnow.tasks.data.split import Images
+from winnow.tasks.data.images import Images
 from winnow.tasks.embed.encoder import NetworkEncoder, seeded
 from winnow.tasks.embed.preprocess import imagenet_view
 from winnow.tasks.embed.timm_models import HUB_FILES, build, bytes_of, fill, warn_random
@@ -287,7 +287,7 @@ def dino_resnet50(
     Raises:
         MissingData: weights are not to be had.
 
-    >>> from winnow.tasks.data.split import ArrayImages
+    >>> from winnow.tasks.data.images import ArrayImages
     >>> images = ArrayImages(torch.zeros(1, 32, 32, 3, dtype=torch.uint8).numpy())
     >>> where = {"device": torch.device("cpu"), "dtype": torch.float32, "generator": torch.Generator()}
     >>> dino_resnet50(images, size=32, random_weights=True, **where).dim

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from winnow.tasks.data.split import Images, row_numbers
+from winnow.tasks.data.images import Images, row_numbers
 from winnow.tasks.embed.preprocess import Preprocess
 from winnow.tasks.errors import BadInput
 
@@ -113,7 +113,7 @@ def embed(
     Raises:
         BadInput: rows that are not there, or an embedding that is NaN or infinite; names the row.
 
-    >>> from winnow.tasks.data.split import ArrayImages
+    >>> from winnow.tasks.data.images import ArrayImages
     >>> from winnow.tasks.embed.pixels import pixels
     >>> images = ArrayImages(np.arange(12, dtype=np.uint8).reshape(3, 2, 2, 1))
     >>> encoder = pixels(images, device=torch.device("cpu"), dtype=torch.float32, generator=torch.Generator())

@@ -7,7 +7,7 @@ import torchvision
 from torch import nn
 from torchvision.models import get_model, list_models
 
-from winnow.tasks.data.split import Images
+from winnow.tasks.data.images import Images
 from winnow.tasks.embed.encoder import NetworkEncoder, seeded
 from winnow.tasks.embed.preprocess import imagenet_view
 from winnow.tasks.embed.timm_models import warn_random
@@ -54,7 +54,7 @@ def network(
         MissingData: no such file.
         BadInput: a file that does not fit the architecture.
 
-    >>> from winnow.tasks.data.split import ArrayImages
+    >>> from winnow.tasks.data.images import ArrayImages
     >>> images = ArrayImages(torch.zeros(1, 32, 32, 3, dtype=torch.uint8).numpy())
     >>> where = {"device": torch.device("cpu"), "dtype": torch.float32, "generator": torch.Generator()}
     >>> network(images, variant="squeezenet1_1@mine.pth", size=64, random_weights=True, **where).dim

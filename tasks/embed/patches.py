@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from winnow.tasks.data.split import Images
+from winnow.tasks.data.images import Images
 from winnow.tasks.embed.encoder import Encoder
 from winnow.tasks.embed.preprocess import pixels_of
 from winnow.tasks.errors import BadInput
@@ -181,7 +181,7 @@ def patches(
     Raises:
         BadInput: a parameter out of range.
 
-    >>> from winnow.tasks.data.split import ArrayImages
+    >>> from winnow.tasks.data.images import ArrayImages
     >>> images = ArrayImages(np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1), dtype=np.uint8))
     >>> encoder = patches(images, device=torch.device("cpu"), dtype=torch.float32, generator=torch.Generator().manual_seed(0))
     >>> encoder(images.read([0, 1])).shape  # 20 images span 19 dimensions

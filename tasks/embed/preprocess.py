@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from winnow.tasks.data.images import Images
 from winnow.tasks.data.index import threaded
-from winnow.tasks.data.split import Images
 from winnow.tasks.errors import BadInput
 
 __all__ = [

@@ -11,7 +11,7 @@ import torch
 from timm import create_model, get_pretrained_cfg, is_model, list_models
 from timm.models import model_entrypoint
 
-from winnow.tasks.data.split import Images
+from winnow.tasks.data.images import Images
 from winnow.tasks.embed.encoder import NetworkEncoder, seeded
 from winnow.tasks.embed.preprocess import imagenet_view
 from winnow.tasks.embed.weights import Published, load, obtain, read
@@ -57,7 +57,7 @@ def timm(
         UnknownName: timm has no such model.
         MissingData: weights are not to be had.
 
-    >>> from winnow.tasks.data.split import ArrayImages
+    >>> from winnow.tasks.data.images import ArrayImages
     >>> images = ArrayImages(torch.zeros(1, 32, 32, 3, dtype=torch.uint8).numpy())
     >>> where = {"device": torch.device("cpu"), "dtype": torch.float32, "generator": torch.Generator()}
     >>> timm(images, variant="resnet10t", size=32, random_weights=True, **where).dim
