@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from winnow.tasks.errors import BadInput, DeviceUnavailable
 
@@ -189,7 +189,7 @@ def full_precision() -> None:
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
     for operation in ("conv", "rnn"):  # in torch >= 2.9 a general fp32_precision="tf32" would still count
-        settings = getattr(torch.backends.cudnn, operation, None)
+        settings: Any = getattr(torch.backends.cudnn, operation, None)
         if hasattr(settings, "fp32_precision"):
             settings.fp32_precision = "ieee"
 
