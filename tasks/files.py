@@ -69,7 +69,7 @@ _umask_lock = threading.Lock()
 
 @cache
 def _umask_by_setting() -> int:
-    """The umask where it can be read only by setting it: once, since that also changes other threads' files."""
+    """The umask where only setting it tells: done once, since files that other threads make are affected."""
     with _umask_lock:
         mask = os.umask(0o077)
         os.umask(mask)

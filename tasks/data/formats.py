@@ -1,4 +1,4 @@
-"""File formats of published sets: MNIST's IDX and CIFAR's pickles, read without running code that they name."""
+"""File formats of published sets: MNIST's IDX and CIFAR's pickles, read without running what they name."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class _Type:
 
 
 class _Array:
-    """Stands for ``numpy.ndarray``, whose own ``__setstate__`` can be misled into reading bytes as pointers."""
+    """Stands for ``numpy.ndarray``, whose ``__setstate__`` can be misled into taking bytes for pointers."""
 
     array: np.ndarray
 
@@ -87,7 +87,7 @@ def _array(content: bytes, kind: _Type, shape: tuple[int, ...], order: Any = "C"
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Reads pickles of arrays, lists, strings and numbers; refuses all else: a pickle may name any code to be run."""
+    """Builds arrays, lists, strings and numbers, and refuses all else, since a pickle may name any code."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2

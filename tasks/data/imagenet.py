@@ -38,7 +38,7 @@ def cinic10(
     skip_corrupt: bool = False,
     cache: Path | None = None,
 ) -> Split:
-    """CIFAR-10's classes from CIFAR-10 and ImageNet, 32x32 colour: 180,000 train (train and valid), 90,000 test.
+    """CIFAR-10's classes from CIFAR-10 and ImageNet, 32x32 colour: 180,000 train (with valid), 90,000 test.
 
     Args:
         split: ``train``, ``valid`` or ``test``.

@@ -257,7 +257,7 @@ class Encoded:
         )
 
     def read(self, rows: Rows) -> np.ndarray | list[Image.Image]:
-        """uint8 (n, H, W, C) where ``shape`` is set, else a list of RGB images; decoded on all spare cores."""
+        """uint8 (n, H, W, C) where ``shape`` is set, else a list of RGB images; decoded on spare cores."""
         numbers = row_numbers(rows, len(self))
         if self.shape is None:
             return threaded(self.image, numbers.tolist())
@@ -328,7 +328,7 @@ class Encoded:
             return (0, 0)
 
     def decodable(self, progress: Callback | None = None) -> np.ndarray:
-        """Which images can be read and decoded, bool (N,); each is decoded once, and remembered if it is good.
+        """Which images can be read and decoded, bool (N,); good ones are remembered.
 
         A bad one is tried again every time: a network file system's hiccup must not cost an image for ever.
         """

@@ -357,7 +357,7 @@ def scan(files: Any, path: str, size: int, label: str | None) -> Table:
             close()
     except (tarfile.TarError, EOFError) as error:
         raise BadInput(
-            f"shard {path} ({size:,} bytes) cannot be indexed: {error}. It is cut off, compressed or not a tar.",
+            f"shard {path} ({size:,} bytes) cannot be indexed: {error}. It is cut off, compressed or no tar.",
             remedy="fetch it again; compressed tars must be decompressed, since rows are read at random",
         ) from error
     if others:

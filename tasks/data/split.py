@@ -1,4 +1,4 @@
-"""One split of a dataset: images read by row, stable ids, class names, normalisation, and labels kept apart."""
+"""One split of a dataset: images read by row, stable ids, classes, normalisation, and labels kept apart."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ class Split:
         if self.truth is None:
             raise MissingLabels(
                 f"{self.name}/{self.split} has no labels.",
-                remedy="use a label-free method (elfs, or a selector that needs features only), or a labelled "
-                "split",
+                remedy="use a label-free method (elfs, or a selector that needs features only), or a split "
+                "with labels",
             )
         return self.truth
