@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,6 +24,7 @@ __all__ = [
     "borrowed_generator",
     "by_device",
     "compute_dtype",
+    "core_pool",
     "cpu_count",
     "data_root",
     "describe",
@@ -110,6 +111,54 @@ def spare_threads() -> int:
     data = sys.modules.get("torch.utils.data")  # a worker has loaded it; nobody else needs to
     worker = data.get_worker_info() if data is not None else None
     return cpu_count() if worker is None else max(1, cpu_count() // worker.num_workers)
+
+
+_core_pool_lock = threading.Lock()
+
+
+@contextmanager
+def core_pool(
+    threads: int | None = None, *, set_threads: tuple[Callable[[int], object], ...] = ()
+) -> Iterator[ThreadPoolExecutor]:
+    """A pool of threads that each use one core inside torch; all other threads go on as they were.
+
+    Small operations side by side need no barrier inside each of them, which on a busy machine costs more
+    than the work; and their results cannot depend on the number of cores. If the block fails, what has not
+    begun is cancelled.
+
+    Args:
+        threads: how many; default as many as torch uses.
+        set_threads: of other libraries, for example ``faiss.omp_set_num_threads``; called in each thread.
+
+    >>> import torch
+    >>> with core_pool(2) as pool:
+    ...     list(pool.map(lambda _: torch.get_num_threads(), range(2)))
+    [1, 1]
+    """
+    import torch
+
+    usual = torch.get_num_threads()
+    threads = threads or usual
+    ready = threading.Barrier(threads + 1)
+
+    def prepare() -> None:
+        torch.get_num_threads()  # a thread takes over the process-wide number when it first asks for it
+        for function in (torch.set_num_threads, *set_threads):
+            function(1)
+        _join_crew()
+        ready.wait()
+
+    with ThreadPoolExecutor(threads) as pool:
+        with _core_pool_lock:
+            for _ in range(threads):
+                pool.submit(prepare)
+            ready.wait()
+            torch.set_num_threads(usual)  # the process-wide number, for threads to come
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
 
 
 def set_threads() -> int:

@@ -595,7 +595,7 @@ def test_network_features_are_what_the_classifier_sees(weights):
 
 
 def test_network_refuses(weights, tmp_path):
-    with pytest.raises(UnknownName, match="Did you mean resnet18"):
+    with pytest.raises(UnknownName, match="Did you mean 'resnet18'"):
         make("network:resnet19@x.pth")
     with pytest.raises(BadInput, match="network:<architecture>@<file>"):
         make("network:mine.pth")
@@ -715,7 +715,7 @@ def test_clip_random_weights(tiny_clip):
 
 
 def test_clip_refuses(tiny_clip, weights):
-    with pytest.raises(UnknownName, match="Did you mean ViT-B-32"):
+    with pytest.raises(UnknownName, match="Did you mean 'ViT-B-32'"):
         make("clip_ViT-B-33")
     with pytest.raises(UnknownName, match="laion2b_s34b_b79k"):
         make("clip_ViT-B-32:laion3b")

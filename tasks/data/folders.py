@@ -73,7 +73,7 @@ def folders_in(folder: Path) -> list[str]:
 def without_corrupt(
     name: str, split: str, images: AnyEncoded, skip_corrupt: bool
 ) -> tuple[AnyEncoded, np.ndarray]:
-    """The images and their rows; with ``skip_corrupt`` only those that decode, the others named in the log."""
+    """The images and their rows; with ``skip_corrupt`` those that decode, the others named in the log."""
     rows = np.arange(len(images))
     if not skip_corrupt:
         return images, rows
