@@ -101,7 +101,7 @@ def thread_pool(threads: int | None = None) -> ThreadPoolExecutor:
 
 
 def spare_threads() -> int:
-    """Threads that a function may start for itself: one per core, unless its caller already runs one per core.
+    """Threads that a function may start for itself: one per core, unless its caller runs as many already.
 
     That is 1 inside a :func:`thread_pool`, and a fair share of the cores in a DataLoader's worker. Without
     it, 16 workers that each decode with 16 threads would put 256 threads on 16 cores.

@@ -1,4 +1,4 @@
-"""Every dataset from files made on the spot in its published layout; torchvision's own readers are the oracle where they exist."""
+"""Every dataset from files made on the spot in its published layout; torchvision's readers are the oracle."""
 
 from __future__ import annotations
 
@@ -638,7 +638,8 @@ def tiny_members(rng):
     members = {
         "wnids.txt": "\n".join(wnids).encode(),
         "words.txt": b"n00\tentity\nn01\tcrane\nn02\tcrane, bird\nn03\tgoldfish, Carassius auratus\n",
-        "val/val_annotations.txt": b"val_0.JPEG\tn02\t0\t0\t9\t9\nval_1.JPEG\tn03\t0\t0\t9\t9\nval_10.JPEG\tn01\t0\t0\t9\t9\n",
+        "val/val_annotations.txt": b"val_0.JPEG\tn02\t0\t0\t9\t9\nval_1.JPEG\tn03\t0\t0\t9\t9\n"
+        b"val_10.JPEG\tn01\t0\t0\t9\t9\n",
         "test/images/test_0.JPEG": png(picture(rng, (64, 64)), "jpeg"),
     }
     for wnid in wnids:

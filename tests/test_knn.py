@@ -1,4 +1,4 @@
-"""The kNN graph against golden fixtures, against brute force, and in the corners: ties, duplicates, zero vectors, bad input."""
+"""The kNN graph against golden fixtures, brute force, ties, duplicates, zero vectors and bad input."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_many_duplicates(small_tiles):
 
 
 def test_one_hot(small_tiles):
-    """Cosine is 1 or 0: with k beyond a class's size the rest of the list is the lowest indices of all others."""
+    """Cosine is 1 or 0: with k beyond a class's size the list goes on with the lowest indices of all others."""
     which = np.random.default_rng(2).integers(0, 40, size=400)
     graph = knn(np.eye(40)[which], 30, device=CPU)
     for row in range(400):
@@ -201,7 +201,7 @@ def test_magnitudes(metric, factor):
 
 
 def test_an_outlier_does_not_spoil_the_rest():
-    """One huge row takes all the bits of a float32 product; the rows where that matters are searched again in float64."""
+    """One huge row takes all the bits of a float32 product; rows where that matters are searched again."""
     features = np.random.default_rng(6).normal(size=(300, 5)).astype(np.float32)
     features[17] *= 1e5
     graph = knn(features, 8, metric="euclidean", device=CPU)

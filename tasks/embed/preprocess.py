@@ -144,7 +144,7 @@ def pixels_of(
         )
     if size is None:
         return on_device(images, device)
-    before = images.shape[1:3]
+    before = (images.shape[1], images.shape[2])
     after = _resized(*before, size, short)
     if after == before:
         return _cropped(on_device(images, device), size)

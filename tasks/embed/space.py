@@ -117,8 +117,8 @@ class Space:
     def _measure_by_faiss(self, rows: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         import faiss
 
-        cosine = self.metric == "cosine"
-        function = faiss.fvec_inner_products_by_idx if cosine else faiss.fvec_L2sqr_by_idx
+        name = "fvec_inner_products_by_idx" if self.metric == "cosine" else "fvec_L2sqr_by_idx"
+        function = getattr(faiss, name)
         products = torch.empty(ids.shape, dtype=torch.float32)
         pointers = (faiss.swig_ptr(array.numpy()) for array in (products, rows, self.points, ids))
         function(*pointers, rows.shape[1], len(rows), ids.shape[1])
