@@ -16,7 +16,9 @@ import sys
 import tarfile
 import threading
 import time
+import warnings
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +30,7 @@ from PIL import Image
 from torchvision import datasets as stock
 
 from winnow.tasks import files, hardware
-from winnow.tasks.data import fetch, folders, formats, index, split
+from winnow.tasks.data import fetch, folders, formats, images, index, split
 from winnow.tasks.data.images import ArrayImages, FileImages, decode, resize_crop
 from winnow.tasks.data.load import load_split, options_of
 from winnow.tasks.data.shards import ShardImages
@@ -990,6 +992,24 @@ def test_decoding_of_every_mode(rng):
         decode(buffer.getvalue())
     with pytest.raises(Image.UnidentifiedImageError):
         decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")  # would start Ghostscript
+
+
+def test_odd_metadata_is_no_error_and_leaves_the_filters_of_warnings(rng):
+    """In threads, too, where catch_warnings would restore each other's filters."""
+    palette = Image.fromarray(picture(rng, (40, 50))).quantize(8)
+    buffer = io.BytesIO()
+    palette.save(buffer, "png", transparency=bytes(range(8)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        images._ignore_metadata_warnings.cache_clear()
+        decode(buffer.getvalue())
+        before = list(warnings.filters)
+        with ThreadPoolExecutor(8) as pool:
+            assert len(list(pool.map(decode, [buffer.getvalue()] * 200))) == 200
+        assert warnings.filters == before
+        with pytest.raises(UserWarning):
+            warnings.warn("mine", UserWarning, stacklevel=1)
+    images._ignore_metadata_warnings.cache_clear()
 
 
 def test_resize_crop_keeps_the_middle():

@@ -7,6 +7,7 @@ import io
 import os
 import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -141,15 +142,24 @@ def decode(content: bytes, channels: int = 3) -> Image.Image:
     Raises:
         whatever Pillow raises on a damaged file.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd metadata is not an error; damaged pixels raise
-        image: Image.Image = Image.open(io.BytesIO(content), formats=readable_formats())
-        image.load()
-        if image.mode.startswith("I"):
-            image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-        elif image.mode == "F":
-            raise ValueError("floating-point pixels have no 8-bit meaning")
-        return image.convert("RGB" if channels == 3 else "L")
+    _ignore_metadata_warnings()
+    image: Image.Image = Image.open(io.BytesIO(content), formats=readable_formats())
+    image.load()
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("floating-point pixels have no 8-bit meaning")
+    return image.convert("RGB" if channels == 3 else "L")
+
+
+@lru_cache(maxsize=1)
+def _ignore_metadata_warnings() -> None:
+    """Odd metadata is no error, and damaged pixels raise: what Pillow warns of is ignored from now on.
+
+    Set once and never restored: ``warnings.catch_warnings`` in several threads at once would put back each
+    other's filters, in the end with all warnings ignored.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def resize_crop(image: Image.Image, size: int) -> Image.Image:
@@ -220,6 +230,11 @@ class Encoded:
         raise NotImplementedError
 
     def bytes_of(self, row: int) -> bytes:
+        """The encoded bytes of a row.
+
+        Raises:
+            BadInput: naming row and file.
+        """
         try:
             return self.content(row)
         except OSError as error:
@@ -319,15 +334,14 @@ class Encoded:
 
     def _size_of(self, row: int) -> tuple[int, int]:
         """Width and height in an image's header; (0, 0) if it cannot be read."""
+        _ignore_metadata_warnings()
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                with Image.open(io.BytesIO(self.content(row)), formats=readable_formats()) as image:
-                    return image.size
+            with Image.open(io.BytesIO(self.content(row)), formats=readable_formats()) as image:
+                return image.size
         except Exception:
             return (0, 0)
 
-    def decodable(self, progress: Callback | None = None) -> np.ndarray:
+    def decodable(self) -> np.ndarray:
         """Which images can be read and decoded, bool (N,); good ones are remembered.
 
         A bad one is tried again every time: a network file system's hiccup must not cost an image for ever.
@@ -346,9 +360,7 @@ class Encoded:
             settled[rows[~good]] = False
             return good.astype(np.uint8)[:, None]
 
-        index = self.index("decodable", 1)
-        good = remembered(index, keys, settled, compute, progress=progress, note="decoding every image")
-        return good[:, 0].astype(bool)
+        return remembered(self.index("decodable", 1), keys, settled, compute)[:, 0].astype(bool)
 
 
 def _blake2b(content: bytes, key: bytes = b"") -> bytes:

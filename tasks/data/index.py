@@ -217,7 +217,7 @@ def stat_keys(paths: Iterable[tuple[str, Path | str]]) -> tuple[np.ndarray, np.n
     return keys, np.array([settled for _, settled in pairs], bool)
 
 
-def file_md5(file: Path, cache: Path | None = None) -> str:
+def file_md5(file: Path) -> str:
     """md5 of a file in hex; an unchanged file is read once."""
     keys, settled = stat_keys([(str(file.absolute()), file)])
 
@@ -226,5 +226,5 @@ def file_md5(file: Path, cache: Path | None = None) -> str:
             digest: Any = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False))
         return np.frombuffer(digest.digest(), np.uint8).reshape(1, 16)
 
-    index = StatIndex(index_folder(cache) / "md5.npz", 16)
+    index = StatIndex(index_folder() / "md5.npz", 16)
     return remembered(index, keys, settled, compute)[0].tobytes().hex()
