@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from winnow.tasks.artifacts import Artifact, to_numpy
 from winnow.tasks.errors import BadInput
-from winnow.tasks.store import atomic
+from winnow.tasks.files import atomic
 
 __all__ = ["SUFFIXES", "export_table"]
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from winnow.tasks import locks
 from winnow.tasks.errors import BadInput, DeviceUnavailable
@@ -17,25 +19,29 @@ from winnow.tasks.errors import BadInput, DeviceUnavailable
 if TYPE_CHECKING:
     import torch
 
-T = TypeVar("T")
-
 __all__ = [
     "borrowed_generator",
     "by_device",
     "compute_dtype",
+    "core_pool",
     "cpu_count",
     "data_root",
     "describe",
     "device",
     "free_bytes",
+    "full_precision",
     "gpu_ids",
     "lease",
     "leased_device",
     "seed_sequence",
     "set_threads",
+    "spare_threads",
+    "thread_pool",
     "torch_generator",
     "trial_workers",
 ]
+
+Value = TypeVar("Value")
 
 
 def data_root() -> Path:
@@ -75,6 +81,84 @@ def trial_workers() -> int:
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return max(1, len([gpu for gpu in visible.split(",") if gpu]))
     return max(1, len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))
+
+
+_crew = threading.local()  # marks the threads of a pool that already fills the cores
+
+
+def _join_crew() -> None:
+    _crew.joined = True
+
+
+def thread_pool(threads: int | None = None) -> ThreadPoolExecutor:
+    """A pool of one thread per core, or of ``threads``, inside which :func:`spare_threads` is 1.
+
+    >>> with thread_pool(2) as pool:
+    ...     list(pool.map(lambda _: spare_threads(), range(2)))
+    [1, 1]
+    """
+    return ThreadPoolExecutor(threads or cpu_count(), initializer=_join_crew)
+
+
+def spare_threads() -> int:
+    """Threads that a function may start for itself: one per core, unless its caller runs as many already.
+
+    That is 1 inside a :func:`thread_pool`, and a fair share of the cores in a DataLoader's worker. Without
+    it, 16 workers that each decode with 16 threads would put 256 threads on 16 cores.
+    """
+    if getattr(_crew, "joined", False):
+        return 1
+    data = sys.modules.get("torch.utils.data")  # a worker has loaded it; nobody else needs to
+    worker = data.get_worker_info() if data is not None else None
+    return cpu_count() if worker is None else max(1, cpu_count() // worker.num_workers)
+
+
+_core_pool_lock = threading.Lock()
+
+
+@contextmanager
+def core_pool(
+    threads: int | None = None, *, set_threads: tuple[Callable[[int], object], ...] = ()
+) -> Iterator[ThreadPoolExecutor]:
+    """A pool of threads that each use one core inside torch; all other threads go on as they were.
+
+    Small operations side by side need no barrier inside each of them, which on a busy machine costs more
+    than the work; and their results cannot depend on the number of cores. If the block fails, what has not
+    begun is cancelled.
+
+    Args:
+        threads: how many; default as many as torch uses.
+        set_threads: of other libraries, for example ``faiss.omp_set_num_threads``; called in each thread.
+
+    >>> import torch
+    >>> with core_pool(2) as pool:
+    ...     list(pool.map(lambda _: torch.get_num_threads(), range(2)))
+    [1, 1]
+    """
+    import torch
+
+    usual = torch.get_num_threads()
+    threads = threads or usual
+    ready = threading.Barrier(threads + 1)
+
+    def prepare() -> None:
+        torch.get_num_threads()  # a thread takes over the process-wide number when it first asks for it
+        for function in (torch.set_num_threads, *set_threads):
+            function(1)
+        _join_crew()
+        ready.wait()
+
+    with ThreadPoolExecutor(threads) as pool:
+        with _core_pool_lock:
+            for _ in range(threads):
+                pool.submit(prepare)
+            ready.wait()
+            torch.set_num_threads(usual)  # the process-wide number, for threads to come
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
 
 
 def set_threads() -> int:
@@ -124,6 +208,41 @@ def device(name: str = "auto") -> torch.device:
     return found
 
 
+def by_device(values: Mapping[str, Value], where: torch.device) -> Value:
+    """The value for a device's type, out of one for ``"cpu"`` and one for ``"cuda"``.
+
+    Raises:
+        DeviceUnavailable: another type of device.
+
+    >>> by_device({"cpu": 1024, "cuda": 8192}, device("cpu"))
+    1024
+    """
+    if where.type not in values:
+        raise DeviceUnavailable(
+            f"device={where}: Winnow computes on cpu and cuda only.", remedy="device=cpu always works"
+        )
+    return values[where.type]
+
+
+def full_precision() -> None:
+    """From now on, float32 products and convolutions on GPUs are computed in float32, not in TF32.
+
+    TF32 keeps 10 bits of the mantissa; kNN's error bounds and the features and scores that must agree with
+    those of a CPU need all 23. The switches are process-wide, so this is set once and never restored: two
+    threads that each saved, set and restored them would put back each other's values. cuDNN stays enabled
+    (``torch.backends.cudnn.flags(allow_tf32=False)`` would turn it off: its ``enabled`` defaults to False).
+    Training loses nothing, since it runs in bfloat16 or float16 where TF32 exists.
+    """
+    import torch
+
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    for operation in ("conv", "rnn"):  # in torch >= 2.9 a general fp32_precision="tf32" would still count
+        settings: Any = getattr(torch.backends.cudnn, operation, None)
+        if hasattr(settings, "fp32_precision"):
+            settings.fp32_precision = "ieee"
+
+
 def compute_dtype(where: torch.device) -> torch.dtype:
     """The fastest inference dtype that the device has units for: bfloat16 or float16 on GPUs, float32 on CPUs."""
     import torch
@@ -134,19 +253,6 @@ def compute_dtype(where: torch.device) -> torch.dtype:
         where
     ):  # the question is about the current device, and emulation is slower than float32
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-
-
-def by_device(values: Mapping[str, T], where: torch.device) -> T:
-    """The value for that type of device.
-
-    Raises:
-        DeviceUnavailable: neither ``cpu`` nor ``cuda``.
-    """
-    if where.type not in values:
-        raise DeviceUnavailable(
-            f"device={where}: Winnow runs on cpu and cuda only.", remedy="pass device=cpu"
-        )
-    return values[where.type]
 
 
 def free_bytes(where: torch.device) -> int:
@@ -163,29 +269,6 @@ def free_bytes(where: torch.device) -> int:
     except OSError:
         pass
     return 8 << 30
-
-
-_borrowing = threading.Lock()
-
-
-@contextmanager
-def borrowed_generator(seed: int) -> Iterator[None]:
-    """Inside, what draws from torch's global CPU generator (layers, when they are made) draws from this seed's stream.
-
-    torch's layers know no other generator. One thread at a time has it; afterwards it is as it was.
-
-    >>> import torch
-    >>> before = torch.get_rng_state()
-    >>> with borrowed_generator(0):
-    ...     layer = torch.nn.Linear(2, 2)
-    >>> torch.equal(before, torch.get_rng_state())
-    True
-    """
-    import torch
-
-    with _borrowing, torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
-        yield
 
 
 def describe(where: torch.device) -> str:
@@ -215,6 +298,29 @@ def torch_generator(seed: int, *purpose: str, where: torch.device | str = "cpu")
 
     word = np.random.SeedSequence(seed_sequence(seed, *purpose)).generate_state(1, np.uint64)[0]
     return torch.Generator(device=where).manual_seed(int(word >> np.uint64(1)))
+
+
+_generator_lock = threading.RLock()
+
+
+@contextmanager
+def borrowed_generator(seed: int) -> Iterator[None]:
+    """Inside, torch's global CPU generator is seeded with ``seed``; afterwards it is as it was.
+
+    torch initialises weights from that generator only. One thread at a time: the others wait.
+
+    >>> import torch
+    >>> before = torch.get_rng_state()
+    >>> with borrowed_generator(0):
+    ...     layer = torch.nn.Linear(2, 2)
+    >>> torch.equal(before, torch.get_rng_state())
+    True
+    """
+    import torch
+
+    with _generator_lock, torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def _lock_folder() -> Path:
@@ -293,6 +399,8 @@ def leased_device(name: str = "auto") -> Iterator[torch.device]:
     if where.type != "cuda":
         yield where
         return
+    full_precision()
+    torch.backends.cudnn.benchmark = True  # process-wide, like TF32: set once, never restored
     visible = gpu_ids()
     pool = visible if where.index is None else [visible[where.index]]
     with lease(1, pool=pool) as held:

@@ -32,8 +32,9 @@ from typing import Any
 import fsspec
 
 from winnow.tasks.errors import StoreUnusable
+from winnow.tasks.files import atomic, install
 
-__all__ = ["Damaged", "Scratch", "Store", "atomic", "store", "store_uri"]
+__all__ = ["Damaged", "Scratch", "Store", "store", "store_uri"]
 
 
 def store_uri() -> str:
@@ -117,7 +118,7 @@ class Store:
         """Move a finished local file into the store under its name, atomically."""
         with self._explained():
             if self.local:
-                _install(temporary, Path(self._path(name)))
+                install(temporary, Path(self._path(name)))
             else:
                 self.fs.put_file(str(temporary), self._path(name))
 
@@ -264,54 +265,6 @@ def _check(path: Path, digest: str, nbytes: int | None) -> None:
 def _digest_of(path: str, mtime_ns: int, inode: int) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-# -- atomic files --------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def atomic(target: Path) -> Iterator[Path]:
-    """A temporary file that replaces ``target`` if the block succeeds: readers see the old file or the new one."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".tmp-")
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        _install(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _install(temporary: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    os.chmod(
-        temporary, 0o666 & ~_umask()
-    )  # temporary files are made for their owner alone; a store may be shared
-    try:
-        os.replace(temporary, target)
-    except IsADirectoryError:  # damage: nothing of ours makes a folder of that name
-        target.rename(target.with_name(f".tmp-{uuid.uuid4().hex}"))
-        os.replace(temporary, target)
-    descriptor = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-_umask_lock = threading.Lock()
-
-
-@lru_cache(maxsize=1)
-def _umask() -> int:
-    """The process's umask; asking for it means setting it, so it is asked once."""
-    with _umask_lock:
-        mask = os.umask(0o077)
-        os.umask(mask)
-    return mask
 
 
 # -- checkpoints ---------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Every dataset from files made on the spot in its published layout; torchvision's own readers are the oracle where they exist."""
+"""Every dataset from files made on the spot in its published layout; torchvision's readers are the oracle."""
 
 from __future__ import annotations
 
@@ -14,21 +14,27 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import threading
 import time
+import warnings
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.io
+import torch
 from PIL import Image
 from torchvision import datasets as stock
 
-from winnow.tasks.data import fetch, folders, index, split
+from winnow.tasks import files, hardware
+from winnow.tasks.data import fetch, folders, formats, images, index, split
+from winnow.tasks.data.images import ArrayImages, FileImages, decode, resize_crop
 from winnow.tasks.data.load import load_split, options_of
 from winnow.tasks.data.shards import ShardImages
-from winnow.tasks.data.split import ArrayImages, FileImages, Split, channel_statistics, decode, resize_crop
+from winnow.tasks.data.split import Split, channel_statistics
 from winnow.tasks.errors import BadInput, MissingData, MissingLabels, UnknownName
 from winnow.tasks.registry import datasets
 
@@ -377,6 +383,54 @@ def test_cifar_pickles_run_no_code(root, rng, tmp_path):
         load_split("cifar10", verify=False)
 
 
+class Named:
+    """Pickles as a call of whatever is named, which need not exist here."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (np.array([os.system], object), "it holds an array of object"),
+        (Named(np.ndarray, (1,), "O", b"x" * 8), "TypeError"),  # bytes taken for a pointer
+        (Named(np.dtype, [("field", object)]), "cannot be read"),
+        (Named(np.load, "evil.npy", None, True), "which is neither an array nor a number"),
+        (Named(eval, "1"), r"it names (__builtin__|builtins)\.eval"),
+    ],
+    ids=["objects", "pointers", "records", "numpy", "builtins"],
+)
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_cifar_pickles_hold_plain_arrays_only(content, match, protocol, root, rng):
+    folder = put_cifar10(root, rng)
+    write(folder / "data_batch_2", pickle.dumps({"data": content, "labels": []}, protocol))
+    with pytest.raises(BadInput, match=match):
+        load_split("cifar10", verify=False)
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 3, 4, 5])
+def test_plain_pickles_are_read_as_pickle_reads_them(protocol, tmp_path, rng):
+    content = {
+        "data": rng.integers(0, 256, (4, 6), dtype=np.uint8),
+        "fortran": np.asfortranarray(rng.normal(size=(3, 2))),
+        "big": np.arange(5, dtype=">i4"),
+        "names": np.array(["a", "bc"]),
+        "number": np.float32(1.5),
+        "rest": [1, "x", b"y", None, {"deep": (2, 3)}],
+    }
+    write(tmp_path / "file", pickle.dumps(content, protocol))
+    found = formats.read_pickle(tmp_path / "file", "data")
+    assert found.keys() == content.keys()
+    for name in ("data", "fortran", "big", "names", "number"):
+        assert found[name].dtype == content[name].dtype
+        np.testing.assert_array_equal(found[name], content[name])
+    assert found["rest"] == content["rest"]
+
+
 def test_cifar100_fine_labels(root, rng):
     folder = root / "cifar-100-python"
     for name in ("train", "test"):
@@ -465,11 +519,70 @@ def test_archive_of_something_else(root, cifar_archive):
         load_split("cifar10", verify=False)
 
 
-def test_members_outside_the_folder_are_refused(tmp_path):
-    archive = tar_of(tmp_path / "bad" / "evil.tar", {"../../evil.txt": b"x"})
-    with pytest.raises(BadInput, match="cannot be unpacked"):
-        fetch.unpack(archive, archive.parent)
+def member(name, kind=tarfile.REGTYPE, link="", content=b"x"):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, link
+    info.size = len(content) if kind == tarfile.REGTYPE else 0
+    return info, content
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [member("../../evil.txt")],
+        [member("inside/../../../evil.txt")],
+        [member("{outside}/evil.txt")],
+        [member("link", tarfile.SYMTYPE, "{outside}"), member("link/evil.txt")],
+        [member("link", tarfile.SYMTYPE, "../.."), member("link/evil.txt")],
+        [member("link", tarfile.LNKTYPE, "{outside}/secret.txt")],
+        [member("good.txt"), member("link", tarfile.SYMTYPE, "good.txt")],
+        [member("pipe", tarfile.FIFOTYPE)],
+    ],
+    ids=["parent", "deep parent", "absolute", "absolute link", "link", "hard link", "link inside", "pipe"],
+)
+def test_tars_write_plain_files_inside_their_folder_or_nothing(members, tmp_path):
+    outside, folder = tmp_path / "outside", tmp_path / "bad" / "set"
+    outside.mkdir()
+    (outside / "secret.txt").write_text("secret")
+    folder.mkdir(parents=True)
+    with tarfile.open(folder / "evil.tar", "w") as tar:
+        for info, content in members:
+            info.name, info.linkname = (
+                text.replace("{outside}", str(outside)) for text in (info.name, info.linkname)
+            )
+            tar.addfile(info, io.BytesIO(content))
+    with pytest.raises(BadInput, match=r"cannot be unpacked: ExtractError: member .* (outside|neither)"):
+        fetch.unpack(folder / "evil.tar", folder)
+    assert [path.name for path in folder.iterdir()] == ["evil.tar"]
+    assert [path.name for path in outside.iterdir()] == ["secret.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad", "data", "outside"]
+
+
+def test_zips_write_inside_their_folder(tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "evil.zip", "w") as bundle:
+        for name in ("../evil.txt", "/evil.txt", "a/../../evil.txt"):
+            bundle.writestr(name, b"x")
+        link = zipfile.ZipInfo("link")
+        link.external_attr = 0o120777 << 16  # a symbolic link
+        bundle.writestr(link, str(tmp_path))
+    fetch.unpack(folder / "evil.zip", folder)
     assert not (tmp_path / "evil.txt").exists()
+    assert not (folder / "link").is_symlink()
+
+
+@pytest.mark.parametrize("name", ["..tar", "...tar", "../n01440764.tar"])
+def test_imagenet_archives_of_classes_stay_inside(name, root):
+    inner = io.BytesIO()
+    with tarfile.open(fileobj=inner, mode="w") as tar:
+        info, content = member("evil.JPEG")
+        tar.addfile(info, io.BytesIO(content))
+    tar_of(root / "imagenet" / "ILSVRC2012_img_train.tar", {name: inner.getvalue()})
+    with pytest.raises(BadInput, match="ExtractError"):
+        load_split("imagenet", verify=False)
+    assert [path.name for path in (root / "imagenet").iterdir()] == ["ILSVRC2012_img_train.tar"]
+    assert not list(root.parent.rglob("evil.JPEG"))
 
 
 # ------------------------------------------------------------------------------------------------ CINIC-10
@@ -527,7 +640,8 @@ def tiny_members(rng):
     members = {
         "wnids.txt": "\n".join(wnids).encode(),
         "words.txt": b"n00\tentity\nn01\tcrane\nn02\tcrane, bird\nn03\tgoldfish, Carassius auratus\n",
-        "val/val_annotations.txt": b"val_0.JPEG\tn02\t0\t0\t9\t9\nval_1.JPEG\tn03\t0\t0\t9\t9\nval_10.JPEG\tn01\t0\t0\t9\t9\n",
+        "val/val_annotations.txt": b"val_0.JPEG\tn02\t0\t0\t9\t9\nval_1.JPEG\tn03\t0\t0\t9\t9\n"
+        b"val_10.JPEG\tn01\t0\t0\t9\t9\n",
         "test/images/test_0.JPEG": png(picture(rng, (64, 64)), "jpeg"),
     }
     for wnid in wnids:
@@ -880,6 +994,24 @@ def test_decoding_of_every_mode(rng):
         decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")  # would start Ghostscript
 
 
+def test_odd_metadata_is_no_error_and_leaves_the_filters_of_warnings(rng):
+    """In threads, too, where catch_warnings would restore each other's filters."""
+    palette = Image.fromarray(picture(rng, (40, 50))).quantize(8)
+    buffer = io.BytesIO()
+    palette.save(buffer, "png", transparency=bytes(range(8)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        images._ignore_metadata_warnings.cache_clear()
+        decode(buffer.getvalue())
+        before = list(warnings.filters)
+        with ThreadPoolExecutor(8) as pool:
+            assert len(list(pool.map(decode, [buffer.getvalue()] * 200))) == 200
+        assert warnings.filters == before
+        with pytest.raises(UserWarning):
+            warnings.warn("mine", UserWarning, stacklevel=1)
+    images._ignore_metadata_warnings.cache_clear()
+
+
 def test_resize_crop_keeps_the_middle():
     wide = np.zeros((10, 40, 3), np.uint8)
     wide[:, 15:25] = 255
@@ -1004,6 +1136,42 @@ def test_shards_are_scanned_once(shards, monkeypatch):
         load_split(f"webdataset:{folder}")
 
 
+# -- files ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_a_file_appears_whole_with_the_permissions_of_its_process(mask, tmp_path):
+    before = os.umask(mask)
+    try:
+        with files.atomic(tmp_path / "new" / "file") as temporary:
+            assert temporary.parent == tmp_path / "new"
+            assert temporary.name.startswith(".tmp-")
+            temporary.write_bytes(b"content")
+            assert not (tmp_path / "new" / "file").exists()
+        assert os.umask(mask) == mask
+        assert files._umask() == files._umask_by_setting.__wrapped__() == mask
+    finally:
+        os.umask(before)
+    (file,) = (tmp_path / "new").iterdir()
+    assert (file.name, file.read_bytes()) == ("file", b"content")
+    assert file.stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_failed_write_leaves_the_old_file(error, tmp_path):
+    (tmp_path / "file").write_bytes(b"old")
+
+    def fail():
+        with files.atomic(tmp_path / "file") as temporary:
+            temporary.write_bytes(b"half of the ne")
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert [path.name for path in tmp_path.iterdir() if path.name != "data"] == ["file"]
+    assert (tmp_path / "file").read_bytes() == b"old"
+
+
 # -- checksums and their index -------------------------------------------------------------------------------
 
 
@@ -1075,6 +1243,58 @@ def test_damaged_index_is_made_anew(tmp_path, rng, caplog):
         assert (FileImages(folder, ["a.png"], cache=cache).checksums() == first).all()
         assert "is damaged" in caplog.text
         assert index.load_arrays(file, "keys", "values") is not None
+
+
+class Loud:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, file):
+        self.file = str(file)
+
+    def __reduce__(self):
+        return (open, (self.file, "w"))
+
+
+def test_pickles_in_an_index_are_not_loaded(tmp_path, rng, caplog):
+    """np.load would run them if it were allowed to."""
+    folder = make_folder(tmp_path / "set", rng, ["a.png"])
+    cache = tmp_path / "cache"
+    first = FileImages(folder, ["a.png"], cache=cache).checksums()
+    (file,) = cache.iterdir()
+    with np.load(file) as stored:
+        keys = stored["keys"]
+    values = np.empty((1, 16), object)
+    values[:] = Loud(tmp_path / "owned")
+    np.savez(file, keys=keys, values=values)
+    assert (FileImages(folder, ["a.png"], cache=cache).checksums() == first).all()
+    assert "Object arrays cannot be loaded when allow_pickle=False" in caplog.text
+    file.write_bytes(pickle.dumps(Loud(tmp_path / "owned")))
+    assert (FileImages(folder, ["a.png"], cache=cache).checksums() == first).all()
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        (b"not json", np.zeros((1, 2), np.int64)),
+        (b'{"keys": ["a"]}', np.zeros((1, 2), np.int64)),
+        (b'{"keys": [1], "labels": [null]}', np.zeros((1, 2), np.int64)),
+        (b'{"keys": ["a"], "labels": [null]}', np.zeros((2, 2), np.int64)),
+        (b'{"keys": ["a"], "labels": [null]}', np.full((1, 2), -4096, np.int64)),
+        (b"[]", np.zeros((0, 2), np.int64)),
+    ],
+)
+def test_a_shard_index_of_something_else_is_made_anew(text, place, shards, root):
+    folder, pictures = shards
+    name = f"webdataset:{folder}/9.tar"
+    first = load_split(name)
+    (file,) = (root / ".winnow-index" / "shards").iterdir()
+    np.savez(file, text=np.frombuffer(text, np.uint8), place=place)
+    again = load_split(name)
+    assert again.sources == first.sources
+    assert (again.images.read([1])[0] == pictures[1]).all()
+    with np.load(file) as stored:
+        assert len(stored["place"]) == 3
 
 
 def test_index_that_cannot_be_written_costs_nothing_but_time(tmp_path, rng, caplog):
@@ -1164,6 +1384,48 @@ def test_many_threads_read_the_same(tmp_path, rng, monkeypatch):
     assert [np.asarray(Image.open(tmp_path / name)).tobytes() for name in names] == [
         image.tobytes() for image in alone
     ]
+
+
+def test_threads_do_not_nest(tmp_path, rng, monkeypatch):
+    """Sixteen threads or processes that each read with sixteen threads would be 256 on 16 cores."""
+    monkeypatch.setenv("WINNOW_THREADS", "4")
+    names = [f"{i}.png" for i in range(40)]
+    images = FileImages(make_folder(tmp_path, rng, names), names, shape=(8, 8, 3), cache=tmp_path / "cache")
+    readers, original = set(), FileImages.content
+
+    def content(self, row):
+        readers.add(threading.get_ident())
+        return original(self, row)
+
+    monkeypatch.setattr(FileImages, "content", content)
+    images.read(slice(None))
+    assert threading.get_ident() not in readers
+    readers.clear()
+
+    def read(_):
+        assert hardware.spare_threads() == 1
+        return threading.get_ident(), images.read(slice(None))
+
+    with hardware.thread_pool(2) as pool:
+        reads = list(pool.map(read, range(6)))
+    assert readers <= {thread for thread, _ in reads}
+    assert hardware.spare_threads() == 4
+    assert all((pixels == reads[0][1]).all() for _, pixels in reads)
+
+
+class SpareThreads(torch.utils.data.Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, row):
+        return hardware.spare_threads()
+
+
+@pytest.mark.parametrize(("workers", "threads"), [(0, 6), (1, 6), (2, 3)])
+def test_workers_of_a_loader_share_the_cores(workers, threads, monkeypatch):
+    monkeypatch.setenv("WINNOW_THREADS", "6")
+    loader = torch.utils.data.DataLoader(SpareThreads(), batch_size=None, num_workers=workers)
+    assert list(loader) == [threads] * 4
 
 
 def test_array_images_refuse():

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import pickle
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,12 +15,13 @@ import torchvision
 from PIL import Image
 from torchvision.transforms import v2
 
+from winnow.tasks import hardware
 from winnow.tasks.data.digits import digits
-from winnow.tasks.data.split import ArrayImages
-from winnow.tasks.embed.encoder import NetworkEncoder, embed, normalise
+from winnow.tasks.data.images import ArrayImages
+from winnow.tasks.embed.encoder import NetworkEncoder, embed, normalise, seeded
 from winnow.tasks.embed.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, imagenet_view, resize
-from winnow.tasks.embed.weights import load, local_checkpoint, read
-from winnow.tasks.errors import BadInput, MissingData, UnknownName
+from winnow.tasks.embed.weights import Checkpoint, load, local_checkpoint, read
+from winnow.tasks.errors import BadInput, DeviceUnavailable, MissingData, UnknownName
 from winnow.tasks.registry import embedders
 
 CPU = torch.device("cpu")
@@ -87,7 +92,7 @@ def test_resize_is_pillows_to_the_last_bit(filter, before, after):
 
 @pytest.mark.parametrize(("crop", "size"), [(False, 224), (True, 224), (True, 96), (False, 20)])
 def test_preprocessing_is_torchvisions(crop, size):
-    """Resize(224, bicubic), or Resize(256 s / 224) and CenterCrop(s); ToTensor; Normalize: on arrays and on PIL images alike."""
+    """Resize(224, bicubic), or Resize(256 s / 224) and CenterCrop(s); ToTensor; Normalize; also on PIL images."""
     chain = (
         [v2.Resize(int(256 * size / 224)), v2.CenterCrop(size)]
         if crop
@@ -158,6 +163,29 @@ def test_embed_keeps_the_order_of_rows_and_reports_progress():
     assert told == [(2, 5, "images"), (4, 5, "images"), (5, 5, "images")]
     assert embed(Means(), ArrayImages(array), []).shape == (0, 2)
     assert embed(Means(), ArrayImages(array), slice(None), batch_size=3)[:, 0].tolist() == list(range(1, 11))
+
+
+class Tensors(Means):
+    """An encoder that leaves its vectors where they were computed."""
+
+    def on_device(self, images):
+        return torch.from_numpy(super().__call__(images))
+
+    def __call__(self, images):
+        raise AssertionError("on_device is there")
+
+
+def test_embed_takes_tensors_where_an_encoder_gives_them():
+    array = np.arange(1, 11, dtype=np.uint8).reshape(10, 1, 1, 1)
+    told = []
+    found = embed(
+        Tensors(), ArrayImages(array), [9, 0, 4, 4, 7], batch_size=2, progress=lambda *s: told.append(s)
+    )
+    assert found[:, 0].tolist() == [10, 1, 5, 5, 8]
+    assert told == [(2, 5, "images"), (4, 5, "images"), (5, 5, "images")]
+    array[3] = 0
+    with pytest.raises(BadInput, match="row 3 has NaN"):
+        embed(Tensors(), ArrayImages(array), [4, 2, 3], batch_size=2)
 
 
 def test_embed_names_the_row_whose_vector_is_not_finite():
@@ -424,7 +452,7 @@ def small_dino(seed: int = 3) -> torch.nn.Module:
 
 
 def test_dino_weights_and_class_token(weights, caplog):
-    """A file of the authors' name is found, loaded whole, and gives the class token after the final norm of the 224-pixel view."""
+    """A file of the authors' name is found and loaded whole, and gives the class token after the final norm."""
     model = small_dino()
     torch.save(model.state_dict(), weights / "dino_deitsmall16_pretrain.pth")
     with caplog.at_level(logging.INFO, logger="winnow.tasks.embed"):
@@ -477,6 +505,13 @@ def test_pickled_code_is_not_run(weights, capsys):
     torch.save({"state_dict": {"weight": torch.ones(1)}, "extra": Loud()}, weights / "resnet18.pth")
     with pytest.raises(BadInput, match="pickled code is not run"):
         make("network:resnet18.pth")
+    np.savez(weights / "resnet18.npz", weight=np.array([Loud()], object))
+    with pytest.raises(BadInput, match="Object arrays cannot be loaded when allow_pickle=False"):
+        make("network:resnet18.npz")
+    for suffix in ("pt", "bin", "npz", "safetensors"):
+        (weights / f"resnet34.{suffix}").write_bytes(pickle.dumps(Loud(), 2))
+        with pytest.raises(BadInput, match=rf"resnet34\.{suffix} cannot be read as a state dict"):
+            make(f"network:resnet34.{suffix}")
     assert "ran" not in capsys.readouterr().out
 
 
@@ -595,7 +630,7 @@ def test_network_features_are_what_the_classifier_sees(weights):
 
 
 def test_network_refuses(weights, tmp_path):
-    with pytest.raises(UnknownName, match="Did you mean resnet18"):
+    with pytest.raises(UnknownName, match="Did you mean 'resnet18'"):
         make("network:resnet19@x.pth")
     with pytest.raises(BadInput, match="network:<architecture>@<file>"):
         make("network:mine.pth")
@@ -708,6 +743,34 @@ def test_clip_reads_openais_archives_with_quick_gelu(tiny_clip, weights):
         assert not np.allclose(found, tiny_clip.encode_image(view).numpy(), rtol=1e-3, atol=1e-4)
 
 
+class Scripted(torch.nn.Module):
+    """Prints when its archive is loaded."""
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[bool]:
+        return (self.training,)
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[bool]) -> None:
+        print("scripted code ran")
+        self.training = state[0]
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
+def test_clip_runs_no_code_of_an_archive(tiny_clip, weights, capfd):
+    torch.jit.save(torch.jit.script(Scripted()), weights / "mine.pt")
+    capfd.readouterr()
+    torch.jit.load(weights / "mine.pt")
+    assert "scripted code ran" in capfd.readouterr().out, "that is the danger"
+    with pytest.raises(BadInput, match=r"mine\.pt would run code while it is loaded"):
+        make("clip_tiny-CLIP:mine.pt")
+    torch.save({"state_dict": {"weight": torch.ones(1)}, "extra": Loud()}, weights / "mine.pt")
+    with pytest.raises(BadInput, match=r"open_clip cannot make tiny-CLIP of .*mine\.pt: UnpicklingError"):
+        make("clip_tiny-CLIP:mine.pt")
+    assert "ran" not in capfd.readouterr().out
+
+
 def test_clip_random_weights(tiny_clip):
     encoder = make("clip_tiny-CLIP", random_weights=True)
     assert encoder(COLOUR).shape == (6, 24)
@@ -715,7 +778,7 @@ def test_clip_random_weights(tiny_clip):
 
 
 def test_clip_refuses(tiny_clip, weights):
-    with pytest.raises(UnknownName, match="Did you mean ViT-B-32"):
+    with pytest.raises(UnknownName, match="Did you mean 'ViT-B-32'"):
         make("clip_ViT-B-33")
     with pytest.raises(UnknownName, match="laion2b_s34b_b79k"):
         make("clip_ViT-B-32:laion3b")
@@ -769,12 +832,12 @@ def test_offline_says_file_folder_and_address(name, file, address, weights):
 
 def test_a_fetch_is_announced_beforehand_and_its_failure_explained(weights, monkeypatch, caplog, tmp_path):
     monkeypatch.delenv("WINNOW_OFFLINE")
-    server = tmp_path / "server"
+    server, name = tmp_path / "server", "swav_800ep_pretrain.pth.tar"
     monkeypatch.setattr(
-        "winnow.tasks.embed.swav.PUBLISHED", make_published(server.as_uri() + "/swav_800ep_pretrain.pth.tar")
+        "winnow.tasks.embed.swav.CHECKPOINT", Checkpoint(("swav",), f"{server.as_uri()}/{name}")
     )
     with (
-        caplog.at_level(logging.INFO, logger="winnow.tasks.embed"),
+        caplog.at_level(logging.INFO, logger="winnow.tasks"),
         pytest.raises(MissingData, match=r"could not be fetched: file://"),
     ):
         make("swav", size=32)
@@ -792,7 +855,125 @@ def test_a_fetch_is_announced_beforehand_and_its_failure_explained(weights, monk
     assert make("swav", size=32).dim == 2048  # from the cache
 
 
-def make_published(url: str):
-    from winnow.tasks.embed.weights import Published
+# -- devices -------------------------------------------------------------------------------------------------
 
-    return Published(("swav",), url)
+
+def test_other_devices_than_cpu_and_cuda_are_refused():
+    assert hardware.by_device({"cpu": 1, "cuda": 2}, torch.device("cuda", 3)) == 2
+    with pytest.raises(DeviceUnavailable, match="device=mps: Winnow computes on cpu and cuda only"):
+        hardware.by_device({"cpu": 1, "cuda": 2}, torch.device("mps"))
+    with pytest.raises(DeviceUnavailable, match="cpu and cuda only"):
+        NetworkEncoder("x", torch.nn.Identity(), Preprocess(4, 4), torch.device("meta"), torch.float32)
+
+
+def test_full_precision_is_set_once_and_leaves_cudnn_on():
+    enabled = torch.backends.cudnn.enabled
+    for _ in range(2):
+        hardware.full_precision()
+        assert not torch.backends.cuda.matmul.allow_tf32
+        assert not torch.backends.cudnn.allow_tf32
+        assert torch.backends.cudnn.enabled == enabled
+        assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_seeded_initialisation_is_the_same_beside_other_threads():
+    """All draw from one global generator, so they must take turns, and leave it as it was."""
+
+    def weight(seed):
+        with seeded(torch.Generator().manual_seed(seed)):
+            first = torch.nn.Linear(3, 3).weight.detach()
+            time.sleep(0.002)
+            with hardware.borrowed_generator(7):  # the same thread may borrow again
+                torch.nn.Linear(3, 3)
+            return torch.stack([first, torch.nn.Linear(3, 3).weight.detach()])
+
+    before = torch.get_rng_state()
+    alone = [weight(seed) for seed in range(12)]
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(weight, range(12)))
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_core_pool_changes_no_other_thread():
+    usual = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with hardware.core_pool(2) as pool:
+            assert (
+                list(pool.map(lambda _: (torch.get_num_threads(), hardware.spare_threads()), "ab"))
+                == [(1, 1)] * 2
+            )
+            assert torch.get_num_threads() == 3
+            with ThreadPoolExecutor(1) as other:
+                assert other.submit(torch.get_num_threads).result() == 3
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(usual)
+
+
+def interrupted():
+    held = threading.Event()
+    with hardware.core_pool(1) as pool:
+        pool.submit(held.wait, 0.1)
+        waiting = pool.submit(pytest.fail, "it should have been cancelled")
+        try:
+            raise KeyboardInterrupt
+        finally:
+            assert not waiting.running()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("photographs", [False, True])
+def test_encoders_on_a_gpu_agree_with_the_cpu(photographs):
+    images = Photographs((40, 64), (70, 33), (32, 32), (90, 50)) if photographs else ArrayImages(COLOUR)
+    hardware.full_precision()
+    for name, options in (
+        ("timm:resnet10t", {"size": 64, "random_weights": True}),
+        ("dino_vits16", {"size": 32, "random_weights": True}),
+        ("patches", {"centroids": 16, "size": 16}),
+        ("pixels", {}),
+    ):
+        found = []
+        for device in (CPU, torch.device("cuda")):
+            generator = torch.Generator().manual_seed(0)
+            encoder = embedders.get(name)(
+                images, device=device, dtype=torch.float32, generator=generator, **options
+            )
+            found.append(embed(encoder, images, slice(None), batch_size=2))
+        tolerance = 1e-2 if name == "patches" else 1e-3  # its axes are learnt on the device
+        np.testing.assert_allclose(
+            found[1], found[0], rtol=0, atol=tolerance * np.abs(found[0]).max(), err_msg=name
+        )
+
+
+@pytest.mark.gpu
+def test_a_side_may_grow_while_the_other_shrinks_on_a_gpu():
+    """Pillow decides the order of its passes there, so the CPU resizes; the result still lies on the GPU."""
+    batch = RANDOM.integers(0, 256, (3, 20, 60, 3)).astype(np.uint8)
+    view = Preprocess(32, None)
+    found = view(batch, torch.device("cuda"))
+    assert found.device.type == "cuda"
+    torch.testing.assert_close(found.cpu(), view(batch, CPU), rtol=0, atol=1e-6)
+
+
+@pytest.mark.gpu
+def test_batches_are_encoded_on_a_gpu_without_waiting():
+    device, images = torch.device("cuda"), ArrayImages(np.repeat(COLOUR, 20, axis=0))
+    encoder = embedders.get("timm:resnet10t")(
+        images,
+        device=device,
+        dtype=torch.bfloat16,
+        generator=torch.Generator().manual_seed(0),
+        size=64,
+        random_weights=True,
+    )
+    expected = embed(encoder, images, slice(None), batch_size=16)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = embed(encoder, images, slice(None), batch_size=16)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    np.testing.assert_array_equal(found, expected)

@@ -1,4 +1,4 @@
-"""The kNN graph against golden fixtures, against brute force, and in the corners: ties, duplicates, zero vectors, bad input."""
+"""The kNN graph against golden fixtures, brute force, ties, duplicates, zero vectors and bad input."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from winnow.tasks.embed import knn as module
+from winnow.tasks.embed import space
+from winnow.tasks.embed.candidates import Candidates, _true_positions
 from winnow.tasks.embed.knn import Graph, knn
+from winnow.tasks.embed.upstream import knn as upstream
 from winnow.tasks.errors import BadInput
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "knn.npz", allow_pickle=False)
@@ -50,7 +52,7 @@ def agrees(graph: Graph, ids, similarity, atol=1e-6):
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    monkeypatch.setitem(module._TILE, "cpu", 24)
+    monkeypatch.setitem(space.TILE, "cpu", 24)
 
 
 @pytest.mark.parametrize("case", ["plain", "dup", "full"])
@@ -66,10 +68,10 @@ def test_golden(case):
 def test_golden_chunk(monkeypatch):
     features, k = GOLDEN["chunk_x"], int(GOLDEN["chunk_k"])
     agrees(knn(features, k, device=CPU), GOLDEN["chunk_idx"], GOLDEN["chunk_dist"])
-    correct = knn(features, k, device=CPU, upstream=True)  # below the threshold the published code is right
+    correct = upstream.knn(features, k, device=CPU)  # below the threshold the published code is right
     agrees(correct, GOLDEN["corrected_chunk_idx"], GOLDEN["chunk_dist"])
-    monkeypatch.setattr(module, "UPSTREAM_CHUNK_ABOVE", 0)
-    replayed = knn(features, k, device=CPU, upstream=True)
+    monkeypatch.setattr(upstream, "CHUNK_ABOVE", 0)
+    replayed = upstream.knn(features, k, device=CPU)
     agrees(replayed, GOLDEN["chunk_reference_bug_idx"], GOLDEN["chunk_reference_bug_dist"])
     assert (replayed.neighbours[64:, 0] == np.arange(64, len(features))).all()
 
@@ -91,7 +93,7 @@ def test_golden_zero_vector():
 )
 def test_brute_force(metric, n, dim, k, small_tiles, monkeypatch):
     if n > 1000:
-        monkeypatch.setitem(module._TILE, "cpu", 256)
+        monkeypatch.setitem(space.TILE, "cpu", 256)
     features = np.random.default_rng(n).normal(size=(n, dim)).astype(np.float32)
     graph = knn(features, k, metric=metric, device=CPU)
     order, similarity = ranked(cosines(features) if metric == "cosine" else minus_distances(features), k)
@@ -143,7 +145,7 @@ def test_many_duplicates(small_tiles):
 
 
 def test_one_hot(small_tiles):
-    """Cosine is 1 or 0: with k beyond a class's size the rest of the list is the lowest indices of all others."""
+    """Cosine is 1 or 0: with k beyond a class's size the list goes on with the lowest indices of all others."""
     which = np.random.default_rng(2).integers(0, 40, size=400)
     graph = knn(np.eye(40)[which], 30, device=CPU)
     for row in range(400):
@@ -160,7 +162,7 @@ def test_the_result_depends_neither_on_tiles_nor_on_threads(monkeypatch):
     try:
         for tile, count in ((1024, 1), (64, 2), (200, 1), (40, 5), (4096, 2)):
             torch.set_num_threads(count)
-            monkeypatch.setitem(module._TILE, "cpu", tile)
+            monkeypatch.setitem(space.TILE, "cpu", tile)
             graphs.append(knn(features, 20, device=CPU))
             assert torch.get_num_threads() == count
     finally:
@@ -199,7 +201,7 @@ def test_magnitudes(metric, factor):
 
 
 def test_an_outlier_does_not_spoil_the_rest():
-    """One huge row takes all the bits of a float32 product; the rows where that matters are searched again in float64."""
+    """One huge row takes all the bits of a float32 product; rows where that matters are searched again."""
     features = np.random.default_rng(6).normal(size=(300, 5)).astype(np.float32)
     features[17] *= 1e5
     graph = knn(features, 8, metric="euclidean", device=CPU)
@@ -211,11 +213,35 @@ def test_an_outlier_does_not_spoil_the_rest():
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_pairs_measured_by_torch_and_by_faiss_agree(metric):
     features = np.random.default_rng(6).normal(size=(50, 20)).astype(np.float32)
-    space = module._Space.build(features, 5, metric, CPU)
+    points = space.Space.build(features, 5, metric, CPU)
     ids = torch.from_numpy(np.random.default_rng(7).integers(0, 50, size=(50, 70)))
-    found = space._measure_there(space.points, ids)
+    found = points._measure_by_torch(points.points, ids)
     found = found.clamp(-1, 1) if metric == "cosine" else -found.sqrt()
-    torch.testing.assert_close(found, space.measure(space.points, ids), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(found, points.measure(points.points, ids), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(24, 16), (7, 5), (1, 24), (24, 1), (8, 64)])
+def test_true_positions_of_tiles_and_of_their_transposed_views(shape):
+    mask = torch.from_numpy(np.random.default_rng(3).random(shape) < 0.1)
+    row, column = _true_positions(mask)
+    assert torch.equal(torch.stack([row, column], 1), mask.nonzero())
+    row, column = _true_positions(mask.T)
+    assert torch.equal(torch.stack([column, row], 1), mask.nonzero()), "in their order in memory"
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_candidates_are_the_best_of_all_tiles(transposed):
+    scores = torch.from_numpy(np.random.default_rng(9).normal(size=(13, 240)).astype(np.float32))
+    best = Candidates(13, 4, CPU)
+    mask = torch.empty(13 * 40, dtype=torch.bool)
+    for start in range(0, 240, 40):
+        tile = scores[:, start : start + 40]
+        best.offer(tile.T.contiguous().T if transposed else tile.contiguous(), start, mask)
+        assert (best.bound <= scores.topk(4, dim=1).values[:, -1]).all()
+    best.merge()
+    values, ids = scores.topk(4, dim=1)
+    assert torch.equal(best.scores.sort(dim=1, descending=True).values, values)
+    assert torch.equal(best.ids.long().sort(dim=1).values, ids.sort(dim=1).values)
 
 
 def test_memory_is_bounded_by_tiles():

@@ -86,7 +86,7 @@ datasets.add(
 )
 datasets.add(
     "cinic10",
-    ".folders:cinic10",
+    ".imagenet:cinic10",
     classes=10,
     samples={"train": 180_000, "valid": 90_000, "test": 90_000},
     size=32,
@@ -96,7 +96,7 @@ datasets.add(
 )
 datasets.add(
     "tiny_imagenet",
-    ".folders:tiny_imagenet",
+    ".imagenet:tiny_imagenet",
     classes=200,
     samples={"train": 100_000, "test": 10_000},
     size=64,
@@ -106,7 +106,7 @@ datasets.add(
 )
 datasets.add(
     "imagenet",
-    ".folders:imagenet",
+    ".imagenet:imagenet",
     classes=1000,
     samples={"train": 1_281_167, "test": 50_000},
     size=None,  # images of many sizes

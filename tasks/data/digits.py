@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_digits
 
+from winnow.tasks.data.images import ArrayImages
 from winnow.tasks.data.load import check_split
-from winnow.tasks.data.split import ArrayImages, Split, channel_statistics
+from winnow.tasks.data.split import Split, channel_statistics
 
 __all__ = ["digits"]
 

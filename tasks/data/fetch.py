@@ -1,4 +1,4 @@
-"""Published files: found on disk, else fetched and said so, else asked for by name; never half of one."""
+"""Published files: read where they are on disk, else fetched, else asked for by name; never half of one."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ import time
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from winnow.tasks.data.index import file_md5
 from winnow.tasks.errors import BadInput, MissingData
+from winnow.tasks.files import atomic
 
-__all__ = ["UNVERIFIED", "Published", "obtain", "unpack", "verify_digests"]
+__all__ = ["UNVERIFIED", "Published", "fetch", "obtain", "unpack", "verify_digests"]
 
 log = logging.getLogger("winnow.tasks.data")
 
-# how a user says that files of other content are meant, in Python and in a flow
+# how a user accepts files of other content, in Python and in a flow
 UNVERIFIED = """verify=False (in a flow: -p 'dataset_options={"verify": false}')"""
 
 _DAMAGED = (EOFError, tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
@@ -73,15 +74,15 @@ def offline(download: bool) -> str:
 
 
 def obtain(
-    dataset: str, published: Published, folder: Path, holds: Sequence[str], *, download: bool, verify: bool
+    dataset: str, published: Published, folder: Path, contents: Sequence[str], *, download: bool, verify: bool
 ) -> None:
-    """Make sure that ``holds`` are in ``folder``: as they are, else from the archive beside them, else from the network.
+    """Make sure that ``contents`` are in ``folder``, from the archive beside them or from the network.
 
     Args:
         dataset: name for messages.
         published: the file or archive.
         folder: where the file is put, and unpacked.
-        holds: files or folders, relative to ``folder``, that it is or unpacks to.
+        contents: files or folders, relative to ``folder``, that it is or unpacks to.
         download: whether fetching is allowed; ``WINNOW_OFFLINE=1`` forbids it.
         verify: check an archive that the user put there against its published digest.
 
@@ -91,25 +92,25 @@ def obtain(
     """
 
     def missing() -> list[str]:
-        return [name for name in holds if not (folder / name).exists()]
+        return [name for name in contents if not (folder / name).exists()]
 
     if not missing():
         return
     archive = folder / published.filename
     if not archive.exists():
-        reason = offline(download)
+        size = megabytes(published.size)
+        reason = offline(download) or fetch(dataset, published.urls, archive, size, published.md5)
         if reason:
-            raise _absent(dataset, published, folder, holds, reason)
-        _fetch(dataset, published, archive, holds)
-    elif verify and published.md5 is not None and (found := file_md5(archive)) != published.md5:
+            raise _absent(dataset, published, folder, contents, reason)
+    elif verify and published.md5 is not None and (md5 := file_md5(archive)) != published.md5:
         raise BadInput(
             f"{dataset}: {archive} ({megabytes(archive.stat().st_size)}) is not the published file "
-            f"({megabytes(published.size)}): "
-            f"its md5 is {found}, not {published.md5}. A cut-off download looks like this.",
+            f"({megabytes(published.size)}): its md5 is {md5}, not {published.md5}. A cut-off download looks "
+            "like this.",
             remedy=f"delete it and run again, or download {published.urls[0]} by hand; {UNVERIFIED} accepts "
             "it as it is",
         )
-    if published.filename not in holds:
+    if published.filename not in contents:
         log.info("%s: unpacking %s", dataset, archive)
         unpack(archive, folder)
     if missing():
@@ -120,9 +121,9 @@ def obtain(
 
 
 def _absent(
-    dataset: str, published: Published, folder: Path, holds: Sequence[str], reason: str
+    dataset: str, published: Published, folder: Path, contents: Sequence[str], reason: str
 ) -> MissingData:
-    unpacked = "" if published.filename in holds else f" (or unpacked: {', '.join(holds)})"
+    unpacked = "" if published.filename in contents else f" (or unpacked: {', '.join(contents)})"
     return MissingData(
         f"{dataset}: {published.filename} is not in {folder}{unpacked}, and could not be fetched: {reason}.",
         remedy=f"download {' or '.join(published.urls)} where there is a network and put the file into "
@@ -130,32 +131,38 @@ def _absent(
     )
 
 
-def _fetch(dataset: str, published: Published, target: Path, holds: Sequence[str]) -> None:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _absent(dataset, published, target.parent, holds, str(error)) from error
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+def fetch(what: str, urls: Sequence[str], target: Path, size: str, md5: str | None = None) -> str:
+    """Fetch a file, whole or not at all, after saying so.
+
+    Args:
+        what: dataset or embedder, for the log.
+        urls: where from, tried in order.
+        target: where to.
+        size: in words, for the log.
+        md5: digest that it must have.
+
+    Returns:
+        why it could not be fetched; empty if it was.
+    """
     failures = []
-    for url in published.urls:
-        log.info("%s: fetching %s (%s) into %s", dataset, url, megabytes(published.size), target.parent)
+    for url in urls:
+        log.info("%s: fetching %s (%s) into %s", what, url, size, target.parent)
         try:
-            digest = _receive(dataset, url, part)
-            if published.md5 is None or digest == published.md5:
-                os.replace(part, target)
-                return
-            failures.append(f"{url}: what came has md5 {digest}, not {published.md5}")
+            with atomic(target) as temporary:
+                digest = _receive(what, url, temporary)
+                if md5 is not None and digest != md5:
+                    raise OSError(f"what came has md5 {digest}, not {md5}")
+            return ""
         except (OSError, http.client.HTTPException) as error:
             failures.append(f"{url}: {error}")
-        finally:
-            part.unlink(missing_ok=True)
-    raise _absent(dataset, published, target.parent, holds, "; ".join(failures))
+    return "; ".join(failures)
 
 
-def _receive(dataset: str, url: str, part: Path) -> str:
+def _receive(what: str, url: str, file: Path) -> str:
+    """Write what a URL gives to a file; returns its md5."""
     digest = hashlib.md5(usedforsecurity=False)
     request = urllib.request.Request(url, headers={"User-Agent": "winnow"})
-    with urllib.request.urlopen(request, timeout=60) as response, open(part, "wb") as out:
+    with urllib.request.urlopen(request, timeout=60) as response, open(file, "wb") as out:
         total = int(response.headers.get("Content-Length") or 0)
         received, said = 0, time.monotonic()
         while chunk := response.read(1 << 20):
@@ -164,28 +171,28 @@ def _receive(dataset: str, url: str, part: Path) -> str:
             received += len(chunk)
             if time.monotonic() - said > 10:
                 said = time.monotonic()
-                log.info("%s: %s of %s", dataset, megabytes(received), megabytes(total or None))
-        out.flush()
-        os.fsync(out.fileno())
+                log.info("%s: %s of %s", what, megabytes(received), megabytes(total or None))
     if total and received != total:
         raise OSError(f"the connection closed after {received:,} of {total:,} bytes")
     return digest.hexdigest()
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a tar, zip, gz or xz beside ``folder``'s content and then move it in, so that a half-unpacked folder never looks whole.
+    """Unpack a tar, zip, gz or xz into ``folder``.
+
+    It is unpacked beside the folder's content and then moved in, so that half of it never looks whole.
 
     Raises:
-        BadInput: the archive is truncated, damaged or of another kind.
+        BadInput: the archive is truncated, damaged, of another kind, or would write outside the folder.
     """
     name = archive.name.lower()
     if not name.endswith(_SUFFIXES):
-        raise BadInput(f"{archive} is not an archive of a kind that is known: {', '.join(_SUFFIXES)}.")
+        raise BadInput(f"{archive} is not an archive of a kind that can be read: {', '.join(_SUFFIXES)}.")
     with tempfile.TemporaryDirectory(prefix=".unpack-", dir=folder) as scratch:
         try:
             if name.endswith(".zip"):
                 with zipfile.ZipFile(archive) as bundle:
-                    bundle.extractall(scratch)
+                    bundle.extractall(scratch)  # drops drives, leading slashes and "..", and makes no links
             elif name.endswith((".tar", ".tar.gz", ".tgz")):
                 with tarfile.open(archive) as tar:
                     extract_tar(tar, Path(scratch))
@@ -198,30 +205,49 @@ def unpack(archive: Path, folder: Path) -> None:
         _move_in(Path(scratch), folder)
 
 
+def plain_members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members of a tar, as long as they are files and folders inside the folder it is unpacked to.
+
+    tarfile's own ``data`` filter lets links through and does not exist before Python 3.11.4; published data
+    needs no links.
+
+    Raises:
+        tarfile.ExtractError: a link, a device, an absolute path or one with ``..``.
+    """
+    for member in tar:
+        path = PurePosixPath(member.name)
+        if not (member.isfile() or member.isdir()):
+            raise tarfile.ExtractError(f"member {member.name!r} is neither a file nor a folder")
+        if path.is_absolute() or ".." in path.parts:
+            raise tarfile.ExtractError(f"member {member.name!r} would be written outside the folder")
+        yield member
+
+
 def extract_tar(tar: tarfile.TarFile, folder: Path) -> None:
-    """Extract all members, none outside ``folder``."""
-    tar.extraction_filter = getattr(
-        tarfile, "data_filter", lambda member, path: member
-    )  # Python < 3.11.4 has no filters
-    tar.extractall(folder)
+    """Extract all members, none of them outside ``folder``.
+
+    Raises:
+        tarfile.TarError: the tar is damaged, or holds other than plain files and folders.
+    """
+    tar.extraction_filter = getattr(tarfile, "data_filter", None)
+    tar.extractall(folder, plain_members(tar))
 
 
 def damaged(archive: Path, error: BaseException) -> BadInput:
     return BadInput(
         f"{archive} ({megabytes(archive.stat().st_size)}) cannot be unpacked: {type(error).__name__}: "
-        f"{error}. "
-        "A download that was cut off looks like this.",
+        f"{error}. A download that was cut off looks like this.",
         remedy="delete it and fetch it again",
     )
 
 
 def _move_in(source: Path, target: Path) -> None:
     for entry in source.iterdir():
-        place = target / entry.name
-        if entry.is_dir() and place.is_dir():
-            _move_in(entry, place)
+        destination = target / entry.name
+        if entry.is_dir() and destination.is_dir():
+            _move_in(entry, destination)
         else:
-            os.replace(entry, place)
+            os.replace(entry, destination)
 
 
 def verify_digests(dataset: str, folder: Path, published: Mapping[str, str]) -> None:
@@ -235,12 +261,13 @@ def verify_digests(dataset: str, folder: Path, published: Mapping[str, str]) -> 
     Raises:
         BadInput: some differ.
     """
-    differing = {name: found for name, md5 in published.items() if (found := file_md5(folder / name)) != md5}
+    digests = {name: file_md5(folder / name) for name in published}
+    differing = [name for name, md5 in published.items() if digests[name] != md5]
     if differing:
-        name, found = next(iter(differing.items()))
+        name = differing[0]
         raise BadInput(
             f"{dataset}: files in {folder} differ from the published ones: {', '.join(differing)} "
-            f"({name} has md5 {found}, not {published[name]}).",
+            f"({name} has md5 {digests[name]}, not {published[name]}).",
             remedy=f"delete them to fetch the published ones, or pass {UNVERIFIED} to accept them (for "
             "re-made files)",
         )

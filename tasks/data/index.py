@@ -1,35 +1,24 @@
-"""What was learnt of files, remembered by path, size and time of change, so that an unchanged file is read once."""
+"""Facts about files, remembered by path, size and time of change, so that an unchanged file is read once."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 import os
-import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from winnow.tasks.hardware import cpu_count, data_root
+from winnow.tasks.files import atomic
+from winnow.tasks.hardware import data_root, spare_threads, thread_pool
 
-__all__ = [
-    "Progress",
-    "StatIndex",
-    "file_md5",
-    "index_folder",
-    "remembered",
-    "stat_key",
-    "threaded",
-    "write_atomic",
-]
+if TYPE_CHECKING:
+    from winnow.tasks.progress import Callback
 
-Progress = Callable[[int, int, str], None]
+__all__ = ["StatIndex", "file_md5", "index_folder", "remembered", "stat_key", "threaded"]
 
 log = logging.getLogger("winnow.tasks.data")
 
@@ -59,47 +48,33 @@ def stat_key(path: str, size: int, mtime_ns: int) -> bytes:
 
 
 def threaded(function: Callable[[Item], Result], items: Iterable[Item], *, fewest: int = 16) -> list[Result]:
-    """``[function(item) for item in items]`` on all cores that the process may use; order kept.
+    """``[function(item) for item in items]`` on all spare cores; order kept.
+
+    In a thread or process that is one of many already (see :func:`winnow.tasks.hardware.spare_threads`) it
+    is a plain loop.
 
     >>> threaded(abs, range(-3, 0))
     [3, 2, 1]
     """
     items = list(items)
-    threads = min(cpu_count(), len(items))
+    threads = min(spare_threads(), len(items))
     if threads < 2 or len(items) < fewest:
         return [function(item) for item in items]
-    block = max(
-        1, min(256, len(items) // (4 * threads))
-    )  # handing over single items would cost more than a stat or a hash
+    # handing over single items would cost more than a stat or a hash
+    block = max(1, min(256, len(items) // (4 * threads)))
 
     def run(start: int) -> list[Result]:
         return [function(item) for item in items[start : start + block]]
 
-    with ThreadPoolExecutor(threads) as pool:
+    with thread_pool(threads) as pool:
         return [result for results in pool.map(run, range(0, len(items), block)) for result in results]
 
 
-def write_atomic(file: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old or the new content, never a part."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, part = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as out:
-            out.write(content)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(part, file)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
-
-
 def save_arrays(file: Path, **arrays: np.ndarray) -> None:
-    """Write arrays to an npz, atomically; a folder that cannot be written costs the memory, not the run."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the keywords for allow_pickle
+    """Write arrays to an npz; a folder that cannot be written to costs time in the next run, not this one."""
     try:
-        write_atomic(file, buffer.getvalue())
+        with atomic(file) as temporary, open(temporary, "wb") as out:
+            np.savez(out, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the keywords for allow_pickle
     except OSError as error:
         log.warning(
             "%s cannot be written (%s): what it would remember is computed again next time", file, error
@@ -107,13 +82,13 @@ def save_arrays(file: Path, **arrays: np.ndarray) -> None:
 
 
 def load_arrays(file: Path, *names: str) -> list[np.ndarray] | None:
-    """The named arrays of an npz, or None where it is absent or damaged."""
+    """The named arrays of an npz, or None where it is absent or damaged; pickled objects are not loaded."""
     try:
         with np.load(file, allow_pickle=False) as stored:
             return [stored[name] for name in names]
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damaged archives raise nearly every built-in exception
         log.warning("%s is damaged (%s) and is made anew", file, error)
         return None
 
@@ -150,25 +125,25 @@ class StatIndex:
         return np.empty((0, 16), np.uint8), np.empty((0, self.width), np.uint8)
 
     def get(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Values uint8 (N, width) and which of them are known, bool (N,)."""
+        """Values uint8 (N, width), and which of them are in the table, bool (N,)."""
         values = np.zeros((len(keys), self.width), np.uint8)
-        known_keys, known_values = self._load()
-        if not len(known_keys) or not len(keys):
+        stored_keys, stored_values = self._load()
+        if not len(stored_keys) or not len(keys):
             return values, np.zeros(len(keys), bool)
-        table, asked = _words(known_keys), _words(keys)
-        place = np.searchsorted(table, asked).clip(max=len(table) - 1)
-        found = table[place] == asked
-        values[found] = known_values[place[found]]
-        return values, found
+        table, wanted = _words(stored_keys), _words(keys)
+        rows = np.searchsorted(table, wanted).clip(max=len(table) - 1)
+        present = table[rows] == wanted
+        values[present] = stored_values[rows[present]]
+        return values, present
 
     def put(self, keys: np.ndarray, values: np.ndarray) -> None:
         """Remember; another process's entries are kept, a key's newest value wins."""
         if not len(keys):
             return
-        known_keys, known_values = self._load()
-        every_key, every_value = np.concatenate([keys, known_keys]), np.concatenate([values, known_values])
-        _, first = np.unique(_words(every_key), return_index=True)
-        save_arrays(self.file, keys=every_key[first], values=every_value[first])
+        stored_keys, stored_values = self._load()
+        keys, values = np.concatenate([keys, stored_keys]), np.concatenate([values, stored_values])
+        _, first = np.unique(_words(keys), return_index=True)
+        save_arrays(self.file, keys=keys[first], values=values[first])
 
 
 def _words(keys: np.ndarray) -> np.ndarray:
@@ -182,10 +157,10 @@ def remembered(
     settled: np.ndarray,
     compute: Callable[[np.ndarray], np.ndarray],
     *,
-    progress: Progress | None = None,
+    progress: Callback | None = None,
     note: str = "",
 ) -> np.ndarray:
-    """Values of all keys: from the index where it has them, else computed and saved as the work goes on.
+    """Values of all keys: from the index where it has them, else computed, and saved as the work goes on.
 
     Args:
         index: the table.
@@ -193,12 +168,13 @@ def remembered(
         settled: bool (N,), which values may be remembered.
         compute: rows int64 (n,) -> values uint8 (n, width).
         progress: called with (done, total, note).
+        note: what is being computed, for ``progress``.
 
     Returns:
         uint8 (N, width).
     """
-    values, found = index.get(keys)
-    missing = np.flatnonzero(~found)
+    values, present = index.get(keys)
+    missing = np.flatnonzero(~present)
     done = saved = 0
     saved_at = time.monotonic()
 
@@ -223,26 +199,26 @@ def remembered(
 
 
 def stat_keys(paths: Iterable[tuple[str, Path | str]]) -> tuple[np.ndarray, np.ndarray]:
-    """Stat keys uint8 (N, 16) of (name, file) pairs, and which files last changed long enough ago to be remembered.
+    """Stat keys uint8 (N, 16) of (name, file) pairs, and which files are old enough to be remembered.
 
     A file that is not there gets a key of its own; whoever reads it reports it.
     """
     young = time.time_ns() - SETTLED
 
-    def one(pair: tuple[str, Path | str]) -> tuple[bytes, bool]:
+    def key_of(pair: tuple[str, Path | str]) -> tuple[bytes, bool]:
         try:
             stat = os.stat(pair[1])
         except OSError:
             return stat_key(pair[0], -1, -1), False
         return stat_key(pair[0], stat.st_size, stat.st_mtime_ns), stat.st_mtime_ns < young
 
-    found = threaded(one, paths, fewest=1024)
-    keys = np.frombuffer(b"".join(key for key, _ in found), np.uint8).reshape(-1, 16)
-    return keys, np.array([settled for _, settled in found], bool)
+    pairs = threaded(key_of, paths, fewest=1024)
+    keys = np.frombuffer(b"".join(key for key, _ in pairs), np.uint8).reshape(-1, 16)
+    return keys, np.array([settled for _, settled in pairs], bool)
 
 
-def file_md5(file: Path, cache: Path | None = None) -> str:
-    """md5 of a file in hex; read once as long as the file does not change."""
+def file_md5(file: Path) -> str:
+    """md5 of a file in hex; an unchanged file is read once."""
     keys, settled = stat_keys([(str(file.absolute()), file)])
 
     def compute(rows: np.ndarray) -> np.ndarray:
@@ -250,6 +226,5 @@ def file_md5(file: Path, cache: Path | None = None) -> str:
             digest: Any = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False))
         return np.frombuffer(digest.digest(), np.uint8).reshape(1, 16)
 
-    return (
-        remembered(StatIndex(index_folder(cache) / "md5.npz", 16), keys, settled, compute)[0].tobytes().hex()
-    )
+    index = StatIndex(index_folder() / "md5.npz", 16)
+    return remembered(index, keys, settled, compute)[0].tobytes().hex()

@@ -18,6 +18,7 @@ from webdataset.shardlists import expand_urls
 
 from winnow.tasks.data.fetch import offline
 from winnow.tasks.data.folders import finish, natural_key
+from winnow.tasks.data.images import Encoded, readable_suffixes
 from winnow.tasks.data.index import (
     SETTLED,
     StatIndex,
@@ -28,7 +29,7 @@ from winnow.tasks.data.index import (
     threaded,
 )
 from winnow.tasks.data.load import check_split, data_folder
-from winnow.tasks.data.split import Encoded, Split, readable_suffixes
+from winnow.tasks.data.split import Split
 from winnow.tasks.errors import BadInput, MissingData
 
 __all__ = ["ShardImages", "webdataset"]
@@ -103,10 +104,9 @@ class ShardImages(Encoded):
         return np.frombuffer(sums, np.uint8).reshape(-1, 16), settled[self.shard[rows]]
 
     def index(self, kind: str, width: int) -> StatIndex:
-        every = hashlib.blake2b(
-            "\n".join(shard.path for shard in self.shards).encode(), digest_size=8
-        ).hexdigest()
-        return StatIndex(index_folder(self.cache) / f"{kind}-{every}.npz", width)
+        paths = "\n".join(shard.path for shard in self.shards)
+        digest = hashlib.blake2b(paths.encode(), digest_size=8).hexdigest()
+        return StatIndex(index_folder(self.cache) / f"{kind}-{digest}.npz", width)
 
 
 def webdataset(
@@ -126,7 +126,7 @@ def webdataset(
 
     Shards are uncompressed tars; members that share a key (the path up to the first dot of the file name) are
     one sample: an image, and a label in ``cls`` (a number or a class name), ``txt`` or a field of ``json``.
-    The tars are not unpacked; each is scanned once and its index kept.
+    The tars are not unpacked; each is scanned once, and an index of it kept.
 
     Args:
         split: ``train``, or ``test`` where ``test_shards`` is given.
@@ -137,13 +137,13 @@ def webdataset(
         test_shards: the shards of ``test``, written like ``variant``.
         label: ``cls``, ``txt`` or ``json.<field>``; default ``cls`` where there is one, else unlabelled.
         size: short side in pixels; images are then cut to a square of it.
-        channels: 3 (grey images are repeated) or 1 (grey; needs ``size`` or images of one size).
+        channels: 3 (grey is repeated) or 1 (grey; needs ``size`` or images of one size).
         skip_corrupt: leave out images that cannot be decoded.
         cache: folder of the indices.
 
     Returns:
-        the split; rows in the order of shards and of members in them; ``sources`` are the keys; mean and std
-        are of at most 2,048 training images.
+        the split; rows in the order of the shards and of their members; ``sources`` are the keys; mean and
+        std are those of at most 2,048 training images.
 
     Raises:
         MissingData: a shard is not there.
@@ -177,7 +177,7 @@ def _open(
     files, paths = find_shards(pattern, root, download)
     said = time.monotonic()
     shards: list[Shard] = []
-    tables = []
+    tables: list[Table] = []
     for start in range(0, len(paths), 64):
         for shard, table in threaded(
             lambda path: _table(files, path, label, options["cache"]), paths[start : start + 64], fewest=2
@@ -193,15 +193,14 @@ def _open(
             f"there are no images in {pattern}.",
             remedy=f"image members end in one of {' '.join(sorted(readable_suffixes()))}",
         )
-    found = [word for table in tables for word in table.labels]
+    labels = [word for table in tables for word in table.labels]
     within = np.repeat(np.arange(len(tables), dtype=np.int32), [len(table.keys) for table in tables])
-    images = ShardImages(
-        files, shards, within, np.concatenate([table.place for table in tables]), keys, **options
-    )
-    if label is None and not any(word is not None for word in found):
+    place = np.concatenate([table.place for table in tables])
+    images = ShardImages(files, shards, within, place, keys, **options)
+    if label is None and not any(word is not None for word in labels):
         return images, None
     words = []
-    for row, word in enumerate(found):
+    for row, word in enumerate(labels):
         if word is None:
             raise BadInput(f"sample {images.name_of(row)} has no label in {label or 'cls'}, others have.")
         words.append(word)
@@ -224,9 +223,9 @@ def find_shards(pattern: str, root: Path | None, download: bool) -> tuple[Any, l
         log.info("reading shards from %s", pattern)
         candidates = [pattern]
     else:
-        asked = Path(pattern).expanduser()
+        path = Path(pattern).expanduser()
         candidates = (
-            [str(asked)] if asked.is_absolute() else [str(data_folder(root) / asked), str(asked.absolute())]
+            [str(path)] if path.is_absolute() else [str(data_folder(root) / path), str(path.absolute())]
         )
     missing: list[str] = []
     for candidate in candidates:
@@ -237,22 +236,22 @@ def find_shards(pattern: str, root: Path | None, download: bool) -> tuple[Any, l
                 f"{candidate} is not a pattern of shards: {error}.", remedy="ranges are written {000..010}"
             ) from error
         files = fsspec.core.url_to_fs(urls[0])[0]
-        found: list[str] = []
+        tars: list[str] = []
         absent: list[str] = []
-        for path in (fsspec.core.url_to_fs(url)[1] for url in urls):
-            if any(sign in path for sign in "*?["):
-                matches = [str(match) for match in files.glob(path)]
-            elif files.isdir(path):
-                matches = [str(match) for match in files.glob(f"{path.rstrip('/')}/*.tar")]
+        for place in (fsspec.core.url_to_fs(url)[1] for url in urls):
+            if any(sign in place for sign in "*?["):
+                matches = [str(match) for match in files.glob(place)]
+            elif files.isdir(place):
+                matches = [str(match) for match in files.glob(f"{place.rstrip('/')}/*.tar")]
             else:
-                matches = [path] if files.exists(path) else []
-            found += sorted(matches, key=natural_key)
+                matches = [place] if files.exists(place) else []
+            tars += sorted(matches, key=natural_key)
             if not matches:
-                absent.append(path)
-        if found and not absent:
-            return files, found
+                absent.append(place)
+        if tars and not absent:
+            return files, tars
         missing += absent
-        if found:
+        if tars:
             break  # some shards of a range are missing: say so rather than look elsewhere
     shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
     raise MissingData(
@@ -288,14 +287,26 @@ def _table(files: Any, path: str, label: str | None, cache: Path | None) -> tupl
     shard = Shard(path, key, bool(changed) and not young)
     stored = index_folder(cache) / "shards" / f"{stat_key(key.hex() + str(label), size, 0).hex()}.npz"
     arrays = load_arrays(stored, "text", "place") if shard.settled else None
-    if arrays is not None:
-        text = json.loads(arrays[0].tobytes())
-        return shard, Table(text["keys"], arrays[1], text["labels"])
+    if arrays is not None and (table := _restored(*arrays)) is not None:
+        return shard, table
     table = scan(files, path, size, label)
     if shard.settled:
         text = json.dumps({"keys": table.keys, "labels": table.labels}).encode()
         save_arrays(stored, text=np.frombuffer(text, np.uint8), place=table.place)
     return shard, table
+
+
+def _restored(text: np.ndarray, place: np.ndarray) -> Table | None:
+    """A table as it was saved, None where that is not what was saved."""
+    try:
+        content = json.loads(text.tobytes())
+        keys, labels = content["keys"], content["labels"]
+        strings = all(isinstance(key, str) for key in keys)
+        strings &= all(word is None or isinstance(word, str) for word in labels)
+        fits = len(keys) == len(labels) and place.shape == (len(keys), 2) and place.dtype == np.int64
+    except (ValueError, TypeError, KeyError):
+        return None
+    return Table(keys, place, labels) if strings and fits and (place >= 0).all() else None
 
 
 def scan(files: Any, path: str, size: int, label: str | None) -> Table:
@@ -305,7 +316,7 @@ def scan(files: Any, path: str, size: int, label: str | None) -> Table:
         BadInput: truncated, compressed or not a tar.
     """
     suffixes = readable_suffixes()
-    kind, _, wanted = (label or "cls").partition(".")
+    label_ending, _, field = (label or "cls").partition(".")
     table = Table([], np.zeros((0, 2), np.int64), [])
     place: list[tuple[int, int]] = []
     others = 0
@@ -340,14 +351,13 @@ def scan(files: Any, path: str, size: int, label: str | None) -> Table:
                     )
                 if f".{ending.rpartition('.')[2]}" in suffixes and image is None:
                     image = (member.offset_data, member.size)
-                elif ending == kind:
+                elif ending == label_ending:
                     content = tar.extractfile(member)
-                    word = _word(content.read() if content else b"", wanted, f"{member.name} in {path}")
+                    word = _word(content.read() if content else b"", field, f"{member.name} in {path}")
             close()
     except (tarfile.TarError, EOFError) as error:
         raise BadInput(
-            f"shard {path} ({size:,} bytes) cannot be indexed: {error}. It is cut off, compressed or not a "
-            "tar.",
+            f"shard {path} ({size:,} bytes) cannot be indexed: {error}. It is cut off, compressed or no tar.",
             remedy="fetch it again; compressed tars must be decompressed, since rows are read at random",
         ) from error
     if others:
@@ -355,12 +365,13 @@ def scan(files: Any, path: str, size: int, label: str | None) -> Table:
     return Table(table.keys, np.array(place, np.int64).reshape(-1, 2), table.labels)
 
 
-def _word(content: bytes, wanted: str, where: str) -> str | None:
+def _word(content: bytes, field: str, where: str) -> str | None:
+    """The label in a member: all of it, or one field of its JSON."""
     try:
         text = content.decode().strip()
-        if not wanted:
+        if not field:
             return text
-        value = json.loads(text).get(wanted)
+        value = json.loads(text).get(field)
     except (ValueError, AttributeError) as error:
         raise BadInput(f"label {where} cannot be read: {error}.") from error
     return None if value is None else str(value)
@@ -369,15 +380,16 @@ def _word(content: bytes, wanted: str, where: str) -> str | None:
 def _classes(name: str, words: list[str] | None) -> tuple[str, ...]:
     if words is None:
         return ()
-    found = set(words)
-    if all(word.isdecimal() for word in found):
-        return tuple(map(str, range(max(map(int, found)) + 1)))
-    if "" in found:
+    names = set(words)
+    if all(word.isdecimal() for word in names):
+        return tuple(map(str, range(max(map(int, names)) + 1)))
+    if "" in names:
         raise BadInput(f"{name}: some labels are empty.")
-    return tuple(sorted(found, key=natural_key))
+    return tuple(sorted(names, key=natural_key))
 
 
 def _numbers(where: str, words: list[str], classes: tuple[str, ...], images: ShardImages) -> np.ndarray:
+    """The class number of each word."""
     numbers = {word: number for number, word in enumerate(classes)}
     truth = np.empty(len(words), np.int64)
     for row, word in enumerate(words):

@@ -1,426 +1,21 @@
-"""One split of a dataset: images read by row, stable ids, class names, normalisation, and labels kept apart."""
+"""One split of a dataset: images read by row, stable ids, classes, normalisation, and labels kept apart."""
 
 from __future__ import annotations
 
 import hashlib
-import io
-import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from winnow.tasks.data.index import Progress, StatIndex, index_folder, remembered, stat_keys, threaded
+from winnow.tasks.data.images import ArrayImages, Encoded, FileImages, Images
+from winnow.tasks.data.index import remembered
 from winnow.tasks.errors import BadInput, MissingLabels
 
-__all__ = [
-    "ArrayImages",
-    "Encoded",
-    "FileImages",
-    "Images",
-    "Split",
-    "channel_statistics",
-    "decode",
-    "resize_crop",
-]
-
-Rows = Sequence[int] | np.ndarray | slice
+__all__ = ["ArrayImages", "FileImages", "Images", "Split", "channel_statistics"]
 
 STATISTICS_SAMPLE = 2048  # images; the standard error of a channel mean is then below 0.002
-
-# Formats that start another program, or whose plug-in only recognises the file.
-_NO_IMAGES = {"EPS", "PDF", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
-
-
-class Images(Protocol):
-    """N images, read by row.
-
-    ``shape`` is (height, width, channels) when all images have the same, else None.
-    """
-
-    @property
-    def shape(self) -> tuple[int, int, int] | None: ...
-
-    def __len__(self) -> int: ...
-
-    def read(self, rows: Rows) -> np.ndarray | list[Image.Image]:
-        """uint8 (n, H, W, C) where ``shape`` is set, else a list of RGB images."""
-        ...
-
-    def checksums(self, progress: Progress | None = None) -> np.ndarray:
-        """blake2b-128 of each image's content, uint8 (N, 16)."""
-        ...
-
-
-def row_numbers(rows: Rows, count: int) -> np.ndarray:
-    """Rows as int64 (n,).
-
-    Raises:
-        BadInput: a row that is not a whole number in 0 .. count - 1.
-
-    >>> row_numbers(slice(1, None), 3)
-    array([1, 2])
-    """
-    if isinstance(rows, slice):
-        return np.arange(count, dtype=np.int64)[rows]
-    found = np.asarray(rows)
-    if found.ndim != 1 or (found.size and found.dtype.kind not in "iu"):
-        raise BadInput(f"rows must be a list of whole numbers, not {found.dtype} of shape {found.shape}.")
-    found = found.astype(np.int64)
-    outside = np.flatnonzero((found < 0) | (found >= count))
-    if outside.size:
-        raise BadInput(
-            f"rows[{outside[0]}] = {found[outside[0]]}: there are {count} images, rows 0 to {count - 1}."
-        )
-    return found
-
-
-class ArrayImages:
-    """Images of one size, held in an array.
-
-    Args:
-        array: uint8 (N, H, W, C), C is 1 or 3; may be a memory map or a transposed view, it is not copied.
-
-    Raises:
-        BadInput: another dtype or shape.
-
-    >>> images = ArrayImages(np.zeros((5, 8, 8, 1), np.uint8))
-    >>> images.shape, images.read([0, 4]).shape
-    ((8, 8, 1), (2, 8, 8, 1))
-    """
-
-    def __init__(self, array: np.ndarray) -> None:
-        if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] not in (1, 3):
-            raise BadInput(
-                f"array must be uint8 (N, H, W, C) with 1 or 3 channels, not {array.dtype} {array.shape}."
-            )
-        self.array = array
-        height, width, channels = array.shape[1:]
-        self.shape: tuple[int, int, int] | None = (height, width, channels)
-
-    def __len__(self) -> int:
-        return len(self.array)
-
-    def read(self, rows: Rows) -> np.ndarray:
-        """uint8 (n, H, W, C), a copy."""
-        return np.ascontiguousarray(self.array[row_numbers(rows, len(self))])
-
-    def checksums(self, progress: Progress | None = None) -> np.ndarray:
-        """blake2b-128 of each image's shape and bytes, uint8 (N, 16)."""
-        sums = bytearray()
-        head = "x".join(map(str, self.array.shape[1:])).encode()
-        for start in range(0, len(self), 4096):
-            block = np.ascontiguousarray(self.array[start : start + 4096])
-            for image in block:
-                digest = hashlib.blake2b(head, digest_size=16)
-                digest.update(image.data)
-                sums += digest.digest()
-            if progress is not None:
-                progress(start + len(block), len(self), "checksums")
-        return np.frombuffer(sums, np.uint8).reshape(-1, 16)
-
-
-def readable_formats() -> list[str]:
-    """Names of the image formats that are read."""
-    Image.init()
-    return sorted(set(Image.OPEN) - _NO_IMAGES)
-
-
-def readable_suffixes() -> set[str]:
-    """File name endings of the formats that are read.
-
-    >>> {".jpg", ".png", ".webp", ".gif"} <= readable_suffixes()
-    True
-    """
-    Image.init()
-    formats = set(readable_formats())
-    return {suffix for suffix, kind in Image.registered_extensions().items() if kind in formats}
-
-
-def decode(content: bytes, channels: int = 3) -> Image.Image:
-    """The first frame of an encoded image as 8-bit RGB, or grey where ``channels`` is 1.
-
-    16-bit grey keeps its high byte; an alpha channel is dropped and the EXIF orientation ignored, as
-    torchvision's and open_clip's loaders do, so that pretrained networks see what they were trained on.
-
-    Raises:
-        whatever Pillow raises on a damaged file.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd metadata is not an error; damaged pixels raise
-        image: Image.Image = Image.open(io.BytesIO(content), formats=readable_formats())
-        image.load()
-        if image.mode.startswith("I"):
-            image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-        elif image.mode == "F":
-            raise ValueError("floating-point pixels have no 8-bit meaning")
-        return image.convert("RGB" if channels == 3 else "L")
-
-
-def resize_crop(image: Image.Image, size: int) -> Image.Image:
-    """Resize the short side to ``size`` (bicubic) and cut out the central square.
-
-    >>> resize_crop(Image.new("RGB", (200, 100)), 32).size
-    (32, 32)
-    """
-    width, height = image.size
-    short = min(width, height)
-    if short != size:
-        image = image.resize((size * width // short, size * height // short), Image.Resampling.BICUBIC)
-        width, height = image.size
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    return image.crop((left, top, left + size, top + size))
-
-
-class Encoded:
-    """Images kept as encoded bytes (JPEG, PNG, …), decoded when read; subclasses say where the bytes of a row lie.
-
-    Args:
-        shape: (H, W, C) where all images are known to have it: one that has not is refused when read. None:
-            of many sizes.
-        size: resize the short side to it and cut out the central square, which makes ``shape`` (size, size,
-            channels).
-        channels: 3, or 1 for grey; 1 needs ``shape`` or ``size``.
-        cache: folder of the index of checksums.
-    """
-
-    def __init__(
-        self, *, shape: tuple[int, int, int] | None, size: int | None, channels: int, cache: Path | None
-    ) -> None:
-        if channels not in (1, 3):
-            raise BadInput(f"channels = {channels!r}: images have 1 (grey) or 3 (RGB) channels.")
-        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-            raise BadInput(f"size = {size!r}: must be a positive whole number of pixels.")
-        if size is not None:
-            shape = (size, size, channels)
-        self.shape, self.size, self.channels, self.cache = shape, size, channels, cache
-
-    def __len__(self) -> int:
-        raise NotImplementedError
-
-    @property
-    def sources(self) -> Sequence[str]:
-        """File or key of each row."""
-        raise NotImplementedError
-
-    def name_of(self, row: int) -> str:
-        """What to call the image of a row in a message."""
-        raise NotImplementedError
-
-    def take(self, rows: np.ndarray) -> Self:
-        """The same images, these rows only."""
-        raise NotImplementedError
-
-    def content(self, row: int) -> bytes:
-        """The encoded bytes of a row."""
-        raise NotImplementedError
-
-    def identify(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Stat keys uint8 (n, 16), and which of them may be remembered, bool (n,)."""
-        raise NotImplementedError
-
-    def index(self, kind: str, width: int) -> StatIndex:
-        """The index in which one kind of fact about these images is remembered."""
-        raise NotImplementedError
-
-    def bytes_of(self, row: int) -> bytes:
-        try:
-            return self.content(row)
-        except OSError as error:
-            raise self._unusable(row, "cannot be read", error) from error
-
-    def image(self, row: int) -> Image.Image:
-        """The decoded image of a row.
-
-        Raises:
-            BadInput: naming row and file.
-        """
-        image = self._decoded(row)
-        if self.size is not None:
-            return resize_crop(image, self.size)
-        if self.shape is not None and image.size != (self.shape[1], self.shape[0]):
-            height, width = self.shape[:2]
-            raise BadInput(
-                f"image {row} ({self.name_of(row)}) has {image.width} x {image.height} pixels, the others "
-                f"{width} x {height}.",
-                remedy="remove it, or pass size=<pixels> where the dataset has that option",
-            )
-        return image
-
-    def _decoded(self, row: int) -> Image.Image:
-        content = self.bytes_of(row)
-        try:
-            return decode(content, self.channels)
-        except Exception as error:  # Pillow's plug-ins raise nearly every built-in exception on damaged files
-            raise self._unusable(row, "cannot be decoded", error) from error
-
-    def _unusable(self, row: int, what: str, error: Exception) -> BadInput:
-        return BadInput(
-            f"image {row} ({self.name_of(row)}) {what}: {type(error).__name__}: {error}",
-            remedy="mend or remove it, or pass skip_corrupt=True to leave such images out",
-        )
-
-    def read(self, rows: Rows) -> np.ndarray | list[Image.Image]:
-        """uint8 (n, H, W, C) where ``shape`` is set, else a list of RGB images; decoded on all cores."""
-        numbers = row_numbers(rows, len(self))
-        if self.shape is None:
-            return threaded(self.image, numbers.tolist())
-        out = np.empty((len(numbers), *self.shape), np.uint8)
-
-        def put(place: int) -> None:
-            out[place] = np.asarray(self.image(int(numbers[place]))).reshape(out.shape[1:])
-
-        threaded(put, range(len(numbers)))
-        return out
-
-    @property
-    def reading(self) -> str:
-        """How the bytes become the image that is read, empty where it is plain decoding to RGB."""
-        return (
-            "" if self.size is None and self.channels == 3 else f"size={self.size} channels={self.channels}"
-        )
-
-    def checksums(self, progress: Progress | None = None) -> np.ndarray:
-        """blake2b-128 of each image's encoded bytes (with ``size`` and ``channels`` where they are set), uint8 (N, 16).
-
-        Files that have not changed since they were last read are not read again.
-        """
-        every = np.arange(len(self))
-
-        def compute(rows: np.ndarray) -> np.ndarray:
-            sums = threaded(
-                lambda row: hashlib.blake2b(self.bytes_of(row), digest_size=16).digest(), rows.tolist()
-            )
-            return np.frombuffer(b"".join(sums), np.uint8).reshape(-1, 16)
-
-        sums = remembered(
-            self.index("checksums", 16), *self.identify(every), compute, progress=progress, note="checksums"
-        )
-        if not self.reading:
-            return sums
-        key = self.reading.encode()
-        return np.stack(
-            [
-                np.frombuffer(hashlib.blake2b(one.tobytes(), digest_size=16, key=key).digest(), np.uint8)
-                for one in sums
-            ]
-        )
-
-    def common_shape(self) -> tuple[int, int, int] | None:
-        """(H, W, channels) where all images have the same size, else None; only headers are read, and remembered."""
-        if self.size is not None:
-            return self.shape
-        probe = np.unique(np.linspace(0, len(self) - 1, 256).astype(np.int64))
-        if self._one_size(probe) is None:  # a folder of photographs is known after a few
-            return None
-        found = self._one_size(np.arange(len(self)))
-        return None if found is None else (found[1], found[0], self.channels)
-
-    def _one_size(self, rows: np.ndarray) -> tuple[int, int] | None:
-        def compute(chosen: np.ndarray) -> np.ndarray:
-            return self._sizes(rows[chosen])
-
-        sizes = remembered(self.index("sizes", 8), *self.identify(rows), compute).view(np.uint32)
-        sizes = sizes[sizes[:, 0] > 0]  # unreadable ones are reported, or skipped, when read
-        if not len(sizes) or (sizes != sizes[0]).any():
-            return None
-        return int(sizes[0, 0]), int(sizes[0, 1])
-
-    def _sizes(self, rows: np.ndarray) -> np.ndarray:
-        def one(row: int) -> tuple[int, int]:
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    with Image.open(io.BytesIO(self.content(row)), formats=readable_formats()) as image:
-                        return image.size
-            except Exception:
-                return (0, 0)
-
-        return np.array(threaded(one, rows.tolist()), np.uint32).reshape(-1, 2).view(np.uint8)
-
-    def decodable(self, progress: Progress | None = None) -> np.ndarray:
-        """Which images can be read and decoded, bool (N,); each is decoded once, and remembered where it is good.
-
-        A bad one is tried again every time: a network file system's hiccup must not cost an image for ever.
-        """
-        keys, settled = self.identify(np.arange(len(self)))
-
-        def one(row: int) -> bool:
-            try:
-                self._decoded(row)
-            except BadInput:
-                return False
-            return True
-
-        def compute(rows: np.ndarray) -> np.ndarray:
-            good = np.array(threaded(one, rows.tolist()), bool)
-            settled[rows[~good]] = False
-            return good.astype(np.uint8)[:, None]
-
-        found = remembered(
-            self.index("decodable", 1), keys, settled, compute, progress=progress, note="decoding every image"
-        )
-        return found[:, 0].astype(bool)
-
-
-class FileImages(Encoded):
-    """Images in files under one folder.
-
-    Args:
-        root: the folder.
-        paths: file names relative to it, one an image.
-        shape, size, channels, cache: as in :class:`Encoded`.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     Image.new("RGB", (40, 30)).save(f"{folder}/a.png")
-    ...     FileImages(folder, ["a.png"], size=16, cache=Path(folder)).read([0]).shape
-    (1, 16, 16, 3)
-    """
-
-    def __init__(
-        self,
-        root: Path | str,
-        paths: Sequence[str],
-        *,
-        shape: tuple[int, int, int] | None = None,
-        size: int | None = None,
-        channels: int = 3,
-        cache: Path | None = None,
-    ) -> None:
-        super().__init__(shape=shape, size=size, channels=channels, cache=cache)
-        self.root, self.paths = Path(root).absolute(), paths
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    @property
-    def sources(self) -> Sequence[str]:
-        return self.paths
-
-    def name_of(self, row: int) -> str:
-        return str(self.root / self.paths[row])
-
-    def take(self, rows: np.ndarray) -> FileImages:
-        kept = [self.paths[row] for row in rows]
-        return FileImages(
-            self.root, kept, shape=self.shape, size=self.size, channels=self.channels, cache=self.cache
-        )
-
-    def content(self, row: int) -> bytes:
-        with open(os.path.join(self.root, self.paths[row]), "rb") as file:
-            return file.read()
-
-    def identify(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return stat_keys((self.paths[row], os.path.join(self.root, self.paths[row])) for row in rows)
-
-    def index(self, kind: str, width: int) -> StatIndex:
-        folder = hashlib.blake2b(str(self.root).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
-        return StatIndex(index_folder(self.cache) / f"{kind}-{folder}.npz", width)
 
 
 def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -443,14 +38,12 @@ def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, 
     if isinstance(images, Encoded):
         keys, settled = images.identify(rows)
         key = hashlib.blake2b(keys.tobytes() + images.reading.encode(), digest_size=16).digest()
-        one = np.frombuffer(key, np.uint8).reshape(1, 16)
-        found = remembered(
+        sums = remembered(
             images.index("statistics", 56),
-            one,
+            np.frombuffer(key, np.uint8).reshape(1, 16),
             np.array([settled.all()]),
             lambda _: _sums(images, rows).view(np.uint8)[None],
-        )
-        sums = found.view(np.int64)[0]
+        ).view(np.int64)[0]
     else:
         sums = _sums(images, rows)
     pixels = int(sums[0])
@@ -462,8 +55,7 @@ def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, 
 
 
 def _sums(images: Images, rows: np.ndarray) -> np.ndarray:
-    # [pixels, sum of each channel, sum of squares of each channel] as int64 (7,); -1 stands for a channel
-    # that is not there.
+    # int64 (7,): pixels, sum of each channel, sum of squares of each channel; -1 for a channel that is absent
     sums = np.zeros(7, np.int64)
     channels = 3
     for start in range(0, len(rows), 64):
@@ -488,11 +80,11 @@ class Split:
     Attributes:
         name: the dataset's registered name.
         split: ``train``, ``test``, …
-        ids: int64 (N,), unique: the row in the split's canonical order, the same on every machine. A merged
-            split goes on counting where its first part ends; images that were left out leave gaps.
+        ids: int64 (N,), unique: the row in the split's canonical order, the same on every machine. The second
+            part of a merged split counts on from the first; images that were left out leave gaps.
         images: the images, one a row.
         classes: class names; empty where there are none.
-        mean, std: of each channel, pixels scaled to [0, 1]; always the training images'.
+        mean, std: of each channel of the training images, pixels scaled to [0, 1].
         truth: int64 (N,) true labels, or None where there are none. Only annotation and the reporting of
             metrics read it.
         sources: file or key of each row, where images have one.
@@ -501,7 +93,8 @@ class Split:
         BadInput: no images, or fields that do not fit each other.
 
     >>> pixels = np.zeros((2, 8, 8, 1), np.uint8)
-    >>> split = Split("toy", "train", np.arange(2), ArrayImages(pixels), ("a", "b"), (0.5,), (0.5,), truth=np.array([0, 1]))
+    >>> images, truth = ArrayImages(pixels), np.array([0, 1])
+    >>> split = Split("toy", "train", np.arange(2), images, ("a", "b"), (0.5,), (0.5,), truth=truth)
     >>> len(split), split.labels()
     (2, array([0, 1]))
     """
@@ -521,10 +114,10 @@ class Split:
         where = f"{self.name}/{self.split}"
         if count == 0:
             raise BadInput(f"{where} has no images.")
-        parts: dict[str, Any] = {"ids": self.ids, "truth": self.truth, "sources": self.sources}
-        for what, part in parts.items():
-            if part is not None and len(part) != count:
-                raise BadInput(f"{where}: {count} images but {len(part)} {what}.")
+        columns: dict[str, Any] = {"ids": self.ids, "truth": self.truth, "sources": self.sources}
+        for name, column in columns.items():
+            if column is not None and len(column) != count:
+                raise BadInput(f"{where}: {count} images but {len(column)} {name}.")
         ids = np.array(self.ids, np.int64)
         if len(np.unique(ids)) != count:
             raise BadInput(f"{where}: ids are not unique.")
@@ -560,7 +153,7 @@ class Split:
         if self.truth is None:
             raise MissingLabels(
                 f"{self.name}/{self.split} has no labels.",
-                remedy="use a label-free method (elfs, or a selector that needs features only), or a "
-                "labelled split",
+                remedy="use a label-free method (elfs, or a selector that needs features only), or a split "
+                "with labels",
             )
         return self.truth

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import scipy.io
 from torchvision import datasets as stock
 
 from winnow.tasks.data.fetch import Published, obtain, verify_digests
+from winnow.tasks.data.formats import read_idx, read_pickle
+from winnow.tasks.data.images import ArrayImages
 from winnow.tasks.data.load import check_count, check_split, data_folder
-from winnow.tasks.data.split import ArrayImages, Split
+from winnow.tasks.data.split import Split
 from winnow.tasks.errors import BadInput
 
 __all__ = ["cifar10", "cifar100", "fashion_mnist", "mnist", "qmnist", "stl10", "svhn"]
@@ -36,8 +37,7 @@ def mnist(
         root: folder that holds ``MNIST/raw/``; default the data root.
         download: fetch what is missing.
         verify: check the archives' md5 and the number of images.
-        permutation_seed: permuted MNIST: all images' pixels in the same new order, drawn as DeepCore draws
-            it.
+        permutation_seed: permuted MNIST: the pixels of all images in one new order, drawn as DeepCore does.
 
     Returns:
         the split; images uint8 (N, 28, 28, 1).
@@ -51,12 +51,12 @@ def mnist(
         gradient-based neural networks, 2013 (permuted); PatrickZH/DeepCore@74ec709 deepcore/datasets/mnist.py
         permutedMNIST.
     """
-    found = _mnist_like("mnist", stock.MNIST, split, root, download, verify, _DIGITS, 0.1307, 0.3081)
+    plain = _mnist_like("mnist", stock.MNIST, split, root, download, verify, _DIGITS, 0.1307, 0.3081)
     if permutation_seed is None:
-        return found
-    places = np.random.RandomState(permutation_seed).permutation(28 * 28)  # the stream that is to be replayed
-    pixels = np.asarray(found.images.read(slice(None))).reshape(len(found), -1)
-    return replace(found, images=ArrayImages(pixels[:, places].reshape(-1, 28, 28, 1)))
+        return plain
+    order = np.random.RandomState(permutation_seed).permutation(28 * 28)  # DeepCore's stream
+    pixels = np.asarray(plain.images.read(slice(None))).reshape(len(plain), -1)
+    return replace(plain, images=ArrayImages(pixels[:, order].reshape(-1, 28, 28, 1)))
 
 
 def fashion_mnist(
@@ -111,8 +111,8 @@ def _mnist_like(
         if filename.startswith(stem):
             published = Published(tuple(mirror + filename for mirror in kind.mirrors), md5)
             obtain(name, published, folder, [filename.removesuffix(".gz")], download=download, verify=verify)
-    images = _read_idx(folder / f"{stem}-images-idx3-ubyte", 3)
-    labels = _read_idx(folder / f"{stem}-labels-idx1-ubyte", 1).astype(np.int64)
+    images = read_idx(folder / f"{stem}-images-idx3-ubyte", 3)
+    labels = read_idx(folder / f"{stem}-labels-idx1-ubyte", 1).astype(np.int64)
     if verify:
         check_count(name, split, len(images), folder)
     return Split(
@@ -156,7 +156,7 @@ def qmnist(
         files.append(folder / published.filename.rpartition(".")[0])
         obtain("qmnist", published, folder, [files[-1].name], download=download, verify=verify)
     rows = {"test10k": slice(0, 10_000), "test50k": slice(10_000, None)}.get(split, slice(None))
-    images, labels = _read_idx(files[0], 3)[rows], _read_idx(files[1], 2)[rows, 0].astype(np.int64)
+    images, labels = read_idx(files[0], 3)[rows], read_idx(files[1], 2)[rows, 0].astype(np.int64)
     if verify:
         check_count("qmnist", split, len(images), folder)
     return Split(
@@ -169,30 +169,6 @@ def qmnist(
         (0.3088,),
         truth=labels,
     )
-
-
-def _read_idx(file: Path, dimensions: int) -> np.ndarray:
-    # IDX: two zero bytes, element type, number of dimensions, each length as a big-endian int32, then the
-    # elements.
-    head = np.fromfile(file, np.uint8, 4)
-    kinds: dict[int, np.dtype[Any]] = {8: np.dtype(np.uint8), 12: np.dtype(">i4")}
-    if len(head) < 4 or head[0] or head[1] or head[2] not in kinds or head[3] != dimensions:
-        raise BadInput(
-            f"{file} is not an IDX file of {dimensions} dimensions.", remedy="delete it to fetch it again"
-        )
-    shape = np.fromfile(file, ">i4", dimensions, offset=4)
-    kind = kinds[int(head[2])]
-    start, expected, found = (
-        4 + 4 * dimensions,
-        int(np.prod(shape, dtype=np.int64)) * kind.itemsize,
-        file.stat().st_size,
-    )
-    if len(shape) < dimensions or found != start + expected:
-        raise BadInput(
-            f"{file} has {found:,} bytes, its header announces {start + expected:,}: it was cut off.",
-            remedy="delete it to fetch it again",
-        )
-    return np.fromfile(file, kind, offset=start).reshape(shape)
 
 
 def svhn(
@@ -251,7 +227,7 @@ def cifar10(
         split: ``train`` or ``test``.
         root: folder that holds ``cifar-10-batches-py/``; default the data root.
         download: fetch what is missing.
-        verify: md5 check of the stock files; the check can be skipped for re-made pickles.
+        verify: check the md5 of the stock files; re-made pickles pass without.
 
     Returns:
         the split; images uint8 (N, 32, 32, 3), in the published order.
@@ -285,7 +261,7 @@ def cifar100(
         split: ``train`` or ``test``.
         root: folder that holds ``cifar-100-python/``; default the data root.
         download: fetch what is missing.
-        verify: md5 check of the stock files; the check can be skipped for re-made pickles.
+        verify: check the md5 of the stock files; re-made pickles pass without.
 
     Returns:
         the split; images uint8 (N, 32, 32, 3), in the published order; the fine labels.
@@ -326,21 +302,16 @@ def _cifar(
     folder = above / kind.base_folder
     batches = dict(kind.train_list if split == "train" else kind.test_list)
     digests = {**batches, kind.meta["filename"]: kind.meta["md5"]}
-    holds = [f"{kind.base_folder}/{file}" for file in digests]
-    obtain(
-        name,
-        Published((kind.url,), kind.tgz_md5, size, kind.filename),
-        above,
-        holds,
-        download=download,
-        verify=verify,
-    )
+    published = Published((kind.url,), kind.tgz_md5, size, kind.filename)
+    contents = [f"{kind.base_folder}/{file}" for file in digests]
+    obtain(name, published, above, contents, download=download, verify=verify)
     if verify:
         verify_digests(name, folder, digests)
-    classes = tuple(map(str, _unpickle(folder / kind.meta["filename"], kind.meta["key"])[kind.meta["key"]]))
+    key = kind.meta["key"]
+    classes = tuple(map(str, read_pickle(folder / kind.meta["filename"], key)[key]))
     pixels, labels = [], []
     for file in batches:
-        batch = _unpickle(folder / file, "data")
+        batch = read_pickle(folder / file, "data")
         data = np.asarray(batch["data"])
         truth = batch.get("labels", batch.get("fine_labels"))
         if (
@@ -355,52 +326,11 @@ def _cifar(
             )
         pixels.append(data)
         labels.append(np.asarray(truth, np.int64))
-    images = np.concatenate(pixels).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    images = np.ascontiguousarray(np.concatenate(pixels).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
     if verify:
         check_count(name, split, len(images), folder)
     truth = np.concatenate(labels)
-    return Split(
-        name,
-        split,
-        np.arange(len(images)),
-        ArrayImages(np.ascontiguousarray(images)),
-        classes,
-        mean,
-        std,
-        truth=truth,
-    )
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Reads pickles of arrays, lists, strings and numbers; refuses all else, since a pickle may name any code to be run."""
-
-    _ALLOWED: ClassVar[dict[str, Any]] = {
-        "ndarray": np.ndarray,
-        "dtype": np.dtype,
-        "_reconstruct": np.empty(0).__reduce__()[0],
-        "_frombuffer": np.empty(0).__reduce_ex__(5)[0],
-        "scalar": np.int64(0).__reduce__()[0],
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2
-            return lambda text, encoding: text.encode(encoding)
-        if module.partition(".")[0] == "numpy" and name in self._ALLOWED:
-            return self._ALLOWED[name]
-        raise pickle.UnpicklingError(f"it names {module}.{name}, which is neither an array nor a number")
-
-
-def _unpickle(file: Path, key: str) -> dict[str, Any]:
-    try:
-        with open(file, "rb") as stream:
-            content = _ArraysOnly(stream, encoding="latin1").load()
-    except Exception as error:  # damaged pickles raise nearly every built-in exception
-        raise BadInput(
-            f"{file} cannot be read: {type(error).__name__}: {error}.", remedy="delete it to fetch it again"
-        ) from error
-    if not isinstance(content, dict) or key not in content:
-        raise BadInput(f"{file} does not hold {key!r}.", remedy="delete it to fetch it again")
-    return content
+    return Split(name, split, np.arange(len(images)), ArrayImages(images), classes, mean, std, truth=truth)
 
 
 def stl10(
@@ -409,7 +339,7 @@ def stl10(
     """Photographs from ImageNet, 96x96 colour: 5,000 train, 8,000 test, 100,000 unlabeled.
 
     Args:
-        split: ``train``, ``test`` or ``unlabeled``, which has no labels.
+        split: ``train``, ``test`` or ``unlabeled`` (no labels).
         root: folder that holds ``stl10_binary/``; default the data root.
         download: fetch what is missing (one archive of 2.6 GB).
         verify: check the md5 of the files that are read and the number of images.
@@ -430,14 +360,8 @@ def stl10(
     folder = above / kind.base_folder
     digests = {file: md5 for file, md5 in (*kind.train_list, *kind.test_list) if file.startswith(f"{split}_")}
     published = Published((kind.url,), kind.tgz_md5, 2_640_397_119, kind.filename)
-    obtain(
-        "stl10",
-        published,
-        above,
-        [f"{kind.base_folder}/{file}" for file in digests],
-        download=download,
-        verify=verify,
-    )
+    contents = [f"{kind.base_folder}/{file}" for file in digests]
+    obtain("stl10", published, above, contents, download=download, verify=verify)
     if verify:
         verify_digests("stl10", folder, digests)
     file = folder / f"{split}_X.bin"

@@ -18,7 +18,7 @@ embedders.add("dinov2_vits14_reg", ".dino:dinov2_vits14_reg", dim=384, learns=Fa
 embedders.add("dinov2_vitb14_reg", ".dino:dinov2_vitb14_reg", dim=768, learns=False)
 embedders.add("dinov2_vitl14_reg", ".dino:dinov2_vitl14_reg", dim=1024, learns=False)
 embedders.add("dinov2_vitg14_reg", ".dino:dinov2_vitg14_reg", dim=1536, learns=False)
-embedders.add("swav", ".swav:swav", dim=2048, learns=False)
+embedders.add("swav", ".swav:swav", upstream=".upstream.swav:swav", dim=2048, learns=False)
 
 embedders.add("clip_*", ".clip:clip", learns=False)
 embedders.add("timm:*", ".timm_models:timm", learns=False)

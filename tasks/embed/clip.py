@@ -13,11 +13,11 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from winnow.tasks.data.split import Images
+from winnow.tasks.data.images import Images
 from winnow.tasks.embed.encoder import NetworkEncoder, seeded
 from winnow.tasks.embed.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
 from winnow.tasks.embed.timm_models import warn_random
-from winnow.tasks.embed.weights import Published, in_weights_folder, is_file_name, obtain, weights_folder
+from winnow.tasks.embed.weights import Checkpoint, in_weights_folder, is_file_name, obtain, weights_folder
 from winnow.tasks.errors import BadInput, MissingData, UnknownName, did_you_mean
 
 __all__ = ["clip"]
@@ -34,16 +34,17 @@ def clip(
     generator: torch.Generator,
     random_weights: bool = False,
 ) -> NetworkEncoder:
-    """CLIP image embedding, projected, not normalised: ``clip_ViT-L-14``, ``clip_ViT-B-32:laion2b_s34b_b79k``, ``clip_ViT-B-32:/my.pt``.
+    """CLIP image embedding, projected, not normalised: ``clip_ViT-L-14``, ``clip_ViT-B-32:<tag or file>``.
 
     Preprocessing is the model's own: shorter side to the input size (bicubic), central square, its mean and
     standard deviation.
 
     Args:
         images: unused; any images can be embedded.
-        variant: architecture (OpenAI's spelling, ``ViT-B/32``, is understood), then ``:`` and a tag of
-            open_clip's or a checkpoint file; default the tag ``openai``. Published weights are looked for as
-            ``clip_<architecture>_<tag>.safetensors`` (or .pt, …).
+        variant: architecture (OpenAI's spelling, ``ViT-B/32``, is understood), then ``:`` and one of
+            open_clip's tags (``laion2b_s34b_b79k``) or a checkpoint file (``/my.pt``); default the tag
+            ``openai``. Published weights are looked for as ``clip_<architecture>_<tag>.safetensors`` (or .pt,
+            …).
         device: where it runs.
         dtype: of its products.
         generator: of random weights.
@@ -55,8 +56,9 @@ def clip(
     Raises:
         UnknownName: no such architecture or tag.
         MissingData: weights are not to be had.
+        BadInput: a checkpoint of another architecture, or one that would run code.
 
-    >>> from winnow.tasks.data.split import ArrayImages
+    >>> from winnow.tasks.data.images import ArrayImages
     >>> images = ArrayImages(torch.zeros(1, 32, 32, 3, dtype=torch.uint8).numpy())
     >>> where = {"device": torch.device("cpu"), "dtype": torch.float32, "generator": torch.Generator()}
     >>> clip(images, variant="ViT-B-33", **where)
@@ -71,8 +73,8 @@ def clip(
 
     Differences from upstream:
         open_clip builds ``ViT-B-32`` with GELU even for OpenAI's weights, which were trained with QuickGELU,
-        and only warns; here the tag decides, and for a checkpoint of one's own its kind (OpenAI's
-        TorchScript: QuickGELU) or the architecture (``ViT-B-32-quickgelu``).
+        and only warns. Here the tag decides; for a checkpoint of one's own its kind (OpenAI's TorchScript:
+        QuickGELU) or the architecture (``ViT-B-32-quickgelu``).
     """
     wanted, _, source = variant.partition(":")
     architecture = wanted.replace("/", "-").replace("@336px", "-336")
@@ -112,15 +114,15 @@ def clip(
 
 
 class _Tower(nn.Module):
-    """The image tower; CoCa's yields its tokens, too."""
+    """The image tower alone; CoCa's yields its tokens as well, which are dropped."""
 
     def __init__(self, visual: nn.Module) -> None:
         super().__init__()
         self.visual = visual
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        found = self.visual(images)
-        return found[0] if isinstance(found, tuple) else found
+        output = self.visual(images)
+        return output[0] if isinstance(output, tuple) else output
 
 
 def _published(name: str, architecture: str, tag: str, config: dict[str, Any]) -> Path:
@@ -128,14 +130,14 @@ def _published(name: str, architecture: str, tag: str, config: dict[str, Any]) -
     hub, _, file = (config.get("hf_hub") or "").rpartition("/")
     stem = url.rsplit("/", 1)[-1].rpartition(".")[0]  # for OpenAI's own file names, for example ViT-B-32.pt
     names = (f"clip_{architecture}_{tag}", *([stem] if stem else []))
-    published = Published(
+    checkpoint = Checkpoint(
         names,
         url="" if hub else url,
         hub=hub,
         hub_files=(file,) if file else _DEFAULT_FILES,
         caches=(Path.home() / ".cache" / "clip" / url.rsplit("/", 1)[-1],) if stem else (),
     )
-    return obtain(name, published)
+    return obtain(name, checkpoint)
 
 
 def _model(architecture: str, path: Path | None, quick_gelu: bool, generator: torch.Generator) -> nn.Module:
@@ -170,7 +172,24 @@ def _model(architecture: str, path: Path | None, quick_gelu: bool, generator: to
 
 
 def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
+    """Whether a file is a TorchScript archive, as OpenAI's are.
+
+    Loading one runs the code in it where a class has ``__setstate__``, and only there.
+
+    Raises:
+        BadInput: such an archive.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            sources = b"".join(archive.read(name) for name in names if name.endswith(".py"))
+    except zipfile.BadZipFile:
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    if not any(name.endswith("/constants.pkl") for name in names):
+        return False
+    if len(names) > len(set(names)) or b"__setstate__" in sources:
+        raise BadInput(
+            f"{path} would run code while it is loaded.",
+            remedy="save its state dict instead: torch.save(model.state_dict(), …)",
+        )
+    return True

@@ -1,4 +1,4 @@
-"""DINO and DINOv2: self-supervised encoders, the class token after the last norm, as their authors' torch.hub entries give it."""
+"""DINO and DINOv2, self-supervised: the class token after the last norm, as torch.hub's entries give it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torchvision.models import get_model
 
-from winnow.tasks.data.split import Images
+from winnow.tasks.data.images import Images
 from winnow.tasks.embed.encoder import NetworkEncoder, seeded
 from winnow.tasks.embed.preprocess import imagenet_view
 from winnow.tasks.embed.timm_models import HUB_FILES, build, bytes_of, fill, warn_random
-from winnow.tasks.embed.weights import Published, load, obtain, read
+from winnow.tasks.embed.weights import Checkpoint, load, obtain, read
 from winnow.tasks.errors import BadInput
 
 __all__ = [
@@ -176,8 +176,8 @@ def dinov2_vitg14_reg(images: Images, **options: Any) -> NetworkEncoder:
 
 
 def _dino(name: str, model: str, file: str, images: Images, options: dict[str, Any]) -> NetworkEncoder:
-    published = Published((name,), f"{_SERVER}/dino/{file}/{file}.pth", f"timm/{model}", HUB_FILES)
-    return transformer(name, model, published, images, **options)
+    checkpoint = Checkpoint((name,), f"{_SERVER}/dino/{file}/{file}.pth", f"timm/{model}", HUB_FILES)
+    return transformer(name, model, checkpoint, images, **options)
 
 
 def _dinov2(name: str, scale: str, images: Images, options: dict[str, Any]) -> NetworkEncoder:
@@ -185,14 +185,14 @@ def _dinov2(name: str, scale: str, images: Images, options: dict[str, Any]) -> N
     model = f"vit_{scale}_patch14_reg4_dinov2.lvd142m" if registers else f"vit_{scale}_patch14_dinov2.lvd142m"
     folder = name.removesuffix("_reg")
     file = f"{folder}_reg4_pretrain.pth" if registers else f"{folder}_pretrain.pth"
-    published = Published((name,), f"{_SERVER}/dinov2/{folder}/{file}", f"timm/{model}", HUB_FILES)
-    return transformer(name, model, published, images, **options)
+    checkpoint = Checkpoint((name,), f"{_SERVER}/dinov2/{folder}/{file}", f"timm/{model}", HUB_FILES)
+    return transformer(name, model, checkpoint, images, **options)
 
 
 def transformer(
     name: str,
     model: str,
-    published: Published,
+    checkpoint: Checkpoint,
     images: Images,
     *,
     device: torch.device,
@@ -211,7 +211,7 @@ def transformer(
     Args:
         name: of the embedder.
         model: timm's name of the architecture.
-        published: where its weights are. Files of the authors and of timm both fit.
+        checkpoint: where its weights are. Files of the authors and of timm both fit.
         images: decide whether photographs are cropped (see ``crop``).
         device: where it runs.
         dtype: of its products.
@@ -239,7 +239,7 @@ def transformer(
     if random_weights:
         warn_random(name)
     else:
-        path = obtain(name, published, size=bytes_of(network))
+        path = obtain(name, checkpoint, size=bytes_of(network))
         state = read(path)
         positions = state.get("pos_embed")
         if "reg4" not in model and positions is not None and positions.ndim == 3:
@@ -249,7 +249,7 @@ def transformer(
 
 
 def resample_positions(positions: torch.Tensor, grid: int) -> torch.Tensor:
-    """Position embeddings (1, 1 + M², D), the class token's first, for a grid of another side: (1, 1 + grid², D).
+    """Position embeddings (1, 1 + M², D), the class token's first, for another grid: (1, 1 + grid², D).
 
     >>> resample_positions(torch.arange(10.0).reshape(1, 10, 1), 2).flatten().tolist()[0]
     0.0
@@ -287,7 +287,7 @@ def dino_resnet50(
     Raises:
         MissingData: weights are not to be had.
 
-    >>> from winnow.tasks.data.split import ArrayImages
+    >>> from winnow.tasks.data.images import ArrayImages
     >>> images = ArrayImages(torch.zeros(1, 32, 32, 3, dtype=torch.uint8).numpy())
     >>> where = {"device": torch.device("cpu"), "dtype": torch.float32, "generator": torch.Generator()}
     >>> dino_resnet50(images, size=32, random_weights=True, **where).dim
@@ -304,9 +304,7 @@ def dino_resnet50(
     if random_weights:
         warn_random("dino_resnet50")
     else:
-        published = Published(
-            ("dino_resnet50",), f"{_SERVER}/dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth"
-        )
-        path = obtain("dino_resnet50", published, size=bytes_of(network))
+        url = f"{_SERVER}/dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth"
+        path = obtain("dino_resnet50", Checkpoint(("dino_resnet50",), url), size=bytes_of(network))
         load(network, read(path), path, without=("fc.",))
     return NetworkEncoder("dino_resnet50", network, view, device, dtype)

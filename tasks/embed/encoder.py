@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 
-from winnow.tasks.data.split import Images, row_numbers
+from winnow.tasks.data.images import Images, row_numbers
 from winnow.tasks.embed.preprocess import Preprocess
 from winnow.tasks.errors import BadInput
+from winnow.tasks.hardware import borrowed_generator, by_device
+
+if TYPE_CHECKING:
+    from winnow.tasks.progress import Callback
 
 __all__ = ["Encoder", "NetworkEncoder", "embed", "normalise", "seeded"]
 
@@ -24,7 +29,11 @@ _BLOCK = 8192  # rows that are held in float64 at a time
 
 
 class Encoder(Protocol):
-    """Turns images into vectors of ``dim`` numbers; the result of an image does not depend on the others of its batch."""
+    """Turns images into vectors of ``dim`` numbers, each image's whatever the rest of its batch.
+
+    An encoder may also have a method ``on_device``, which takes what a call takes and gives the vectors as a
+    tensor where they were computed, without waiting for them.
+    """
 
     @property
     def dim(self) -> int: ...
@@ -53,12 +62,16 @@ class NetworkEncoder:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+        layout = by_device({"cpu": torch.contiguous_format, "cuda": torch.channels_last}, device)
         self.name, self.preprocess, self.device, self.dtype = name, preprocess, device, dtype
         self.network = network.eval().requires_grad_(False).to(device).to(memory_format=layout)
         self.dim = self(np.zeros((1, preprocess.size, preprocess.size, 3), np.uint8)).shape[1]
 
     def __call__(self, images: np.ndarray | list[Image.Image]) -> np.ndarray:
+        return self.on_device(images).cpu().numpy()
+
+    def on_device(self, images: np.ndarray | list[Image.Image]) -> torch.Tensor:
+        """float32 (n, dim) on the network's device; a GPU may still be computing them."""
         reduced = self.dtype != torch.float32
         with (
             torch.inference_mode(),
@@ -69,14 +82,12 @@ class NetworkEncoder:
             raise BadInput(
                 f"{self.name} yields features of shape {tuple(features.shape)}, not one vector an image."
             )
-        return features.float().cpu().numpy()
+        return features.float()
 
 
 @contextmanager
 def seeded(generator: torch.Generator) -> Iterator[None]:
-    """Inside, whatever draws from torch's global CPU generator (weight initialisation) draws from a stream of ``generator``'s.
-
-    The global generator is as it was afterwards.
+    """Inside, torch initialises weights from a stream that depends on ``generator`` alone.
 
     >>> before = torch.get_rng_state()
     >>> with seeded(torch.Generator().manual_seed(0)):
@@ -85,8 +96,7 @@ def seeded(generator: torch.Generator) -> Iterator[None]:
     True
     """
     seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with borrowed_generator(seed):
         yield
 
 
@@ -96,9 +106,12 @@ def embed(
     rows: Sequence[int] | np.ndarray | slice,
     *,
     batch_size: int = 256,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Callback | None = None,
 ) -> np.ndarray:
-    """One vector for each of some images; the next batch is read and decoded while this one is encoded.
+    """One vector for each of some images.
+
+    While a batch is encoded, the next is read and decoded; a GPU is given the next batch before the vectors
+    of the last are waited for.
 
     Args:
         encoder: what turns a batch into vectors.
@@ -113,7 +126,7 @@ def embed(
     Raises:
         BadInput: rows that are not there, or an embedding that is NaN or infinite; names the row.
 
-    >>> from winnow.tasks.data.split import ArrayImages
+    >>> from winnow.tasks.data.images import ArrayImages
     >>> from winnow.tasks.embed.pixels import pixels
     >>> images = ArrayImages(np.arange(12, dtype=np.uint8).reshape(3, 2, 2, 1))
     >>> encoder = pixels(images, device=torch.device("cpu"), dtype=torch.float32, generator=torch.Generator())
@@ -124,40 +137,71 @@ def embed(
         raise BadInput(f"batch_size = {batch_size!r}: must be at least 1.")
     numbers = row_numbers(rows, len(images))
     vectors = np.empty((len(numbers), encoder.dim), np.float32)
-    starts = range(0, len(numbers), batch_size)
+    encode = getattr(encoder, "on_device", encoder)
+
+    def collect(start: int, arrive: Callable[[], np.ndarray]) -> None:
+        encoded = arrive()
+        bad = np.flatnonzero(~np.isfinite(encoded).all(axis=1))
+        if len(bad):
+            raise BadInput(
+                f"the embedding of row {numbers[start + bad[0]]} has NaN or infinite values (so have "
+                f"{len(bad)} of its batch).",
+                remedy="check the weights, then that image; in half precision an overflow looks like this, "
+                "too: device=cpu has none",
+            )
+        end = start + len(encoded)
+        vectors[start:end] = encoded
+        if progress is not None:
+            progress(end, len(numbers), "images")
+
+    begun: deque[tuple[int, Callable[[], np.ndarray]]] = deque()
     with ThreadPoolExecutor(1) as reader:
         coming = reader.submit(images.read, numbers[:batch_size])
-        for start in starts:
+        for start in range(0, len(numbers), batch_size):
             batch, end = coming.result(), start + batch_size
             if end < len(numbers):
                 coming = reader.submit(images.read, numbers[end : end + batch_size])
-            encoded = encoder(batch)
-            bad = np.flatnonzero(~np.isfinite(encoded).all(axis=1))
-            if len(bad):
-                raise BadInput(
-                    f"the embedding of row {numbers[start + bad[0]]} has NaN or infinite values (so have "
-                    f"{len(bad)} of its batch).",
-                    remedy="check the weights, then that image; in half precision an overflow looks like "
-                    "this, too: device=cpu has none",
-                )
-            vectors[start:end] = encoded
-            if progress is not None:
-                progress(min(end, len(numbers)), len(numbers), "images")
+            begun.append((start, _on_its_way(encode(batch))))
+            if len(begun) > 1:
+                collect(*begun.popleft())
+        if begun:
+            collect(*begun.popleft())
     return vectors
+
+
+def _on_its_way(features: np.ndarray | torch.Tensor) -> Callable[[], np.ndarray]:
+    """A function that waits for features and gives them as an array.
+
+    From a GPU the copy to the host is queued behind the computation, so that only that function waits.
+    """
+    if isinstance(features, np.ndarray):
+        return lambda: features
+    if features.device.type != "cuda":
+        return features.numpy
+    with torch.cuda.device(features.device):
+        copy = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
+        copy.copy_(features, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record()
+
+    def arrive() -> np.ndarray:
+        copied.synchronize()
+        return copy.numpy()
+
+    return arrive
 
 
 def normalise(features: np.ndarray, how: str, *, reference: np.ndarray | None = None) -> np.ndarray:
     """Scale embeddings.
 
     ``l2``: x / ‖x‖. ``zscore``: (x − μ) / σ in each dimension, σ with N − 1 in the denominator. ``none``: as
-    they are. A vector of norm zero stays zero, a dimension that is constant becomes zero. Sums are in
-    float64.
+    they are. A vector of norm zero stays zero, a constant dimension becomes zero. Sums are in float64.
 
     Args:
         features: (N, D) float32 or float16.
         how: ``none``, ``l2`` or ``zscore``.
-        reference: (M, D) features whose μ and σ are used, default the features themselves; for test images
-            those of the training images.
+        reference: (M, D) features whose μ and σ are used, for test images those of the training images;
+            default the features themselves.
 
     Returns:
         (N, D) float32, a new array.

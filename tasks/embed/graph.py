@@ -1,4 +1,4 @@
-"""The kNN graph as data, apart from its computation: who only reads one loads no torch."""
+"""The kNN graph as data, apart from its computation: readers of a graph need not load torch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ class Graph:
 def spans(
     starts: NDArray[np.integer], rows: NDArray[np.integer]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions of the entries of some rows, where row i has those from starts[i] to starts[i + 1]; and how many each row has.
+    """Positions of the entries of some rows, and how many each row has.
+
+    Row i has the entries from starts[i] up to starts[i + 1].
 
     >>> positions, counts = spans(np.array([0, 2, 2, 5]), np.array([2, 0]))
     >>> positions.tolist(), counts.tolist()

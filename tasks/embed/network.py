@@ -7,7 +7,7 @@ import torchvision
 from torch import nn
 from torchvision.models import get_model, list_models
 
-from winnow.tasks.data.split import Images
+from winnow.tasks.data.images import Images
 from winnow.tasks.embed.encoder import NetworkEncoder, seeded
 from winnow.tasks.embed.preprocess import imagenet_view
 from winnow.tasks.embed.timm_models import warn_random
@@ -28,7 +28,7 @@ def network(
     crop: bool | None = None,
     random_weights: bool = False,
 ) -> NetworkEncoder:
-    """Penultimate features of a checkpoint: ``network:resnet18@/path/to/file.pth``, or ``network:/path/to/resnet18_mine.npz``.
+    """Penultimate features of a checkpoint: ``network:resnet18@/path/to/file.pth``.
 
     The feature is the input of the last linear layer: pooled channels for most architectures, 4096
     activations for AlexNet and VGG; SqueezeNet, whose classifier is a convolution, gives its pooled channels.
@@ -37,8 +37,9 @@ def network(
     Args:
         images: decide whether photographs are cropped (see ``crop``).
         variant: architecture, ``@`` and file (.pth, .pt, .bin, .safetensors, .npz, in torchvision's layout,
-            with any number of classes). Without ``@`` the architecture is the one that the file's name starts
-            with. A bare file name is looked for in the weights folder, too.
+            with any number of classes). Without ``@``, as in ``network:/path/to/resnet18_mine.npz``, the
+            architecture is the one that the file's name starts with. A bare file name is looked for in the
+            weights folder, too.
         device: where it runs.
         dtype: of its products.
         generator: of random weights.
@@ -54,7 +55,7 @@ def network(
         MissingData: no such file.
         BadInput: a file that does not fit the architecture.
 
-    >>> from winnow.tasks.data.split import ArrayImages
+    >>> from winnow.tasks.data.images import ArrayImages
     >>> images = ArrayImages(torch.zeros(1, 32, 32, 3, dtype=torch.uint8).numpy())
     >>> where = {"device": torch.device("cpu"), "dtype": torch.float32, "generator": torch.Generator()}
     >>> network(images, variant="squeezenet1_1@mine.pth", size=64, random_weights=True, **where).dim
@@ -86,27 +87,26 @@ def _architectures() -> list[str]:
 
 def _prefix(file: str) -> str:
     """The longest architecture name that a file name starts with."""
-    found = max((name for name in _architectures() if file.startswith(name)), key=len, default="")
-    if not found:
+    architecture = max((name for name in _architectures() if file.startswith(name)), key=len, default="")
+    if not architecture:
         raise BadInput(
             f"{file!r} does not start with the name of a torchvision architecture.",
             remedy="name it: network:<architecture>@<file>, for example network:resnet18@/models/mine.pth",
         )
-    return found
+    return architecture
 
 
 def _headless(architecture: str, size: int) -> tuple[nn.Module, tuple[str, ...]]:
     """A torchvision model whose classifier is the identity, and the prefixes of the classifier's tensors."""
-    known = _architectures()
-    if architecture not in known:
-        hint = did_you_mean(architecture, known)
+    available = _architectures()
+    if architecture not in available:
+        hint = did_you_mean(architecture, available)
         raise UnknownName(
             f"{architecture!r} is not an architecture of torchvision that can be used here.{hint} Available: "
-            f"{', '.join(known)}"
+            f"{', '.join(available)}"
         )
-    model = get_model(
-        architecture, weights=None, **({"image_size": size} if architecture.startswith("vit_") else {})
-    )
+    options = {"image_size": size} if architecture.startswith("vit_") else {}
+    model = get_model(architecture, weights=None, **options)
     if architecture.startswith("squeezenet"):
         model.classifier = nn.AdaptiveAvgPool2d(1)  # the model flattens what comes out
         return model, ("classifier.",)

@@ -1,22 +1,21 @@
-"""Features learnt from the images themselves, without labels or downloads: a dictionary of whitened patches."""
+"""Features learnt from the images alone, without labels or downloads: a dictionary of whitened patches."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from winnow.tasks.data.split import Images
+from winnow.tasks.data.images import Images
 from winnow.tasks.embed.encoder import Encoder
 from winnow.tasks.embed.preprocess import pixels_of
 from winnow.tasks.errors import BadInput
+from winnow.tasks.hardware import by_device, core_pool, full_precision
 
 __all__ = ["patches"]
 
@@ -48,22 +47,24 @@ class _Dictionary:
     def learn(
         self, images: torch.Tensor, centroids: int, whitening: float, generator: torch.Generator
     ) -> None:
-        """Whitening and centroids from uint8 (n, C, H, W), on the CPU in float32, so that every device gets the same dictionary."""
+        """Whitening and centroids from uint8 (n, C, H, W).
+
+        On the CPU and in float32, so that every device gets the same dictionary.
+        """
         sample = _random_patches(images, self.patch, generator).float()
         sample -= sample.mean(dim=1, keepdim=True)
         sample /= (sample.var(dim=1, keepdim=True) + self.contrast).sqrt()
         mean = sample.mean(dim=0)
         variance, axes = torch.linalg.eigh((sample - mean).T.double().cov())
         whiten = ((axes / (variance.clamp_min(0) + whitening).sqrt()) @ axes.T).float()
-        found = _kmeans((sample - mean) @ whiten, centroids, generator)
-        maps = torch.cat(
-            [whiten @ found.T, whiten], dim=1
-        )  # inner products with the centroids, then the coordinates of z themselves
+        centres = _kmeans((sample - mean) @ whiten, centroids, generator)
+        # inner products with the centroids, then the coordinates of z themselves
+        maps = torch.cat([whiten @ centres.T, whiten], dim=1)
         self.offset = (mean @ maps)[:, None, None]
         self.filters = (
             (maps - maps.mean(dim=0)).T.reshape(-1, images.shape[1], self.patch, self.patch).contiguous()
         )
-        self.norms = found.square().sum(dim=1)[:, None, None]
+        self.norms = centres.square().sum(dim=1)[:, None, None]
 
     def to(self, device: torch.device) -> None:
         for name in ("pooling", "offset", "filters", "norms"):
@@ -71,14 +72,11 @@ class _Dictionary:
 
     @torch.inference_mode()
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 (n, C, H, W) to float32 (n, K · cells²): root of the mean activation of each centroid in each cell."""
+        """uint8 (n, C, H, W) to float32 (n, K · cells²): root of each centroid's mean activation in each cell."""
         size = self.filters[0].numel()
         x = images.float() - 128
         box = x.new_ones(1, *self.filters.shape[1:])
-        total, squares = (
-            F.conv2d(x, box),
-            F.conv2d(x * x, box),
-        )  # sums of whole numbers below 2²⁴: exact in float32
+        total, squares = F.conv2d(x, box), F.conv2d(x * x, box)  # whole numbers below 2²⁴: exact in float32
         spread = ((squares - total.square() / size).clamp_min_(0) / (size - 1) + self.contrast).rsqrt_()
         y = F.conv2d(x, self.filters).mul_(spread).sub_(self.offset)
         centroids = len(self.norms)
@@ -91,13 +89,11 @@ class _Dictionary:
 class _Patches:
     def __init__(self, dictionary: _Dictionary, size: int | None, device: torch.device) -> None:
         self.dictionary, self.size, self.device = dictionary, size, device
-        self.chunk = (
-            4 if device.type == "cpu" else 128
-        )  # on a CPU the activations of a chunk should stay in cache
+        self.chunk = by_device({"cpu": 4, "cuda": 128}, device)  # a chunk's activations fit a CPU's cache
         self.dim = 0
 
     def activations(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Of uint8 (n, C, H, W), before the projection; float32 on the device."""
+        """Pooled activations of uint8 (n, C, H, W), before the projection; float32 on the device."""
         return self._run(self.dictionary, pixels)
 
     def _run(self, layer: Callable[[torch.Tensor], torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
@@ -109,17 +105,20 @@ class _Patches:
             )
         chunks = pixels.split(self.chunk)
         if self.device.type == "cpu":
-            with _one_core_each() as threads, ThreadPoolExecutor(threads) as pool:
+            with core_pool() as pool:
                 return torch.cat(list(pool.map(layer, chunks)))
-        with torch.backends.cudnn.flags(allow_tf32=False):
-            return torch.cat([layer(chunk.to(self.device)) for chunk in chunks])
+        full_precision()  # the squared distances are differences of numbers far larger than themselves
+        return torch.cat([layer(chunk) for chunk in chunks])
 
     @torch.inference_mode()
     def _vectors(self, pixels: torch.Tensor) -> torch.Tensor:
         return (self.dictionary(pixels) - self.mean) @ self.axes
 
     def project(self, activations: torch.Tensor, dim: int, generator: torch.Generator) -> None:
-        """Learn the projection: principal axes, each divided by √(λ + λ₁/10), then one scale that gives vectors length √dim on average."""
+        """Learn the projection: principal axes, axis j divided by √(λ_j + λ_1/10).
+
+        One scale for all then gives vectors length √dim on average.
+        """
         self.mean = activations.mean(dim=0)
         axes, variance = _principal_axes(activations - self.mean, dim, generator)
         self.dim = len(variance)
@@ -128,8 +127,11 @@ class _Patches:
         self.axes = scaled * (math.sqrt(self.dim) / length.clamp_min(1e-12))
 
     def __call__(self, images: np.ndarray | list[Image.Image]) -> np.ndarray:
-        pixels = pixels_of(images, self.size, self.size, "bicubic", torch.device("cpu"))
-        return self._run(self._vectors, pixels).cpu().numpy()
+        return self.on_device(images).cpu().numpy()
+
+    def on_device(self, images: np.ndarray | list[Image.Image]) -> torch.Tensor:
+        """float32 (n, dim); a GPU may still be computing them."""
+        return self._run(self._vectors, pixels_of(images, self.size, self.size, "bicubic", self.device))
 
 
 def patches(
@@ -181,9 +183,10 @@ def patches(
     Raises:
         BadInput: a parameter out of range.
 
-    >>> from winnow.tasks.data.split import ArrayImages
+    >>> from winnow.tasks.data.images import ArrayImages
     >>> images = ArrayImages(np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1), dtype=np.uint8))
-    >>> encoder = patches(images, device=torch.device("cpu"), dtype=torch.float32, generator=torch.Generator().manual_seed(0))
+    >>> where = {"device": torch.device("cpu"), "dtype": torch.float32}
+    >>> encoder = patches(images, generator=torch.Generator().manual_seed(0), **where)
     >>> encoder(images.read([0, 1])).shape  # 20 images span 19 dimensions
     (2, 19)
 
@@ -224,21 +227,20 @@ def patches(
         raise BadInput("images: there are none to learn patches from.")
 
     rows = torch.randperm(len(images), generator=generator, device=generator.device)[:_SAMPLE].cpu().numpy()
-    cpu = torch.device("cpu")
     side = size if resized else None
     blocks = [
-        pixels_of(images.read(rows[start : start + 500]), side, side, "bicubic", cpu)
+        pixels_of(images.read(rows[start : start + 500]), side, side, "bicubic", torch.device("cpu"))
         for start in range(0, len(rows), 500)
     ]
     sample = torch.cat(blocks)
     dictionary = _Dictionary((height, width, channels), patch, cells, contrast)
-    with _one_core_each():
-        dictionary.learn(sample, centroids, whitening, generator)
-    dictionary.to(device)
     encoder = _Patches(dictionary, side, device)
-    activations = encoder.activations(sample)
-    with _one_core_each():
-        encoder.project(activations, min(dim, 2 * height * width), generator)
+    with core_pool(1) as core:
+        core.submit(dictionary.learn, sample, centroids, whitening, generator).result()
+    dictionary.to(device)
+    activations = encoder.activations(sample.to(device))
+    with core_pool(1) as core:
+        core.submit(encoder.project, activations, min(dim, 2 * height * width), generator).result()
     log.info(
         "patches: %d centroids of %d x %d pixels, %d dimensions, learnt from %d images",
         centroids,
@@ -248,21 +250,6 @@ def patches(
         len(rows),
     )
     return encoder
-
-
-@contextmanager
-def _one_core_each() -> Iterator[int]:
-    """Inside, torch's operations take one core, in this thread and in new ones; yields the cores that there are.
-
-    So results do not depend on the number of cores; and operations as small as these are several times as
-    fast in threads of one's own as divided among torch's, where the machine is busy.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield threads
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _random_patches(images: torch.Tensor, side: int, generator: torch.Generator) -> torch.Tensor:
@@ -296,9 +283,9 @@ def _kmeans(points: torch.Tensor, count: int, generator: torch.Generator) -> tor
 def _principal_axes(
     centred: torch.Tensor, count: int, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first principal axes (D, count) and their variances, descending, by subspace iteration; at most n − 1 of them.
+    """The first principal axes (D, count), at most n − 1, and their variances, descending.
 
-    The largest entry of each axis is positive.
+    By subspace iteration; the largest entry of each axis is positive.
     """
     rows, dimensions = centred.shape
     count = max(1, min(count, rows - 1, dimensions))

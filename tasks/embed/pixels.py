@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from winnow.tasks.data.split import Images
+from winnow.tasks.data.images import Images
 from winnow.tasks.embed.encoder import Encoder
 from winnow.tasks.embed.preprocess import pixels_of
 from winnow.tasks.errors import BadInput

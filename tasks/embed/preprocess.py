@@ -1,4 +1,4 @@
-"""What pretrained networks are shown: resized, cropped, normalised images, equal to Pillow's to the last bit."""
+"""What pretrained networks see: images resized as by Pillow, to the last bit, then cropped and normalised."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from winnow.tasks.data.images import Images
 from winnow.tasks.data.index import threaded
-from winnow.tasks.data.split import Images
 from winnow.tasks.errors import BadInput
 
 __all__ = [
@@ -36,11 +36,11 @@ _BITS = 22  # of the fraction in Pillow's fixed-point filter weights
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Resize, cut out the central square, scale to [0, 1], subtract the mean, divide by the standard deviation; grey becomes RGB.
+    """Resize, cut out the central square, scale to [0, 1], subtract mean, divide by std; grey becomes RGB.
 
     Attributes:
         size: side of the square.
-        short: what the shorter side is resized to first; None resizes both sides to ``size``, whatever the
+        short: what the shorter side is resized to first; None resizes both sides to ``size`` and ignores the
             aspect ratio.
         filter: ``bicubic`` or ``bilinear``; Pillow's, with antialiasing.
         mean: per channel, of pixels in [0, 1].
@@ -60,9 +60,14 @@ class Preprocess:
     def __call__(self, images: Batch, device: torch.device) -> torch.Tensor:
         """float32 (n, 3, size, size) on the device."""
         pixels = pixels_of(images, self.size, self.short, self.filter, device).expand(-1, 3, -1, -1).float()
-        mean = torch.tensor(self.mean, device=device).view(3, 1, 1)
-        std = torch.tensor(self.std, device=device).view(3, 1, 1)
+        mean, std = (_channels(values, pixels.device) for values in (self.mean, self.std))
         return pixels.div_(255).sub_(mean).div_(std)
+
+
+@lru_cache(maxsize=32)
+def _channels(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """One number per channel, kept on the device."""
+    return torch.tensor(values, device=device).view(3, 1, 1)
 
 
 def imagenet_view(
@@ -78,7 +83,7 @@ def imagenet_view(
     Without, as for CIFAR and STL: shorter side to ``size`` (bicubic).
 
     Args:
-        images: whose ``shape`` decides where ``crop`` is None: photographs of different sizes are cropped.
+        images: if ``crop`` is None, their ``shape`` decides: photographs of different sizes are cropped.
         size: side of the network's input.
         crop: True or False overrides that.
         mean: per channel.
@@ -91,7 +96,7 @@ def imagenet_view(
         gen_embeds.py of HHU-MMBS/TEMI-official-BMVC2023 and of eltsai/elfs.
 
     Differences from upstream:
-        Images that are not square lose their margins without ``crop``, too; upstream cannot batch them.
+        Images that are not square lose their margins even without ``crop``; upstream cannot batch them.
     """
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise BadInput(
@@ -126,34 +131,54 @@ def pixels_of(
                 "images of different sizes need a size to be resized to.",
                 remedy="pass size=<pixels> to the embedder",
             )
-        pixels = np.stack(
-            threaded(lambda image: _viewed(image.convert("RGB"), size, short, filter), images, fewest=4)
-        )
-        return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)
+        return on_device(_by_pillow(images, size, short, filter), device)
     if (
         not isinstance(images, np.ndarray)
         or images.dtype != np.uint8
         or images.ndim != 4
         or images.shape[3] not in (1, 3)
     ):
-        found = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
+        what = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
         raise BadInput(
-            f"images must be uint8 (n, H, W, C) with 1 or 3 channels, or a list of PIL images, not {found}."
+            f"images must be uint8 (n, H, W, C) with 1 or 3 channels, or a list of PIL images, not {what}."
         )
-    height, width = images.shape[1:3]
     if size is None:
-        return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2)
-    resized = _resized(height, width, size, short)
-    if resized != (height, width):
-        grows = resized[0] >= height, resized[1] >= width
-        if device.type == "cpu" or grows[0] != grows[1]:  # there Pillow orders its two passes by cost
-            channels = images.shape[3]
-            pillow = [Image.fromarray(image if channels == 3 else image[..., 0]) for image in images]
-            pixels = np.stack(threaded(lambda image: _viewed(image, size, short, filter), pillow, fewest=4))
-            return torch.from_numpy(pixels.reshape(len(images), size, size, channels)).permute(0, 3, 1, 2)
-        tensor = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2)
-        return _cropped(resize(tensor, *resized, filter), size)
-    return _cropped(torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2), size)
+        return on_device(images, device)
+    before = (images.shape[1], images.shape[2])
+    after = _resized(*before, size, short)
+    if after == before:
+        return _cropped(on_device(images, device), size)
+    both_ways = (after[0] >= before[0]) != (after[1] >= before[1])  # there Pillow orders its passes by cost
+    if device.type == "cpu" or both_ways:
+        grey = images.shape[3] == 1
+        pillow = [Image.fromarray(image[..., 0] if grey else image) for image in images]
+        pixels = _by_pillow(pillow, size, short, filter, "L" if grey else "RGB")
+        return on_device(pixels.reshape(len(images), size, size, -1), device)
+    return _cropped(resize(on_device(images, device), *after, filter), size)
+
+
+def on_device(pixels: np.ndarray, device: torch.device) -> torch.Tensor:
+    """(n, H, W, C) pixels as a tensor (n, C, H, W) on the device.
+
+    They go to a GPU through pinned memory, so that the host need not wait for the copy; torch's allocator
+    keeps the pinned block until the copy is complete.
+    """
+    tensor = torch.from_numpy(np.ascontiguousarray(pixels))
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            tensor = tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.permute(0, 3, 1, 2)
+
+
+def _by_pillow(
+    images: list[Image.Image], size: int, short: int | None, filter: str, mode: str = "RGB"
+) -> np.ndarray:
+    """Resized and cropped by Pillow, uint8 (n, size, size, 3), without the last axis in mode ``L``."""
+
+    def view(image: Image.Image) -> np.ndarray:
+        return _viewed(image if image.mode == mode else image.convert(mode), size, short, filter)
+
+    return np.stack(threaded(view, images, fewest=4))
 
 
 def _resized(height: int, width: int, size: int, short: int | None) -> tuple[int, int]:
@@ -177,11 +202,11 @@ def _cropped(pixels: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def resize(pixels: torch.Tensor, height: int, width: int, filter: str = "bicubic") -> torch.Tensor:
-    """Pillow's antialiased resize as two matrix products, for GPUs, where a copy per image would cost more than the network.
+    """Pillow's antialiased resize as two matrix products, for GPUs.
 
-    Every sum is of whole numbers below 2⁵³, so that float64 is exact and the result equals Pillow's on any
-    device, in any batch. Pillow's order is kept (rows first, rounded to 8 bits in between), which holds where
-    both sides grow or both shrink.
+    There a copy per image would cost more than the network. Every sum is of whole numbers below 2⁵³, so that
+    float64 is exact and the result equals Pillow's on any device, in any batch. The order is Pillow's where
+    both sides grow or both shrink: rows first, rounded to 8 bits in between.
 
     Args:
         pixels: (n, C, H, W) uint8.
@@ -199,9 +224,9 @@ def resize(pixels: torch.Tensor, height: int, width: int, filter: str = "bicubic
         Pillow, src/libImaging/Resample.c (8 bits per channel).
     """
     if pixels.shape[3] != width:
-        pixels = _rounded(pixels.double() @ _weights(pixels.shape[3], width, filter).to(pixels.device).T)
+        pixels = _rounded(pixels.double() @ _weights(pixels.shape[3], width, filter, pixels.device).T)
     if pixels.shape[2] != height:
-        pixels = _rounded(_weights(pixels.shape[2], height, filter).to(pixels.device) @ pixels.double())
+        pixels = _rounded(_weights(pixels.shape[2], height, filter, pixels.device) @ pixels.double())
     return pixels
 
 
@@ -210,8 +235,8 @@ def _rounded(sums: torch.Tensor) -> torch.Tensor:
 
 
 @lru_cache(maxsize=32)
-def _weights(inputs: int, outputs: int, filter: str) -> torch.Tensor:
-    """Fixed-point filter weights, (outputs, inputs) float64 of whole numbers."""
+def _weights(inputs: int, outputs: int, filter: str, device: torch.device) -> torch.Tensor:
+    """Fixed-point filter weights, (outputs, inputs) float64 of whole numbers, kept on the device."""
     scale = inputs / outputs
     stretch = max(scale, 1.0)
     reach = _SUPPORT[filter] * stretch
@@ -222,7 +247,7 @@ def _weights(inputs: int, outputs: int, filter: str) -> torch.Tensor:
         taps = _kernel(filter, np.abs(np.arange(first, end) - centre + 0.5) / stretch)
         fixed = taps / taps.sum() * (1 << _BITS)
         weights[output, first:end] = np.trunc(fixed + np.copysign(0.5, fixed))
-    return torch.from_numpy(weights)
+    return torch.from_numpy(weights).to(device)
 
 
 def _kernel(filter: str, x: np.ndarray) -> np.ndarray:

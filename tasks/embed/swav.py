@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torchvision.models import get_model
 
-from winnow.tasks.data.split import Images
+from winnow.tasks.data.images import Images
 from winnow.tasks.embed.encoder import NetworkEncoder, seeded
 from winnow.tasks.embed.preprocess import imagenet_view
 from winnow.tasks.embed.timm_models import bytes_of, warn_random
-from winnow.tasks.embed.weights import Published, load, obtain, read
+from winnow.tasks.embed.weights import Checkpoint, load, obtain, read
 
-__all__ = ["swav"]
+__all__ = ["backbone", "swav"]
 
-PUBLISHED = Published(("swav",), "https://dl.fbaipublicfiles.com/deepcluster/swav_800ep_pretrain.pth.tar")
+CHECKPOINT = Checkpoint(("swav",), "https://dl.fbaipublicfiles.com/deepcluster/swav_800ep_pretrain.pth.tar")
 
 
 def swav(
@@ -24,7 +24,6 @@ def swav(
     generator: torch.Generator,
     size: int = 224,
     crop: bool | None = None,
-    upstream: bool = False,
     random_weights: bool = False,
 ) -> NetworkEncoder:
     """SwAV ResNet-50: average-pooled features, 2048 dimensions.
@@ -33,16 +32,15 @@ def swav(
         images: decide whether photographs are cropped (see ``crop``).
         device: where it runs.
         dtype: of its products.
-        generator: of ``upstream``'s projection and of random weights.
+        generator: of random weights.
         size: side of the input.
         crop: resize to 256/224 of the size and crop, as for ImageNet; default where images differ in size.
-        upstream: project with ELFS's random layer (see below).
         random_weights: do not load weights, for tests.
 
     Raises:
         MissingData: weights are not to be had.
 
-    >>> from winnow.tasks.data.split import ArrayImages
+    >>> from winnow.tasks.data.images import ArrayImages
     >>> images = ArrayImages(torch.zeros(1, 32, 32, 3, dtype=torch.uint8).numpy())
     >>> where = {"device": torch.device("cpu"), "dtype": torch.float32, "generator": torch.Generator()}
     >>> swav(images, size=32, random_weights=True, **where).dim
@@ -54,18 +52,20 @@ def swav(
 
     Differences from upstream:
         ELFS leaves the classifier of torch.hub's model in place, which is randomly initialised, and so embeds
-        with a random linear map to 1000 dimensions. ``upstream=True`` has such a map, drawn from
-        ``generator``.
+        with a random linear map to 1000 dimensions; ``upstream=True`` replays that.
     """
-    view = imagenet_view(images, size, crop)
+    network, _ = backbone(generator, random_weights)
+    return NetworkEncoder("swav", network, imagenet_view(images, size, crop), device, dtype)
+
+
+def backbone(generator: torch.Generator, random_weights: bool) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """The network without its classifier, and the classifier, which is random whatever the weights."""
     with seeded(generator):
         network = get_model("resnet50", weights=None)
-    random_projection, network.fc = network.fc, torch.nn.Identity()
+    classifier, network.fc = network.fc, torch.nn.Identity()
     if random_weights:
         warn_random("swav")
     else:
-        path = obtain("swav", PUBLISHED, size=bytes_of(network))
+        path = obtain("swav", CHECKPOINT, size=bytes_of(network))
         load(network, read(path), path, without=("fc.", "projection_head.", "prototypes."))
-    if upstream:
-        network.fc = random_projection
-    return NetworkEncoder("swav", network, view, device, dtype)
+    return network, classifier

@@ -211,15 +211,21 @@ def normalise(embeddings: Artifact, how: str, reference: Artifact | None = None)
 
 
 @cached_task(
-    version="2", name="knn", run_name="knn-{k}", ignore=("device",), modules=("winnow.tasks.embed.knn",)
+    version="2",
+    name="knn",
+    run_name="knn-{k}",
+    ignore=("device",),
+    modules=("winnow.tasks.embed.knn", "winnow.tasks.embed.upstream.knn"),
 )
 def knn(embeddings: Artifact, k: int, *, upstream: bool = False, device: str = "auto") -> Artifact:
     """The exact k nearest neighbours of every sample by cosine, itself excluded."""
-    from winnow.tasks.embed.knn import knn as neighbours
+    from winnow.tasks.embed.knn import knn as exact
+    from winnow.tasks.embed.upstream.knn import knn as published
     from winnow.tasks.hardware import describe, leased_device
 
+    neighbours = published if upstream else exact
     with leased_device(device) as where, progress("kNN graph") as tell:
         context().notes |= {"device": describe(where)}
-        graph = neighbours(embeddings.numpy("vector"), k, device=where, progress=tell, upstream=upstream)
+        graph = neighbours(embeddings.numpy("vector"), k, device=where, progress=tell)
     columns = {"id": embeddings.numpy("id"), "neighbours": graph.neighbours, "similarity": graph.similarity}
     return write("graph", columns, facts={"k": k})

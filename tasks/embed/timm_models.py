@@ -11,10 +11,10 @@ import torch
 from timm import create_model, get_pretrained_cfg, is_model, list_models
 from timm.models import model_entrypoint
 
-from winnow.tasks.data.split import Images
+from winnow.tasks.data.images import Images
 from winnow.tasks.embed.encoder import NetworkEncoder, seeded
 from winnow.tasks.embed.preprocess import imagenet_view
-from winnow.tasks.embed.weights import Published, load, obtain, read
+from winnow.tasks.embed.weights import Checkpoint, load, obtain, read
 from winnow.tasks.errors import BadInput, UnknownName, did_you_mean
 
 __all__ = ["build", "fill", "timm", "warn_random"]
@@ -35,7 +35,7 @@ def timm(
     crop: bool | None = None,
     random_weights: bool = False,
 ) -> NetworkEncoder:
-    """Pooled features of any timm model, for example ``timm:resnet50.a1_in1k`` or ``timm:vit_base_patch16_224.mae``.
+    """Pooled features of any timm model, for example ``timm:vit_base_patch16_224.mae``.
 
     Weights are looked for as ``<model>.<tag>.safetensors`` (or .pth, .pt, .bin), then on Hugging Face. Images
     are normalised with the mean and standard deviation that the model was trained with.
@@ -57,7 +57,7 @@ def timm(
         UnknownName: timm has no such model.
         MissingData: weights are not to be had.
 
-    >>> from winnow.tasks.data.split import ArrayImages
+    >>> from winnow.tasks.data.images import ArrayImages
     >>> images = ArrayImages(torch.zeros(1, 32, 32, 3, dtype=torch.uint8).numpy())
     >>> where = {"device": torch.device("cpu"), "dtype": torch.float32, "generator": torch.Generator()}
     >>> timm(images, variant="resnet10t", size=32, random_weights=True, **where).dim
@@ -89,19 +89,19 @@ def timm(
         warn_random(f"timm:{variant}")
     else:
         name = f"{config.architecture}.{config.tag}" if config.tag else variant
-        published = Published(
+        checkpoint = Checkpoint(
             (name,),
             url="" if config.hf_hub_id else config.url or "",
             hub=_repository(config),
             hub_files=HUB_FILES,
         )
-        path = obtain(f"timm:{variant}", published, size=bytes_of(network))
+        path = obtain(f"timm:{variant}", checkpoint, size=bytes_of(network))
         fill(network, variant, read(path), path, generator)
     return NetworkEncoder(f"timm:{variant}", network, view, device, dtype)
 
 
 def _repository(config) -> str:
-    """timm writes ``timm/`` for a repository that is called as the model, and fills it in; older entries may not be."""
+    """The model's repository; for one named like the model, timm's older entries only say ``timm/``."""
     hub = config.hf_hub_id or ""
     return f"{hub}{config.architecture}.{config.tag}" if hub.endswith("/") else hub
 
@@ -122,27 +122,31 @@ def fill(
     generator: torch.Generator,
 ) -> None:
     """Load a state dict in timm's layout, or in that of the model's authors where timm can convert it."""
-    own = network.state_dict()
-    kept = _without_head(state, own, name, generator)
-    if {key: value.shape for key, value in kept.items()} != {key: value.shape for key, value in own.items()}:
+    headless = network.state_dict()
+    kept = _without_head(state, headless, name, generator)
+    if {key: value.shape for key, value in kept.items()} != {
+        key: value.shape for key, value in headless.items()
+    }:
         module = sys.modules[model_entrypoint(name).__module__]
         convert = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_filter_fn", None)
         if convert is not None:
-            kept = _without_head(convert(dict(state), network), own, name, generator)
+            kept = _without_head(convert(dict(state), network), headless, name, generator)
     load(network, kept, path)
 
 
 def _without_head(
-    state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], name: str, generator: torch.Generator
+    state: Mapping[str, torch.Tensor],
+    headless: Mapping[str, torch.Tensor],
+    name: str,
+    generator: torch.Generator,
 ) -> dict[str, torch.Tensor]:
-    """What is left of a state dict without the tensors that the model with classifier has and that without has not."""
-    left = [key for key in state if key not in own]
+    """A state dict without the classifier's tensors: those that only the model with its classifier has."""
     config = get_pretrained_cfg(name)
-    if not left or config is None or not config.num_classes:
+    if state.keys() <= headless.keys() or config is None or not config.num_classes:
         return dict(state)
     with seeded(generator):
         whole = create_model(name, pretrained=False, num_classes=config.num_classes).state_dict()
-    return {key: value for key, value in state.items() if key in own or key not in whole}
+    return {key: value for key, value in state.items() if key in headless or key not in whole}
 
 
 def bytes_of(network: torch.nn.Module) -> int:
@@ -151,5 +155,5 @@ def bytes_of(network: torch.nn.Module) -> int:
 
 
 def warn_random(name: str) -> None:
-    """Random weights are for tests; nobody should publish their features unawares."""
+    """Say that weights are random, lest somebody publishes such features unawares."""
     log.warning("%s: random weights, as asked for (random_weights=True); the features mean nothing", name)

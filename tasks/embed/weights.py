@@ -1,7 +1,8 @@
-"""Pretrained weights: found on disk, else fetched and said so beforehand, else asked for by name; loaded whole or not at all.
+"""Pretrained weights: read where they are on disk, else fetched, else asked for by name; loaded whole.
 
-Looked for in this order: the folder ``weights`` of the data root (``$WINNOW_DATA/weights``), under the names
-that each embedder lists; the caches of torch.hub and Hugging Face; the network, unless ``WINNOW_OFFLINE=1``.
+They are looked for in the folder ``weights`` of the data root (``$WINNOW_DATA/weights``), under the names
+that each embedder lists, then in the caches of torch.hub and Hugging Face, then on the network, unless
+``WINNOW_OFFLINE=1``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import pickle
 import socket
 import urllib.parse
 import urllib.request
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from winnow.tasks.data.fetch import megabytes, offline
+from winnow.tasks.data.fetch import fetch, megabytes, offline
 from winnow.tasks.errors import BadInput, MissingData
 from winnow.tasks.hardware import data_root
 
 if TYPE_CHECKING:  # a flow asks for a checkpoint's digest before it knows whether anything needs torch
     import torch
 
-__all__ = ["Published", "load", "local_checkpoint", "obtain", "read", "weights_folder"]
+__all__ = ["Checkpoint", "load", "local_checkpoint", "obtain", "read", "weights_folder"]
 
 log = logging.getLogger("winnow.tasks.embed")
 
@@ -35,12 +35,12 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
 
 
 @dataclass(frozen=True)
-class Published:
-    """Where an embedder's weights are published.
+class Checkpoint:
+    """Where an embedder's weights may be.
 
     Attributes:
-        names: stems of file names that are looked for in the weights folder, each with every known suffix.
-        url: of the authors' file; its own name is looked for, too.
+        names: stems of file names that are looked for in the weights folder, with each of ``SUFFIXES``.
+        url: of the authors' file; its name is looked for, too.
         hub: Hugging Face repository.
         hub_files: files of that repository, the best first.
         caches: files of other libraries' caches.
@@ -60,9 +60,8 @@ class Published:
     @property
     def files(self) -> list[str]:
         """Names that are looked for in the weights folder."""
-        return [stem + suffix for stem in self.names for suffix in SUFFIXES] + (
-            [self.file] if self.url else []
-        )
+        names = [stem + suffix for stem in self.names for suffix in SUFFIXES]
+        return [*names, self.file] if self.url else names
 
 
 def weights_folder() -> Path:
@@ -71,7 +70,7 @@ def weights_folder() -> Path:
 
 
 def local_checkpoint(embedder: str) -> Path | None:
-    """The checkpoint file that an embedder's name points to, None where the name has no path: its content decides the features.
+    """The checkpoint file that an embedder's name points to, None for a name without a path.
 
     >>> local_checkpoint("network:resnet18@/models/r18.pt").name, local_checkpoint("dino_vits16")
     ('r18.pt', None)
@@ -88,42 +87,40 @@ def is_file_name(source: str) -> bool:
 
 
 def in_weights_folder(path: str) -> Path:
-    """A path as the user wrote it; a bare file name that is not in the working folder is one of the weights folder."""
-    found = Path(path).expanduser()
-    return weights_folder() / found if len(found.parts) == 1 and not found.exists() else found
+    """A user's path; a bare file name that is not in the working folder is one in the weights folder."""
+    file = Path(path).expanduser()
+    return weights_folder() / file if len(file.parts) == 1 and not file.exists() else file
 
 
-def obtain(embedder: str, published: Published, *, size: int | None = None) -> Path:
-    """The file with an embedder's weights; fetched into the library's cache where it is not on disk.
+def obtain(embedder: str, checkpoint: Checkpoint, *, size: int | None = None) -> Path:
+    """The file with an embedder's weights; fetched into the library's cache if it is not on disk.
 
     Args:
         embedder: name for messages.
-        published: what it is called and where it comes from.
+        checkpoint: what it is called and where it comes from.
         size: bytes, about, for the announcement.
 
     Raises:
         MissingData: it is not on disk and cannot be fetched; names file, folder and address.
     """
-
-    found = _on_disk(published)
-    if found is None:
-        if reason := offline(download=True) or (
-            "" if published.url or published.hub else "they are not published"
-        ):
-            raise _absent(embedder, published, reason)
-        found = _fetch(embedder, published, size)
-    log.info("%s: weights from %s", embedder, found)
-    return found
+    file = _on_disk(checkpoint)
+    if file is None:
+        published = checkpoint.url or checkpoint.hub
+        if reason := offline(download=True) or ("" if published else "they are not published"):
+            raise _absent(embedder, checkpoint, reason)
+        file = _fetch(embedder, checkpoint, size)
+    log.info("%s: weights from %s", embedder, file)
+    return file
 
 
-def _on_disk(published: Published) -> Path | None:
+def _on_disk(checkpoint: Checkpoint) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
-    candidates = [*(weights_folder() / name for name in published.files), *published.caches]
-    if published.url:
-        candidates.append(_torch_cache() / published.file)
-    for file in published.hub_files if published.hub else ():
-        cached = try_to_load_from_cache(published.hub, file)
+    candidates = [*(weights_folder() / name for name in checkpoint.files), *checkpoint.caches]
+    if checkpoint.url:
+        candidates.append(_torch_cache() / checkpoint.file)
+    for name in checkpoint.hub_files if checkpoint.hub else ():
+        cached = try_to_load_from_cache(checkpoint.hub, name)
         if isinstance(cached, str):
             candidates.append(Path(cached))
     return next((file for file in candidates if file.is_file()), None)
@@ -135,49 +132,47 @@ def _torch_cache() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def _fetch(embedder: str, published: Published, size: int | None) -> Path:
-    import torch
-
-    reasons = []
+def _fetch(embedder: str, checkpoint: Checkpoint, size: int | None) -> Path:
     about = f"about {megabytes(size)}" if size else "size not known beforehand"
-    if published.url:
-        target = _torch_cache() / published.file
-        log.info("%s: fetching %s (%s) into %s", embedder, published.url, about, target.parent)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(published.url, str(target), progress=False)
+    reasons = []
+    if checkpoint.url:
+        target = _torch_cache() / checkpoint.file
+        reason = fetch(embedder, (checkpoint.url,), target, about)
+        if not reason:
             return target
-        except (OSError, http.client.HTTPException) as error:
-            reasons.append(f"{published.url}: {error}")
-    if published.hub:
+        reasons.append(reason)
+    if checkpoint.hub:
         from huggingface_hub import constants, hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
         log.info(
             "%s: fetching %s from Hugging Face (%s) into %s",
             embedder,
-            published.hub,
+            checkpoint.hub,
             about,
             constants.HF_HUB_CACHE,
         )
         reachable = _resolves(constants.ENDPOINT)
         if not reachable:
             reasons.append(f"{constants.ENDPOINT}: no such host; there is no network")
-        for file in published.hub_files if reachable else ():
+        for name in checkpoint.hub_files if reachable else ():
             try:
-                return Path(hf_hub_download(published.hub, file))
+                return Path(hf_hub_download(checkpoint.hub, name))
             except LocalEntryNotFoundError as error:  # no connection: another file would not come either
-                reasons.append(f"{published.hub}: {error}")
+                reasons.append(f"{checkpoint.hub}: {error}")
                 break
             except EntryNotFoundError:
-                reasons.append(f"{published.hub} has no {file}")
+                reasons.append(f"{checkpoint.hub} has no {name}")
             except (OSError, ValueError, http.client.HTTPException) as error:
-                reasons.append(f"{published.hub}/{file}: {error}")
-    raise _absent(embedder, published, "; ".join(reasons))
+                reasons.append(f"{checkpoint.hub}/{name}: {error}")
+    raise _absent(embedder, checkpoint, "; ".join(reasons))
 
 
 def _resolves(address: str) -> bool:
-    """Whether the host has an address: Hugging Face's client would try for half a minute. Behind a proxy only the proxy knows."""
+    """Whether a host has an address, since Hugging Face's client would try for half a minute.
+
+    Behind a proxy only the proxy knows.
+    """
     if urllib.request.getproxies():
         return True
     try:
@@ -187,19 +182,19 @@ def _resolves(address: str) -> bool:
     return True
 
 
-def _absent(embedder: str, published: Published, reason: str) -> MissingData:
-    stems = " or ".join(f"{stem}.{{safetensors,pth,pt,bin,npz}}" for stem in published.names)
-    ways = [f"{published.url} as {published.file}"] if published.url else []
-    if published.hub:
-        file = published.hub_files[0]
+def _absent(embedder: str, checkpoint: Checkpoint, reason: str) -> MissingData:
+    stems = " or ".join(f"{stem}.{{safetensors,pth,pt,bin,npz}}" for stem in checkpoint.names)
+    files = " or ".join(name for name in (checkpoint.file, stems) if name)
+    ways = [f"{checkpoint.url} as {checkpoint.file}"] if checkpoint.url else []
+    if checkpoint.hub:
+        file = checkpoint.hub_files[0]
         ways.append(
-            f"https://huggingface.co/{published.hub}/resolve/main/{file} as "
-            f"{published.names[0]}{Path(file).suffix}"
+            f"https://huggingface.co/{checkpoint.hub}/resolve/main/{file} as "
+            f"{checkpoint.names[0]}{Path(file).suffix}"
         )
     return MissingData(
-        f"{embedder}: its weights ({' or '.join(part for part in (published.file, stems) if part)}) are not "
-        f"in {weights_folder()} nor in "
-        f"the caches of torch.hub and Hugging Face, and could not be fetched: {reason}.",
+        f"{embedder}: its weights ({files}) are not in {weights_folder()} nor in the caches of torch.hub and "
+        f"Hugging Face, and could not be fetched: {reason}.",
         remedy=f"put {' or '.join(ways) if ways else 'a checkpoint'} into {weights_folder()}; "
         "embedder=patches needs no download",
     )
@@ -208,8 +203,8 @@ def _absent(embedder: str, published: Published, reason: str) -> MissingData:
 def read(path: Path) -> dict[str, torch.Tensor]:
     """The state dict in a ``.safetensors``, ``.npz`` or torch file; nothing that the file holds is executed.
 
-    Wrappers (``{"state_dict": …}``, ``{"model": …}``) are opened and the prefix ``module.`` of parallel
-    training is taken off.
+    Wrappers (``{"state_dict": …}``, ``{"model": …}``) are opened, and the prefix ``module.`` that parallel
+    training adds is taken off.
 
     Raises:
         MissingData: no such file.
@@ -224,15 +219,7 @@ def read(path: Path) -> dict[str, torch.Tensor]:
         )
     try:
         content = _content(path)
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        RuntimeError,
-        OSError,
-        ValueError,
-        KeyError,
-        zipfile.BadZipFile,
-    ) as error:
+    except Exception as error:  # damaged files raise nearly every built-in exception
         refused = isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error).lower()
         why = (
             "it holds more than tensors, and pickled code is not run"
@@ -265,23 +252,19 @@ def _content(path: Path) -> Mapping:
         with np.load(path, allow_pickle=False) as archive:
             return {name: torch.from_numpy(archive[name]) for name in archive.files}
     if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(error) from error
-    found = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(found, Mapping):
-        raise ValueError(f"it holds a {type(found).__name__}, not a mapping of names to tensors")
-    return found
+        return load_file(path)
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, Mapping):
+        raise ValueError(f"it holds a {type(content).__name__}, not a mapping of names to tensors")
+    return content
 
 
 def load(
     network: torch.nn.Module, state: Mapping[str, torch.Tensor], path: Path, *, without: tuple[str, ...] = ()
 ) -> None:
-    """Copy a state dict into a network: every tensor of the network must be there, in its shape, and nothing else may be.
+    """Copy a state dict into a network, which must hold the same tensors in the same shapes.
 
     Args:
         network: gets the weights.
@@ -292,15 +275,11 @@ def load(
     Raises:
         BadInput: tensors are missing, left over or of another shape.
     """
-    own = network.state_dict()
-    given = (
-        {name: value for name, value in state.items() if not name.startswith(without)}
-        if without
-        else dict(state)
-    )
-    missing = [name for name in own if name not in given and not name.endswith("num_batches_tracked")]
-    left = [name for name in given if name not in own]
-    differing = [name for name in given if name in own and given[name].shape != own[name].shape]
+    expected = network.state_dict()
+    weights = {name: value for name, value in state.items() if not (without and name.startswith(without))}
+    missing = [name for name in expected if name not in weights and not name.endswith("num_batches_tracked")]
+    left = [name for name in weights if name not in expected]
+    differing = [name for name in weights if name in expected and weights[name].shape != expected[name].shape]
     if missing or left or differing:
         examples = [
             f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
@@ -308,11 +287,12 @@ def load(
             if names
         ]
         shapes = "".join(
-            f"; {name} is {tuple(given[name].shape)}, not {tuple(own[name].shape)}" for name in differing[:1]
+            f"; {name} is {tuple(weights[name].shape)}, not {tuple(expected[name].shape)}"
+            for name in differing[:1]
         )
         raise BadInput(
-            f"{path} does not fit {type(network).__name__}: of {len(own)} tensors, "
+            f"{path} does not fit {type(network).__name__}: of {len(expected)} tensors, "
             f"{', '.join(examples)}{shapes}.",
             remedy="use the checkpoint of this architecture, or name the architecture that it belongs to",
         )
-    network.load_state_dict(given, strict=False)
+    network.load_state_dict(weights, strict=False)

@@ -1,0 +1,1 @@
+"""Replays of published embedding code, faults included, for comparison with its results."""

@@ -1,0 +1,49 @@
+"""SwAV as ELFS's published code uses it."""
+
+from __future__ import annotations
+
+import torch
+
+from winnow.tasks.data.images import Images
+from winnow.tasks.embed.encoder import NetworkEncoder
+from winnow.tasks.embed.preprocess import imagenet_view
+from winnow.tasks.embed.swav import backbone
+
+__all__ = ["swav"]
+
+
+def swav(
+    images: Images,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    generator: torch.Generator,
+    size: int = 224,
+    crop: bool | None = None,
+    random_weights: bool = False,
+) -> NetworkEncoder:
+    """SwAV ResNet-50 behind a random linear map to 1000 dimensions.
+
+    ELFS leaves the classifier of torch.hub's model in place, which is randomly initialised.
+
+    Args:
+        images: decide whether photographs are cropped (see ``crop``).
+        device: where it runs.
+        dtype: of its products.
+        generator: of the random map and of random weights.
+        size: side of the input.
+        crop: resize to 256/224 of the size and crop, as for ImageNet; default where images differ in size.
+        random_weights: do not load weights, for tests.
+
+    Raises:
+        MissingData: weights are not to be had.
+
+    References:
+        eltsai/elfs, gen_embeds.py; facebookresearch/swav, hubconf.py (resnet50).
+
+    Differences from upstream:
+        The map is drawn from ``generator``, so that it can be drawn again.
+    """
+    network, classifier = backbone(generator, random_weights)
+    network.fc = classifier
+    return NetworkEncoder("swav", network, imagenet_view(images, size, crop), device, dtype)
