@@ -176,8 +176,8 @@ def dinov2_vitg14_reg(images: Images, **options: Any) -> NetworkEncoder:
 
 
 def _dino(name: str, model: str, file: str, images: Images, options: dict[str, Any]) -> NetworkEncoder:
-    checkpoint = Checkpoint((name,), f"{_SERVER}/dino/{file}/{file}.pth", f"timm/{model}", HUB_FILES)
-    return transformer(name, model, checkpoint, images, **options)
+    published = Checkpoint((name,), f"{_SERVER}/dino/{file}/{file}.pth", f"timm/{model}", HUB_FILES)
+    return transformer(name, model, published, images, **options)
 
 
 def _dinov2(name: str, scale: str, images: Images, options: dict[str, Any]) -> NetworkEncoder:
@@ -185,14 +185,14 @@ def _dinov2(name: str, scale: str, images: Images, options: dict[str, Any]) -> N
     model = f"vit_{scale}_patch14_reg4_dinov2.lvd142m" if registers else f"vit_{scale}_patch14_dinov2.lvd142m"
     folder = name.removesuffix("_reg")
     file = f"{folder}_reg4_pretrain.pth" if registers else f"{folder}_pretrain.pth"
-    checkpoint = Checkpoint((name,), f"{_SERVER}/dinov2/{folder}/{file}", f"timm/{model}", HUB_FILES)
-    return transformer(name, model, checkpoint, images, **options)
+    published = Checkpoint((name,), f"{_SERVER}/dinov2/{folder}/{file}", f"timm/{model}", HUB_FILES)
+    return transformer(name, model, published, images, **options)
 
 
 def transformer(
     name: str,
     model: str,
-    checkpoint: Checkpoint,
+    published: Checkpoint,
     images: Images,
     *,
     device: torch.device,
@@ -211,7 +211,7 @@ def transformer(
     Args:
         name: of the embedder.
         model: timm's name of the architecture.
-        checkpoint: where its weights are. Files of the authors and of timm both fit.
+        published: where its weights are. Files of the authors and of timm both fit.
         images: decide whether photographs are cropped (see ``crop``).
         device: where it runs.
         dtype: of its products.
@@ -239,7 +239,7 @@ def transformer(
     if random_weights:
         warn_random(name)
     else:
-        path = obtain(name, checkpoint, size=bytes_of(network))
+        path = obtain(name, published, size=bytes_of(network))
         state = read(path)
         positions = state.get("pos_embed")
         if "reg4" not in model and positions is not None and positions.ndim == 3:
