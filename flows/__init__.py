@@ -9,3 +9,5 @@ if __name__ != "winnow.flows":
 # barrier cost nothing on an idle machine, but where anything else runs they keep from the cores those that
 # they wait for: on two busy cores the cluster heads of digits take five times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+FLOWS = {name: f"winnow.flows.{name}:{name}" for name in ("elfs", "ccs", "d2", "deepcore", "compare")}

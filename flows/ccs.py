@@ -6,16 +6,16 @@ from typing import Any, Literal
 
 from prefect import flow
 
-from winnow.flows import checks, presets
-from winnow.flows.steps import TRIALS, Fraction, Method, Positive, Seed, Share, parameters, record, run_trials
+from winnow.flows.experiment import experiment
+from winnow.flows.forms import Fraction, MisRatio, Positive, Seed, Training, explained
+from winnow.flows.trials import TRIALS
 from winnow.tasks.artifacts import Artifact
-from winnow.tasks.data.task import load
-from winnow.tasks.report.task import draw, publish
 
 __all__ = ["ccs"]
 
 
 @flow(name="ccs", flow_run_name="ccs-{dataset}", task_runner=TRIALS)
+@explained
 def ccs(
     dataset: str,
     fractions: tuple[Fraction, ...] = (0.1, 0.2, 0.3, 0.5, 0.7),
@@ -23,17 +23,14 @@ def ccs(
     labels: Literal["true", "pseudo"] = "true",
     pseudo_labels: str | None = None,
     score: str | None = None,
-    mis_ratio: Share | Literal["auto"] | dict[Fraction, Share] | None = None,
+    mis_ratio: MisRatio | None = None,
     strata: Positive = 50,
     balanced: bool = False,
     search_seeds: Positive = 1,
     search_iterations: Positive | None = None,
     baselines: tuple[str, ...] = ("random", "aum", "forgetting", "el2n", "top:final_entropy", "full"),
-    proxy_network: str | None = None,
-    proxy_epochs: Positive | None = None,
-    network: str | None = None,
-    iterations: Positive | None = None,
-    epochs: Positive | None = None,
+    proxy: Training | None = None,
+    training: Training | None = None,
     dataset_options: dict[str, Any] | None = None,
     device: str = "auto",
     seed: Seed = 0,
@@ -48,28 +45,9 @@ def ccs(
     What is None comes from the dataset's preset, the published values where there are any.
 
     Args:
-        dataset: Registered dataset, or imagefolder:PATH, webdataset:PATTERN.
-        fractions: Shares of the samples to keep.
-        seeds: Seeds of the trainings on each coreset, and of the random baseline's draws.
         labels: true, or pseudo: ELFS's pseudo-labels stand in for them, and the method becomes label-free.
-        pseudo_labels: Your own pseudo-labels (.parquet, .npy, .npz) in place of cluster heads; with
-            labels=pseudo.
         score: Score that is cut into strata.
-        mis_ratio: Share of hardest samples (by AUM) to drop: a number, one a fraction, or auto (searched).
-            None: preset, else auto.
         strata: Number of strata.
-        balanced: Give each class its share of the budget.
-        search_seeds: Trainings of each value that the search tries.
-        search_iterations: Steps of each of these trainings; None: as long as those on the coresets.
-        baselines: Selectors to compare with; selector:score for another score.
-        proxy_network: Network trained on the whole set.
-        proxy_epochs: Its epochs.
-        network: Network trained on the coreset.
-        iterations: Steps of that training, whatever the coreset's size.
-        epochs: Or its epochs.
-        dataset_options: Options of the dataset, for example {"verify": false}.
-        device: auto, cpu, cuda or cuda:<index>.
-        seed: Seed of the proxy and of selection.
         upstream: Replay the published code: images not normalised in the final pass, upper edge of the strata
             as published.
 
@@ -83,75 +61,14 @@ def ccs(
         training set (upstream: on the test set); balanced honours every class's size; seeds are set; last and
         best test accuracy are both reported (upstream: best).
     """
-    checks.common(dataset, fractions, seeds, device)
-    checks.pseudo_labels_are_wanted(pseudo_labels, labels)
-    preset = checks.selection_preset(
-        presets.ccs(dataset),
-        score=score,
-        proxy={"network": proxy_network, "epochs": proxy_epochs},
-        training={"network": network, "iterations": iterations, "epochs": epochs},
-    )
-    rivals = checks.baselines(baselines, preset.score, checks.EVERYTHING, method="ccs", fractions=fractions)
-    plan = checks.plan(
-        fractions,
-        {"score": preset.score, "strata": strata, "upstream": upstream},
-        {"mis_ratio": mis_ratio},
-        preset.params,
-        dict.fromkeys(fractions, preset.grid),
-    )
+    run = experiment("ccs", locals())
+    method = run.method(fixed=["score", "strata"], searched=["mis_ratio"])
+    rivals = run.baselines()
+    train, test = run.load(method, *rivals)
 
-    train = load(dataset, "train", options=dataset_options)
-    test = load(dataset, "test", labels=True, options=dataset_options)
-    classes = checks.fits(train, plan)
-
-    recorded = record(
-        train,
-        preset.proxy,
-        labels,
-        classes,
-        pseudo_labels=pseudo_labels,
-        dataset_options=dataset_options,
-        normalised=not upstream,
-        seed=seed,
-        device=device,
-    )
-    trial_recipe = checks.shortened(preset.training, search_iterations)
-    params, searches = parameters(
-        train, recorded.signals, "ccs", plan, trial_recipe, seed=seed, seeds=search_seeds, device=device
-    )
-    methods = [Method("ccs", "ccs", params, balanced), *rivals]
-    trials = run_trials(
-        train,
-        test,
-        methods,
-        recorded.signals,
-        fractions=fractions,
-        seeds=seeds,
-        recipe=preset.training,
-        seed=seed,
-        device=device,
-    )
-
-    settings = checks.settings(
-        preset, labels=labels, strata=strata, balanced=balanced, seed=seed, upstream=upstream
-    )
-    title = (
-        f"CCS on {dataset}"
-        + (", without labels" if labels == "pseudo" else "")
-        + (" (upstream=True)" if upstream else "")
-    )
-    drawn = draw(
-        title,
-        dataset,
-        train,
-        "ccs",
-        **trials.results(),
-        scores=recorded.signals["scores"],
-        score=preset.score,
-        history=recorded.history,
-        params=params,
-        settings=settings,
-        searches=searches,
-        **recorded.pseudo_report(),
-    )
-    return publish(f"ccs-{dataset}", drawn, settings)
+    pseudo = run.pseudo_labels(train) if labels == "pseudo" else None
+    known = run.true_labels() if pseudo is None else pseudo.labels
+    recorded = run.record(train, known, normalised=not upstream)
+    method, searches = run.search(train, method, recorded.signals)
+    results = run.trials(train, test, [method, *rivals], recorded.signals)
+    return run.report("CCS", train, results, method, recorded, searches, pseudo)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import os
 import re
@@ -25,7 +24,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from winnow.tasks.errors import WinnowError
+from winnow.flows import FLOWS
+from winnow.tasks.errors import BadInput, WinnowError, did_you_mean
+from winnow.tasks.registry import loaded
 
 __all__ = ["run_flow"]
 
@@ -35,8 +36,8 @@ QUIET = ("annotate", "select", "train", "hold-out", "label")
 _FINISHED = re.compile(r"^Finished in state (\w+)")
 
 
-def run_flow(module: str, function: str, parameters: dict[str, Any], *, name: str, plain: bool) -> int:
-    """Run a flow in this process and show it; returns the exit status."""
+def run_flow(flow_name: str, base: dict[str, Any], changes: dict[str, Any], *, name: str, plain: bool) -> int:
+    """Run a flow in this process and show it; ``changes`` are the user's, over a deployment's parameters. Returns the exit status."""
     # Prefect reads these when it is imported. Its own console log is replaced by ours; the full log goes to
     # the server as ever.
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
@@ -59,8 +60,8 @@ def run_flow(module: str, function: str, parameters: dict[str, Any], *, name: st
 
             console.print(f"[bold]{name}[/]  store {store().uri}")
             store().check()
-            flow = getattr(importlib.import_module(module), function)
-            given = _validated(flow, parameters)
+            flow = loaded(FLOWS[flow_name])
+            given = _validated(flow, base, changes)
             if server is not None:
                 server.wait()
                 unwatched()
@@ -95,19 +96,22 @@ def _terminate(*_: Any) -> None:
     raise _Terminated
 
 
-def _validated(flow: Any, parameters: dict[str, Any]) -> dict[str, Any]:
+def _validated(flow: Any, base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """Parameters as the flow's types want them; what is wrong is said by name."""
     from prefect.exceptions import ParameterTypeError
 
-    from winnow.tasks.errors import BadInput, did_you_mean
+    from winnow.flows.forms import NESTED, merged
 
-    known = list(flow.parameters.properties)
-    for name in parameters:
-        if name not in known:
-            raise BadInput(
-                f"{flow.name} has no parameter {name!r}.{did_you_mean(name, known)} "
-                f"Parameters: {', '.join(known)}"
+    names = list(flow.parameters.properties)
+    fields = [f"{name}.{field}" for name in names for field in getattr(NESTED.get(name), "model_fields", ())]
+    for name in changes:
+        if name not in names:
+            inside = [field for field in fields if field.endswith(f".{name}")]
+            hint = (
+                f" Did you mean {' or '.join(inside)}?" if inside else did_you_mean(name, [*names, *fields])
             )
+            raise BadInput(f"{flow.name} has no parameter {name!r}.{hint} Parameters: {', '.join(names)}")
+    parameters = merged(base, changes)
     for name in flow.parameters.required or []:
         if name not in parameters:
             raise BadInput(f"{flow.name} needs the parameter {name!r}.", remedy=f"pass -p {name}=…")
@@ -193,7 +197,8 @@ class _Steps(logging.Handler):
 
 def _show_result(console: Console, result: Any, counts: Counter[str], seconds: float) -> None:
     from winnow.tasks.artifacts import Artifact
-    from winnow.tasks.report.tables import accuracy_table, comparison_table, summarise, to_rich
+    from winnow.tasks.report.statistics import summarise
+    from winnow.tasks.report.tables import accuracy_table, comparison_table, to_rich
     from winnow.tasks.store import store
 
     if isinstance(result, Artifact) and "report" in result.notes:

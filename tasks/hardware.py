@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "borrowed_generator",
     "by_device",
+    "child_seed",
     "compute_dtype",
     "core_pool",
     "cpu_count",
@@ -289,6 +290,17 @@ def seed_sequence(seed: int, *purpose: str) -> list[int]:
     True
     """
     return [seed, *(int.from_bytes(word.encode()[:8].ljust(8, b"\0"), "little") for word in purpose)]
+
+
+def child_seed(seed: int, *purpose: str) -> int:
+    """A seed for one purpose of another seed, below 2³²: for what takes a number.
+
+    >>> child_seed(0, "repeat", "1") != child_seed(0, "repeat", "2")
+    True
+    """
+    import numpy as np
+
+    return int(np.random.SeedSequence(seed_sequence(seed, *purpose)).generate_state(1, np.uint32)[0])
 
 
 def torch_generator(seed: int, *purpose: str, where: torch.device | str = "cpu") -> torch.Generator:

@@ -200,11 +200,15 @@ class ScoreEntry(Entry):
 
 @dataclass(frozen=True)
 class SelectorEntry(Entry):
-    """A selector: signals that it needs and those that it uses where they are; ``limit`` refuses what would not fit."""
+    """A selector: signals that it needs and those that it uses where they are; ``limit`` refuses what would not fit.
+
+    ``labels`` is "pseudo" where its paper trains the proxy on pseudo-labels.
+    """
 
     needs: tuple[str, ...] = ()
     uses: tuple[str, ...] = ()
     limit: str | None = None
+    labels: Literal["pseudo"] | None = None
 
 
 E = TypeVar("E", bound=Entry)

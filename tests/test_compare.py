@@ -9,16 +9,25 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from winnow.flows import checks, cli
+from winnow.flows import cli
+from winnow.flows.experiment import experiment
+from winnow.flows.methods import Method
 from winnow.tasks.artifacts import Artifact
 from winnow.tasks.errors import BadInput, UnknownName
 from winnow.tasks.provenance import UNCACHED, artifact_of
 from winnow.tasks.provenance import steps as recorded
 from winnow.tasks.registry import selectors
-from winnow.tasks.report.tables import comparison_table, mean_ranks
+from winnow.tasks.report.statistics import mean_ranks
+from winnow.tasks.report.tables import comparison_table
 from winnow.tasks.store import store
 
-SMALL = {"dataset": "digits", "fractions": (0.1, 0.2), "seeds": (0, 1), "proxy_epochs": 2, "iterations": 20}
+SMALL = {
+    "dataset": "digits",
+    "fractions": (0.1, 0.2),
+    "seeds": (0, 1),
+    "proxy": {"epochs": 2},
+    "training": {"iterations": 20},
+}
 
 
 def run(**parameters) -> Artifact:
@@ -98,7 +107,9 @@ def test_bad_input(parameters, error, message):
 @pytest.mark.parametrize("upstream", [False, True])
 def test_every_method_runs_on_real_data(upstream):
     # the published kernels and gradients are per class, as DeepCore's default is
-    result = run(fractions=(0.1,), seeds=(0,), iterations=5, balanced=upstream, upstream=upstream)
+    result = run(
+        fractions=(0.1,), seeds=(0,), training={"iterations": 5}, balanced=upstream, upstream=upstream
+    )
     trials = result.table().to_pylist()
     every = [name for name in selectors.names() if name != "top"]
     assert [trial["method"] for trial in trials] == every
@@ -145,14 +156,16 @@ def test_grand_is_averaged_over_proxies_of_its_own_seeds():
         fractions=(0.1,),
         seeds=(0,),
         methods=("grand", "top:grand_full", "el2n"),
-        proxy_network="mlp",
+        proxy={"network": "mlp", "epochs": 2},
         repeats=3,
     )
     steps = {
         task: [step for step in recorded() if step["task"] == task]
         for task in ("dynamics", "add-score", "average-score", "select")
     }
-    assert sorted(step["inputs"]["seed"] for step in steps["dynamics"]) == [0, 1000, 2000]
+    seeds = {step["inputs"]["seed"] for step in steps["dynamics"]}
+    assert len(seeds) == 3
+    assert 0 in seeds
     assert len(steps["add-score"]) == 3, "the gradients of all parameters, of each proxy"
     read = {
         step["inputs"]["params"].get("score", step["inputs"]["method"].partition("/")[0]): step["inputs"][
@@ -187,28 +200,38 @@ def test_what_is_too_large_is_refused_before_anything_is_trained(monkeypatch):
     ):
         run(methods=("random", "craig"))
     assert [step for step in recorded() if step["version"] != UNCACHED] == []
-    sparse = checks.entrants(
-        ["craig", "facility_location", "graph_cut"], "cifar10", (0.1,), balanced=False, params={}
-    )
-    assert {method.params[0.1]["neighbours"] for method in sparse} == {100}
-    own = checks.entrants(["craig"], "cifar10", (0.1,), balanced=False, params={"craig": {"neighbours": 7}})
-    assert own[0].params[0.1]["neighbours"] == 7
+    sparse = contest(["craig", "facility_location", "graph_cut"], dataset="cifar10")
+    assert {method.settings[0].params["neighbours"] for method in sparse} == {100}
+    own = contest(["craig"], {"craig": {"neighbours": 7}}, dataset="cifar10")
+    assert own[0].settings[0].params["neighbours"] == 7
+
+
+def contest(names, params=None, **others) -> list[Method]:
+    arguments = {
+        "fractions": (0.1,),
+        "seeds": (0,),
+        "balanced": False,
+        "device": "cpu",
+        "upstream": False,
+        "repeats": 1,
+    }
+    return experiment("compare", arguments | others).contest(names, params or {})
 
 
 def test_presets_and_own_parameters_meet():
-    mine = checks.entrants(
+    mine = contest(
         ["ccs", "d2", "random"],
-        "cifar10",
-        (0.1, 0.4),
+        {"ccs": {"strata": 20}},
+        dataset="cifar10",
+        fractions=(0.1, 0.4),
         balanced=True,
-        params={"ccs": {"strata": 20}},
-        upstream_batch=128,
+        upstream=True,
     )
-    ccs, d2, random = mine
-    assert ccs.params[0.1] == {"upstream": True, "mis_ratio": 0.3, "strata": 20}
-    assert ccs.params[0.4] == {"upstream": True, "strata": 20}
-    assert d2.params[0.1]["neighbours"] == 5
-    assert random.params[0.1] == {}
+    ccs, d2, random = ([dict(setting.params) for setting in method.settings] for method in mine)
+    assert ccs[0] == {"upstream": True, "mis_ratio": 0.3, "strata": 20}
+    assert ccs[1] == {"upstream": True, "strata": 20}
+    assert d2[0]["neighbours"] == 5
+    assert random[0] == {}
     assert all(method.balanced for method in mine)
 
 
@@ -261,8 +284,7 @@ def test_what_differs_from_random_is_marked():
 def test_command_line_reads_lists(monkeypatch):
     seen = {}
     monkeypatch.setattr(
-        "winnow.flows.terminal.run_flow",
-        lambda module, function, parameters, **_: seen.update(parameters) or 0,
+        "winnow.flows.terminal.run_flow", lambda flow, base, parameters, **_: seen.update(parameters) or 0
     )
     arguments = [
         "compare",
@@ -274,7 +296,7 @@ def test_command_line_reads_lists(monkeypatch):
         "--seeds",
         "0,1",
         "-p",
-        "iterations=30",
+        "training.iterations=30",
     ]
     assert CliRunner().invoke(cli.app, arguments).exit_code == 0
     assert seen == {
@@ -282,7 +304,7 @@ def test_command_line_reads_lists(monkeypatch):
         "methods": ["random", "d2"],
         "fractions": [0.1, 0.3],
         "seeds": [0, 1],
-        "iterations": 30,
+        "training": {"iterations": 30},
     }
     wrong = CliRunner().invoke(cli.app, ["compare", "digits", "--seeds", "0,x"])
     assert isinstance(wrong.exception, BadInput)
@@ -299,15 +321,16 @@ def test_deepcore_runs_one_method_with_the_published_options():
         fractions=(0.1,),
         seeds=(0,),
         baselines=("random",),
-        selection_epochs=1,
-        selection_network="mlp",
-        iterations=20,
-        optimizer="adam",
-        lr=0.01,
-        nesterov=False,
-        scheduler="step",
-        step_size=10,
-        test_interval=10,
+        proxy={"epochs": 1, "network": "mlp"},
+        training={
+            "iterations": 20,
+            "optimizer": "adam",
+            "lr": 0.01,
+            "nesterov": False,
+            "scheduler": "step",
+            "step_size": 10,
+            "test_interval": 10,
+        },
     )
     assert {(t["method"], t["samples"]) for t in result.table().to_pylist()} == {
         ("deepfool", 144),
@@ -323,4 +346,4 @@ def test_deepcore_runs_one_method_with_the_published_options():
     chosen = [step for step in recorded() if step["task"] == "select"]
     assert all(step["inputs"]["balanced"] for step in chosen)
     with pytest.raises(BadInput, match="step_size"):
-        deepcore("digits", method="random", baselines=(), scheduler="step")
+        deepcore("digits", method="random", baselines=(), training={"scheduler": "step"})

@@ -18,10 +18,9 @@ pytestmark = [pytest.mark.server, pytest.mark.usefixtures("flow_runs")]
 SMALL = {
     "fractions": (0.2,),
     "seeds": (0,),
-    "heads": 2,
-    "head_epochs": 5,
-    "proxy_epochs": 3,
-    "iterations": 40,
+    "heads": {"heads": 2, "epochs": 5},
+    "proxy": {"epochs": 3},
+    "training": {"iterations": 40},
     "mis_ratio": 0.2,
 }
 
@@ -112,7 +111,7 @@ def test_mis_ratio_is_searched_without_labels():
 
 
 def test_upstream_says_that_it_saw_test_labels():
-    result = run(upstream=True, head_epochs=41)
+    result = run(upstream=True, heads={"heads": 2, "epochs": 41})
     report = store().read(result.notes["report"]).decode()
     assert "chosen by TEST LABELS" in report
     assert "(upstream=True)" in report
@@ -158,7 +157,7 @@ def test_own_embeddings_and_pseudo_labels(tmp_path, suffix):
     [
         ({"dataset": "digit"}, UnknownName, "Did you mean 'digits'"),
         ({"embedder": "patchs"}, UnknownName, "Did you mean 'patches'"),
-        ({"network": "convnt"}, UnknownName, "Did you mean 'convnet'"),
+        ({"training": {"network": "convnt", "iterations": 4}}, UnknownName, "Did you mean 'convnet'"),
         ({"baselines": ("randm",)}, UnknownName, "Did you mean 'random'"),
         ({"score": "margin"}, BadInput, "score = 'margin'"),
         ({"device": "tpu9"}, BadInput, "not a device"),
@@ -169,7 +168,10 @@ def test_own_embeddings_and_pseudo_labels(tmp_path, suffix):
         ({"neighbours": 1442}, BadInput, "neighbours = 1442"),
         ({"fractions": (0.0001,)}, BadInput, "keeps none"),
         ({"embeddings": "nowhere.npy"}, BadInput, "no such file"),
-        ({"iterations": 10, "epochs": 2}, BadInput, "both given"),
+        ({"training": {"iterations": 10, "epochs": 2}}, BadInput, "training: iterations and epochs are both"),
+        ({"training": {"epoch": 2}}, BadInput, "training has no field 'epoch'. Did you mean 'epochs'"),
+        ({"proxy": {"scheduler": "multistep"}}, BadInput, "proxy: milestones and scheduler='multistep'"),
+        ({"heads": {"beta": 2}}, BadInput, "heads.beta: Input should be less than or equal to 1"),
         ({"dataset_options": {"verify": True}}, BadInput, "no option 'verify'"),
     ],
 )

@@ -13,7 +13,13 @@ from winnow.tasks.store import store
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("flow_runs")]
 
-SMALL = {"dataset": "digits", "fractions": (0.2,), "seeds": (0,), "proxy_epochs": 3, "iterations": 40}
+SMALL = {
+    "dataset": "digits",
+    "fractions": (0.2,),
+    "seeds": (0,),
+    "proxy": {"epochs": 3},
+    "training": {"iterations": 40},
+}
 KNOWN = {"ccs": {"mis_ratio": 0.1}, "d2": {"mis_ratio": 0.1, "neighbours": 5, "gamma_reverse": 0.1}}
 
 

@@ -18,7 +18,7 @@ from winnow.tasks.errors import BadInput
 from winnow.tasks.report.canvas import Picture, compact_png
 from winnow.tasks.report.tables import Table, escape_markdown, to_markdown
 
-__all__ = ["Report", "Section", "markdown_report", "render_report"]
+__all__ = ["Report", "Section", "markdown_report", "packed", "render_report", "unpacked"]
 
 SVG_BYTES = 400_000  # a larger drawing goes in as PNG
 LEFT_OUT = "*{} left out to keep this artifact small; the HTML report has {}.*"
@@ -75,6 +75,50 @@ class Report:
         for i, section in enumerate(self.sections):
             if not section.heading.strip():
                 raise BadInput(f"sections[{i}] has no heading.")
+
+
+def packed(sections: Sequence[Section]) -> dict[str, bytes]:
+    """Sections as files by name: their texts and tables as JSON, and the pictures.
+
+    >>> section = Section("Scores", "AUM & co.", table=Table(("method", "10 %"), (("random", "90.0"),)))
+    >>> unpacked(packed([section])) == [section]
+    True
+    """
+    files: dict[str, bytes] = {}
+    content = []
+    for section in sections:
+        pictures = []
+        for picture in section.pictures:
+            stem = f"picture-{len(files)}"
+            pictures.append({"file": stem, "alt": picture.alt, "caption": picture.caption})
+            files[f"{stem}.png"] = picture.png
+            if picture.svg is not None:
+                files[f"{stem}.svg"] = picture.svg
+        table = section.table and {**vars(section.table), "bold": sorted(section.table.bold)}
+        content.append(
+            {"heading": section.heading, "text": section.text, "pictures": pictures, "table": table}
+        )
+    return {"sections.json": json.dumps(content, ensure_ascii=False).encode(), **files}
+
+
+def unpacked(files: Mapping[str, bytes]) -> list[Section]:
+    """The sections that ``packed`` made files of."""
+    sections = []
+    for part in json.loads(files["sections.json"]):
+        pictures = tuple(
+            Picture(
+                files[f"{each['file']}.png"], each["alt"], files.get(f"{each['file']}.svg"), each["caption"]
+            )
+            for each in part["pictures"]
+        )
+        table = part["table"] and Table(
+            tuple(part["table"]["columns"]),
+            tuple(map(tuple, part["table"]["rows"])),
+            part["table"]["caption"],
+            frozenset(map(tuple, part["table"]["bold"])),
+        )
+        sections.append(Section(part["heading"], part["text"], pictures, table))
+    return sections
 
 
 def _said(value: Any) -> str:

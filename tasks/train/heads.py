@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from winnow.tasks import hardware
 from winnow.tasks.errors import BadInput
+from winnow.tasks.train.recipe import HeadsConfig, Loss
 
 __all__ = [
     "ClusterHeads",
@@ -31,59 +31,8 @@ __all__ = [
     "temi_loss",
 ]
 
-Loss = Literal["temi", "pmi", "wmi", "wmi_reg", "scan"]
-
 _SMALLEST_PRIOR = 1e-12  # of a cluster that nothing is assigned to any more
 _ROWS = 8192  # of the features that are looked at together
-
-
-class HeadsConfig(BaseModel):
-    """Hyper-parameters of the cluster heads; the defaults are the published recipe for CIFAR-10.
-
-    Learning rates are given per 256 samples of a batch: the rate of a step is lr · batch / 256.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    heads: int = Field(
-        default=50,
-        ge=1,
-        description="Independent heads; the one with the lowest training loss gives the labels",
-    )
-    epochs: int = Field(default=200, ge=1)
-    batch_size: int = Field(
-        default=1024, ge=1, description="Pairs in a step; a smaller data set is one batch"
-    )
-    neighbours: int = Field(
-        default=50, ge=1, description="Nearest neighbours among which a sample's partner is drawn"
-    )
-    beta: float = Field(default=0.6, gt=0, le=1, description="Below 1 it keeps all clusters in use")
-    loss: Loss = "temi"
-    positive_pmi: bool = Field(default=False, description="Clamp the pointwise mutual information at zero")
-    lr: float = Field(default=1e-4, gt=0)
-    min_lr: float = Field(default=1e-4, ge=0)
-    warmup_epochs: int = Field(default=20, ge=0)
-    weight_decay: float = Field(default=1e-4, ge=0)
-    weight_decay_end: float = Field(default=1e-4, ge=0)
-    momentum: float = Field(default=0.996, ge=0, le=1, description="Of the teacher, at the start")
-    momentum_end: float = Field(default=0.996, ge=0, le=1)
-    student_temperature: float = Field(default=0.1, gt=0)
-    teacher_temperature: float = Field(default=0.1, gt=0)
-    teacher_temperature_start: float = Field(default=0.1, gt=0)
-    teacher_temperature_epochs: int = Field(default=30, ge=0)
-    prior_momentum: float = Field(default=0.9, ge=0, lt=1)
-    frozen_epochs: int = Field(
-        default=1, ge=0, description="Epochs at the start in which the last layer rests"
-    )
-    layers: int = Field(default=2, ge=1)
-    hidden: int = Field(default=512, ge=1)
-    bottleneck: int = Field(default=256, ge=1)
-    normalise: Literal["none", "l2", "zscore"] = Field(
-        default="none", description="Of the embeddings; zscore takes the training mean and deviation"
-    )
-    noise: float = Field(
-        default=0.0, ge=0, description="Standard deviation of Gaussian noise on the embeddings of a step"
-    )
 
 
 class ClusterHeads(torch.nn.Module):

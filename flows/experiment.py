@@ -1,0 +1,452 @@
+"""What a flow runs with: its data, seeds, device and recipes, the user's over the preset's; and its steps with these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from winnow.flows import checks, presets
+from winnow.flows.forms import At, merged, value_at
+from winnow.flows.methods import EVERYTHING, Method, Setting, check_score, methods_by_name
+from winnow.flows.trials import Entrant, search, trials
+from winnow.tasks.artifacts import Artifact
+from winnow.tasks.data.task import bring_embeddings, bring_pseudo_labels, load
+from winnow.tasks.embed.task import checkpoint_digest, embed, knn, normalise
+from winnow.tasks.errors import BadInput
+from winnow.tasks.hardware import child_seed
+from winnow.tasks.registry import scores, selectors
+from winnow.tasks.report.task import draw, draw_comparison, publish
+from winnow.tasks.score.task import add_score, average_score, record_dynamics, takes_a_pass
+from winnow.tasks.train.recipe import HeadsConfig, Recipe
+from winnow.tasks.train.task import cluster, cluster_kmeans
+
+__all__ = ["Experiment", "PseudoLabels", "Recorded", "experiment"]
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """Pseudo-labels and what the report shows of their making."""
+
+    labels: Artifact
+    kmeans: Artifact | None = None
+    head_losses: Artifact | None = None
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a proxy's training tells: the signals that selectors read, its history, the network."""
+
+    signals: dict[str, Artifact]
+    history: Artifact
+    network: Artifact | None
+
+
+def experiment(flow: str, arguments: Mapping[str, Any]) -> Experiment:
+    """A flow's run: its arguments, where one is None the preset's value, all of them checked.
+
+    Args:
+        flow: its name.
+        arguments: by name: ``locals()`` in the flow's first line.
+
+    Raises:
+        BadInput: naming the parameter.
+    """
+    checks.arguments(arguments)
+    dataset, upstream = arguments["dataset"], arguments["upstream"]
+    given = {name: value for name, value in arguments.items() if value is not None}
+    preset = presets.PRESETS[flow](dataset, **({"upstream": upstream} if flow == "deepcore" else {}))
+    tables = presets.grid(flow, dataset, 0.1)
+    if given.get("score", preset.get("score")) != preset.get("score"):  # its values are for its score
+        preset = {name: value for name, value in preset.items() if name not in tables}
+    if given.get("embedder", preset.get("embedder")) != preset.get("embedder"):
+        preset = {**preset, "embedder_options": {}}
+    values = merged({**arguments, **preset}, given)
+    for name in tables:
+        checks.table(name, values.get(name), arguments["fractions"], preset.get(name))
+    clusters = values if flow == "elfs" else {**presets.elfs(dataset), "clusters": None}
+    return Experiment(
+        flow,
+        values,
+        proxy=checks.model("proxy", values["proxy"]),
+        training=checks.model("training", values["training"]),
+        heads=checks.model("heads", clusters["heads"]),
+        clustering=clusters,
+    )
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A flow's run: what its steps share.
+
+    Attributes:
+        flow: its name.
+        values: every parameter, by name, as it is used.
+        proxy: training of the network that selection looks at.
+        training: on the coresets.
+        heads: training of the cluster heads.
+        clustering: parameters of ``elfs`` that make the pseudo-labels.
+    """
+
+    flow: str
+    values: Mapping[str, Any]
+    proxy: Recipe
+    training: Recipe
+    heads: HeadsConfig
+    clustering: Mapping[str, Any]
+
+    @property
+    def dataset(self) -> str:
+        return str(self.values["dataset"])
+
+    @property
+    def seed(self) -> int:
+        return int(self.values.get("seed", 0))
+
+    @property
+    def device(self) -> str:
+        return str(self.values["device"])
+
+    @property
+    def upstream(self) -> bool:
+        return bool(self.values["upstream"])
+
+    def seeded(self, seed: int) -> Experiment:
+        """The same with another seed."""
+        return replace(self, values={**self.values, "seed": seed})
+
+    # -- who takes part ----------------------------------------------------------------------------------------
+
+    def method(self, fixed: Iterable[str], searched: Iterable[str], *, final_pass: bool = True) -> Method:
+        """The flow's own method: at each fraction what is settled, and values to try of what is open.
+
+        Args:
+            fixed: parameters that are the same at every fraction.
+            searched: parameters that are a number, a table by fraction, or to be searched.
+            final_pass: whether the trained network's scores can be selected by.
+
+        Raises:
+            BadInput: the score is not recorded.
+        """
+        check_score(self.values["score"], final_pass=final_pass)
+        known = {name: self.values[name] for name in fixed} | {"upstream": self.upstream}
+        settings = []
+        for fraction in self.values["fractions"]:
+            grid = presets.grid(self.flow, self.dataset, fraction)
+            at = {name: value_at(self.values.get(name), fraction) for name in searched}
+            settled = {name: value for name, value in at.items() if value != "auto"}
+            open_ = {name: grid[name] for name in at if name not in settled}
+            settings.append(Setting(fraction, known | settled, open_))
+        return Method(self.flow, self.flow, tuple(settings), bool(self.values.get("balanced")))
+
+    def baselines(
+        self, signals: Iterable[str] = EVERYTHING, *, final_pass: bool = True, **params: Mapping[str, Any]
+    ) -> list[Method]:
+        """The methods to compare with; those that select by a score of choice take the flow's.
+
+        Args:
+            signals: that the flow makes.
+            final_pass: whether the trained network's scores are among them.
+            params: of selectors, by name.
+
+        Raises:
+            BadInput: one is the flow's own method, or needs what the flow does not make.
+        """
+        if self.flow in self.values["baselines"]:
+            raise BadInput(f"baselines names {self.flow} itself.")
+        return methods_by_name(
+            self.values["baselines"],
+            self.values["fractions"],
+            signals=signals,
+            final_pass=final_pass,
+            score=self.values["score"],
+            params=params,
+        )
+
+    def contest(self, names: Sequence[str], params: Mapping[str, Mapping[str, Any]]) -> list[Method]:
+        """The methods of a comparison, with the presets' parameters where there are any and the user's over them.
+
+        Where the run is ``upstream``, the published code of those that have such a mode is replayed.
+
+        Args:
+            names: selectors; ``selector:score`` for another score.
+            params: the user's, by selector.
+
+        Raises:
+            BadInput: a name twice or none at all; parameters of a method that does not take part, or that it
+                does not have.
+        """
+        if not names:
+            raise BadInput(
+                "methods is empty.", remedy='give at least one, for example methods=["random", "d2"]'
+            )
+        if twice := [name for name in names if list(names).count(name) > 1]:
+            raise BadInput(f"methods names {twice[0]!r} twice.")
+        taking_part = {name.partition(":")[0] for name in names}
+        if stray := sorted(set(params) - taking_part):
+            raise BadInput(f"params names {stray[0]!r}, which is not among the methods {', '.join(names)}.")
+        balanced = bool(self.values["balanced"])
+        published = presets.selectors_of(self.dataset, balanced=balanced, upstream=self.upstream)
+        chosen = {
+            name: {
+                **self._replay(name, params.get(name, {})),
+                **published.get(name, {}),
+                **params.get(name, {}),
+            }
+            for name in taking_part
+        }
+        fractions = self.values["fractions"]
+        return methods_by_name(names, fractions, passes=True, params=chosen, balanced=balanced)
+
+    def _replay(self, name: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """What makes a selector replay its published code; some divides gradients by the size of the proxy's batches."""
+        from winnow.tasks.select.budget import check_parameters
+
+        entry = selectors.get(name)
+        replay = self.upstream and entry.replays
+        check_parameters(entry, params, upstream=replay)
+        if not replay:
+            return {}
+        batch = {"batch": self.proxy.batch_size} if "batch" in entry.parameters(upstream=True) else {}
+        return {"upstream": True, **batch}
+
+    # -- steps -------------------------------------------------------------------------------------------------
+
+    def load(self, *methods: Method) -> tuple[Artifact, Artifact]:
+        """The training samples, which must suit the methods, and the labelled test samples."""
+        options, values = self.values["dataset_options"], self.values
+        train = load(self.dataset, "train", options=options)
+        graph = 0 if values.get("pseudo_labels") else values.get("neighbours", 0)
+        neighbours = [value_at(graph, fraction) for fraction in values["fractions"]]
+        checks.fits(
+            train,
+            methods,
+            clusters=values.get("clusters"),
+            neighbours=max((k for k in neighbours if k != "auto"), default=0),
+        )
+        return train, load(self.dataset, "test", labels=True, options=options)
+
+    def true_labels(self) -> Artifact:
+        """The training samples with their labels."""
+        return load(self.dataset, "train", labels=True, options=self.values["dataset_options"])
+
+    def embeddings(self, train: Artifact) -> Artifact:
+        """Of the training samples: the user's own, or the embedder's."""
+        if self.values.get("embeddings") is not None:
+            return bring_embeddings(train, self.values["embeddings"])
+        return self._embed(train, self.values)
+
+    def _embed(
+        self, samples: Artifact, how: Mapping[str, Any], learn_from: Artifact | None = None
+    ) -> Artifact:
+        return embed(
+            samples,
+            how["embedder"],
+            options=how.get("embedder_options") or {},
+            checkpoint=checkpoint_digest(how["embedder"]),
+            learn_from=learn_from,
+            seed=self.seed,
+            device=self.device,
+        )
+
+    def pseudo_labels(self, train: Artifact, test: Artifact | None = None) -> PseudoLabels:
+        """ELFS's: embed, link, cluster; or the user's own. With ``test`` the epoch is chosen by its labels, as published."""
+        files = [name for name in ("pseudo_labels", "embeddings") if self.values.get(name) is not None]
+        if test is not None and files:
+            raise BadInput(
+                f"upstream=True chooses the epoch on embedded test images; your own {files[0]} leave it none."
+            )
+        if "pseudo_labels" in files:
+            return PseudoLabels(bring_pseudo_labels(train, self.values["pseudo_labels"]))
+        how = self.clustering
+        own = how.get("embeddings")
+        features = self._embed(train, how) if own is None else bring_embeddings(train, own)
+        oracle = None if test is None else self._embed(test, how, learn_from=train)
+        if (scale := how["normalisation"]) != "none":
+            oracle = oracle and normalise(oracle, scale, reference=features)
+            features = normalise(features, scale)
+        graph = knn(features, how["neighbours"], upstream=test is not None, device=self.device)
+        classes = how.get("clusters") or train.facts["classes"]
+        where: dict[str, Any] = {"seed": self.seed, "device": self.device}
+        heads = self.heads.model_dump(exclude_defaults=True)
+        clusters = cluster(features, graph, classes, heads, test=test, test_embeddings=oracle, **where)
+        kmeans = cluster_kmeans(features, classes, **where)
+        return PseudoLabels(clusters["pseudo_labels"], kmeans, clusters["losses"])
+
+    def record(
+        self, train: Artifact, labels: Artifact, *, final_pass: bool = True, **options: Any
+    ) -> Recorded:
+        """Train the proxy on all samples: dynamics and, with ``final_pass``, the trained network's scores, features and logits."""
+        told = record_dynamics(
+            train, labels, self.proxy, seed=self.seed, device=self.device, final_pass=final_pass, **options
+        )
+        signals = {"labels": labels, "scores": told["scores"]}
+        if final_pass:
+            signals |= {"embeddings": told["features"], "logits": told["logits"]}
+        return Recorded(signals, told["history"], told.get("network"))
+
+    def search(
+        self, train: Artifact, method: Method, signals: Mapping[str, Artifact]
+    ) -> tuple[Method, list[dict[str, Any]]]:
+        """The method with its open parameters chosen by trainings of its own; and the searches."""
+        if not any(setting.grid for setting in method.settings):
+            return method, []
+        recipe = self.training
+        if (iterations := self.values.get("search_iterations")) is not None:
+            shorter = merged(
+                {"training": recipe.model_dump(exclude_none=True)}, {"training": {"iterations": iterations}}
+            )
+            recipe = checks.model("training", shorter["training"])
+        return search(
+            train,
+            signals,
+            method,
+            recipe,
+            seed=self.seed,
+            seeds=self.values["search_seeds"],
+            device=self.device,
+        )
+
+    def trials(
+        self, train: Artifact, test: Artifact, methods: Iterable[Method], signals: Mapping[str, Artifact]
+    ) -> list[dict[str, Any]]:
+        """Select with every method once, train on every coreset with every seed."""
+        seeds = tuple(self.values["seeds"])
+        entrants = [Entrant(method, signals, seeds, self.seed) for method in methods]
+        return trials(train, test, entrants, self.training, self.device)
+
+    def report(
+        self,
+        title: str,
+        train: Artifact,
+        results: list[dict[str, Any]],
+        method: Method,
+        recorded: Recorded,
+        searches: list[dict[str, Any]],
+        pseudo: PseudoLabels | None = None,
+    ) -> Artifact:
+        """Draw and publish the report; the trials."""
+        chosen = [{"fraction": s.fraction, "params": dict(s.params)} for s in method.settings]
+        drawn = draw(
+            self.dataset,
+            train,
+            method.name,
+            trials=results,
+            scores=recorded.signals["scores"],
+            score=self.values["score"],
+            history=recorded.history,
+            chosen=chosen,
+            searches=searches,
+            pseudo_labels=None if pseudo is None else pseudo.labels,
+            kmeans=None if pseudo is None else pseudo.kmeans,
+            head_losses=None if pseudo is None else pseudo.head_losses,
+        )
+        name = f"{self.flow}-{self.dataset}"
+        return publish(name, self.titled(title), train, drawn, chosen, self.settings())
+
+    # -- comparisons -------------------------------------------------------------------------------------------
+
+    def compare(
+        self, title: str, name: str, methods: Sequence[Method], *, normalised: bool = True
+    ) -> Artifact:
+        """Every method at every fraction, the whole pipeline anew for each seed, on shared artifacts.
+
+        All methods of a seed read the same proxy's labels, features, residuals, probabilities and dynamics.
+        Three kinds read more: those whose paper selects with pseudo-labels a proxy that is trained on these,
+        scores that take it another pass of the trained network over all images, averaged ones the mean over
+        ``repeats`` proxies.
+        """
+        train, test = self.load(*methods)
+        batch = self.proxy.batch_size if self.upstream else None
+        entrants, histories = [], []
+        for seed in self.values["seeds"]:
+            run = self.seeded(seed)
+            shared = run.record(train, run.true_labels(), normalised=normalised, grand_batch=batch)
+            histories.append(shared.history)
+            signals: dict[str | None, dict[str, Artifact]] = {None: shared.signals}
+            for method in methods:
+                source = run._source(method)
+                if source is not None and source not in signals:
+                    signals[source] = run._signals(
+                        source, train, shared, normalised=normalised, grand_batch=batch
+                    )
+                entrants.append(Entrant(method, signals[source], (seed,), seed))
+        results = trials(train, test, entrants, self.training, self.device)
+        order = [method.name for method in methods]
+        drawn = draw_comparison(
+            self.dataset,
+            train,
+            trials=sorted(results, key=lambda trial: order.index(trial["method"])),
+            histories=[
+                {"seed": s, "history": h} for s, h in zip(self.values["seeds"], histories, strict=True)
+            ],
+        )
+        chosen = [
+            {"method": method.name, "fraction": s.fraction, "params": dict(s.params)}
+            for method in methods
+            for s in method.settings
+        ]
+        return publish(name, self.titled(title), train, drawn, chosen, self.settings())
+
+    def _source(self, method: Method) -> str | None:
+        """What a method reads that not all do: ``pseudo`` labels, or a score by name."""
+        if selectors.get(method.selector).labels == "pseudo":
+            return "pseudo"
+        score = method.score
+        if score is None:
+            return None
+        averaged = scores.get(score).averaged and self.values["repeats"] > 1
+        return score if takes_a_pass(score) or averaged else None
+
+    def _signals(self, source: str, train: Artifact, shared: Recorded, **options: Any) -> dict[str, Artifact]:
+        """The signals of a source; see ``compare``."""
+        if source == "pseudo":
+            return self.record(train, self.pseudo_labels(train).labels, final_pass=False).signals
+        labels = shared.signals["labels"]
+        repeats = self.values["repeats"] if scores.get(source).averaged else 1
+        again = (self.seeded(child_seed(self.seed, "repeat", str(i))) for i in range(1, repeats))
+        proxies = [shared, *(run.record(train, labels, **options) for run in again)]
+        measured = [proxy.signals["scores"] for proxy in proxies]
+        if takes_a_pass(source):
+            measured = [
+                add_score(train, labels, known, proxy.network, self.proxy, source, device=self.device)
+                for known, proxy in zip(measured, proxies, strict=True)
+                if proxy.network is not None
+            ]
+        mean = measured[0] if len(measured) == 1 else average_score(measured, source)
+        return {**shared.signals, "scores": mean}
+
+    # -- what the report says ----------------------------------------------------------------------------------
+
+    def titled(self, title: str) -> str:
+        """The report's title."""
+        label_free = ", without labels" if self.values.get("labels") == "pseudo" else ""
+        return f"{title} on {self.dataset}{label_free}{' (upstream=True)' if self.upstream else ''}"
+
+    def settings(self) -> dict[str, Any]:
+        """What the run was made with, flat; without the values that the user's files replaced."""
+        values = dict(self.values) | {
+            "proxy": self.proxy.model_dump(),
+            "training": self.training.model_dump(),
+        }
+        if self.flow == "elfs":
+            values["heads"] = self.heads.model_dump(exclude={"neighbours"})
+        replaced: tuple[str, ...] = ()
+        if values.get("pseudo_labels"):
+            replaced = ("embedder", "embedder_options", "normalisation", "neighbours", "heads")
+        elif values.get("embeddings"):
+            replaced = ("embedder", "embedder_options")
+        flat: dict[str, Any] = {}
+        for name, value in values.items():
+            if name in replaced or value is None or value == {}:
+                continue
+            if name in ("embeddings", "pseudo_labels"):
+                value = Path(value).name
+            if isinstance(value, dict):
+                flat |= {f"{name}.{key}": inner for key, inner in value.items() if inner is not None}
+            elif isinstance(value, list) and value and isinstance(value[0], At):
+                flat |= {f"{name} at {at.fraction:g}": at.value for at in value}
+            else:
+                flat[name] = list(value) if isinstance(value, tuple) else value
+        return flat
