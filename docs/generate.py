@@ -1,4 +1,4 @@
-"""Writes the pages of docs/ that repeat what the code says: `make docs`.
+"""Writes what repeats the code, pages of docs/ and the presets in deployments/prefect.yaml: `make docs`.
 
 The output depends on the sources alone; a test compares it with the committed pages.
 """
@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+from pydantic import BaseModel
 from sources import AFTER, BEFORE, Doc, Parameter, followed, joined, meanings, parameters, parse, without_args
 
-from winnow.flows import cli, presets
+from winnow.flows import FLOWS, forms, presets
+from winnow.flows.catalogue import chosen, deployments
 from winnow.tasks import registry
 from winnow.tasks.registry import Entry, Registry, docstring
+from winnow.tasks.train.recipe import HeadsConfig, Recipe
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
+DEPLOYMENTS = ROOT / "deployments" / "prefect.yaml"
+PRESET = "# the dataset's preset"
 NOTICE = "<!-- Written by docs/generate.py from the code; `make docs` writes it anew. -->"
 
 
@@ -53,8 +59,8 @@ KINDS = {
     ),
     "networks": Kind(
         "Networks",
-        "`winnow ls networks` lists them. A flow takes one by name as `network` (trained on the coreset) or "
-        "`proxy_network` (whose training dynamics are recorded).",
+        "`winnow ls networks` lists them. A flow takes one by name as `training.network` (trained on the "
+        "coreset) or `proxy.network` (whose training dynamics are recorded).",
     ),
     "scores": Kind(
         "Scores",
@@ -77,6 +83,7 @@ KINDS = {
         shared="winnow.tasks.select.budget:run",
         hidden=("signals", "budget", "generator"),
         shared_hidden=("selector", "params"),
+        columns_hidden=("labels",),
         facts_hidden=("limit",),  # a function; each section says under Raises what it refuses
     ),
     "policies": Kind("Hiding policies", "`winnow ls policies` lists them."),
@@ -246,68 +253,106 @@ def _registry(name: str) -> Registry:
 
 
 def flows_page() -> str:
-    flows = sorted(cli._flows().items())
+    flows = sorted(FLOWS.items())
+    first_lines = {name: parse(docstring(target)).summary for name, target in flows}
     parts = [
         "# Flows",
         NOTICE,
-        "`winnow ls flows` lists them. Parameters are flat, so that each can be given on its own: `winnow "
-        "run elfs/digits -p 'seeds=[0]'` in this process, `prefect deployment run elfs/digits -p "
-        "'seeds=[0]'` on a server, or in the form of the UI. Lists and maps are written as JSON. "
+        "`winnow ls flows` lists them. A parameter is set by name, a field of a nested one after a dot: `winnow "
+        "run elfs/digits -p 'seeds=[0]' -p training.epochs=30` in this process, `prefect deployment run "
+        "elfs/digits -p 'seeds=[0]'` on a server, or in the form of the UI. Lists and maps are written as JSON. "
         "[deployments.md](deployments.md) has the ready-made runs.",
-        table(["flow", ""], [[f"[`{name}`](#{slug(name)})", prose(summary)] for name, (_, summary) in flows]),
+        table(["flow", ""], [[f"[`{name}`](#{slug(name)})", prose(text)] for name, text in first_lines.items()]),
     ]
-    for name, (target, _) in flows:
+    for name, target in flows:
         doc = parse(docstring(target))
         parts += [f"## `{name}`", prose(doc.summary), source_link(target), *paragraphs(doc)]
-        parts += [parameter_table(parameters(target), meanings(target)), *sections(doc, AFTER)]
-        if hasattr(presets, name):
-            parts.append(preset_table(name))
-    return "\n\n".join(parts) + "\n"
+        parts += [parameter_table(parameters(target), forms.COMMON | doc.args), *sections(doc, AFTER)]
+        parts.append(preset_table(name))
+    return "\n\n".join(parts + [nested_table(model) for model in (Recipe, HeadsConfig)]) + "\n"
+
+
+def nested_table(model: type[BaseModel]) -> str:
+    """The fields of the flows' parameters of this type."""
+    of = " and ".join(f"`{name}`" for name, kind in forms.NESTED.items() if kind is model)
+    rows = [
+        [code(name), _schema_type(field), code(repr(field.get("default"))), prose(joined(field["description"]))]
+        for name, field in model.model_json_schema()["properties"].items()
+    ]
+    head = f"## `{model.__name__}`: the fields of {of}\n\n{prose(parse(model.__doc__ or '').summary)}"
+    return f"{head}\n\n{table(['field', 'type', 'default', 'meaning'], rows)}"
+
+
+def _schema_type(field: Mapping[str, Any]) -> str:
+    """A JSON schema's type in words."""
+    if "anyOf" in field:
+        return " or ".join(_schema_type(option) for option in field["anyOf"])
+    if "enum" in field:
+        return " or ".join(repr(value) for value in field["enum"])
+    return {"string": "str", "integer": "int", "number": "float", "boolean": "bool", "null": "None"}.get(
+        field["type"], field["type"]
+    )
 
 
 def preset_table(flow: str) -> str:
     """What a flow's None stands for, dataset by dataset."""
-    make = getattr(presets, flow)
     names = [*(entry.name for entry in registry.datasets if not entry.name.endswith("*")), "any other"]
-    values = {name: make(name).model_dump(exclude_unset=True, exclude_none=True) for name in names}
-    columns = [key for key in type(make("")).model_fields if any(key in preset for preset in values.values())]
+    values = {name: presets.PRESETS[flow](name) for name in names}
+    columns = list(dict.fromkeys(key for preset in values.values() for key in preset))
     rows = [
-        [code(name) if name != "any other" else name, *(_plain(preset.get(key, "")) for key in columns)]
+        [code(name) if name != "any other" else name, *(_plain(preset.get(key)) for key in columns)]
         for name, preset in values.items()
     ]
-    meaning = parse(type(make("")).__doc__ or "").args
-    legend = "; ".join(f"*{key.replace('_', ' ')}*: {prose(meaning[key].rstrip('.'))}" for key in columns)
-    head = f"### Presets of `{flow}`\n\n{prose(inspect.cleandoc(presets.__doc__ or ''))} {legend}."
-    return head + "\n\n" + table(["dataset", *(key.replace("_", " ") for key in columns)], rows)
+    head = f"### Presets of `{flow}`\n\n{prose(inspect.cleandoc(presets.__doc__ or ''))}"
+    return head + "\n\n" + table(["dataset", *columns], rows)
 
 
 def _plain(value: Any) -> str:
+    """A preset's value in a cell."""
     if isinstance(value, dict):
-        value = ", ".join(f"{key}: {inner}" for key, inner in value.items())
-    return prose(str(value))
+        return prose(", ".join(f"{key} {inner}" for key, inner in value.items()))
+    if isinstance(value, list):
+        return ", ".join(f"{at.value:g} at {at.fraction:g}" for at in value)
+    return "" if value is None else prose(str(value))
 
 
 def deployments_page() -> str:
-    deployments = cli._deployments()
-    first = next(iter(deployments))
+    listed = deployments()
+    first = next(iter(listed))
     rows = []
-    for (name, entry), note in zip(deployments.items(), _deployment_notes(), strict=True):
-        values = ", ".join(f"{key}={value}" for key, value in entry.get("parameters", {}).items())
+    for (name, entry), note in zip(listed.items(), _deployment_notes(), strict=True):
+        values = ", ".join(f"{key}={value}" for key, value in chosen(name).items())
         pool = entry["work_pool"]["name"]
         rows.append([code(name), entry["description"], code(pool), code(values), prose(note)])
     intro = (
         "The ready-made runs of [deployments/prefect.yaml](../deployments/prefect.yaml). `winnow run "
         f"{first}` runs one in this process, `prefect deployment run {first}` on a server: see "
-        "[deploying.md](deploying.md). Parameters that are not named have the flow's defaults: see "
-        "[flows.md](flows.md). Times are orders of magnitude, and published results are read off a figure."
+        "[deploying.md](deploying.md). Parameters that are not named have the flow's defaults and the preset's "
+        "values: see [flows.md](flows.md). Times are orders of magnitude, and published results are read off a "
+        "figure."
     )
     head = ["deployment", "", "work pool", "parameters", "cost and published result"]
     return "\n\n".join(["# Deployments", NOTICE, intro, table(head, rows)]) + "\n"
 
 
+def deployments_file() -> str:
+    """prefect.yaml with each deployment's own parameters followed by its dataset's preset."""
+    written = []
+    for block in DEPLOYMENTS.read_text(encoding="utf-8").split("\n\n"):
+        own, _, _ = block.rstrip("\n").partition(f"\n    {PRESET}\n")
+        if name := re.search(r"^- <<: \*(\w+)$", own, re.M):
+            parameters = yaml.safe_load(own.partition("  parameters:\n")[2])
+            values = presets.as_json(name[1], parameters["dataset"])
+            added = {key: value for key, value in values.items() if key not in parameters}
+            lines = yaml.safe_dump(added, default_flow_style=None, sort_keys=False, width=100).splitlines()
+            own = "\n".join([own, f"    {PRESET}", *(f"    {line}" for line in lines)])
+        written.append(own)
+    return "\n\n".join(written) + "\n"
+
+
 def _deployment_notes() -> list[str]:
     """The comment above each entry of prefect.yaml: expected time, hardware, published result."""
-    text = (ROOT / "deployments" / "prefect.yaml").read_text(encoding="utf-8")
+    text = DEPLOYMENTS.read_text(encoding="utf-8")
     notes, comment = [], []
     for line in text.partition("\ndeployments:")[2].splitlines():
         if line.lstrip().startswith("#"):
@@ -324,13 +369,17 @@ def pages() -> dict[str, str]:
     return written | {"flows.md": flows_page(), "deployments.md": deployments_page()}
 
 
+def write(file: Path, content: str) -> None:
+    changed = not file.exists() or file.read_text(encoding="utf-8") != content
+    if changed:
+        file.write_text(content, encoding="utf-8")
+    print(f"{file.relative_to(ROOT)}: {'written' if changed else 'up to date'}")
+
+
 def main() -> None:
+    write(DEPLOYMENTS, deployments_file())
     for name, content in pages().items():
-        file = DOCS / name
-        changed = not file.exists() or file.read_text(encoding="utf-8") != content
-        if changed:
-            file.write_text(content, encoding="utf-8")
-        print(f"docs/{name}: {'written' if changed else 'up to date'}")
+        write(DOCS / name, content)
 
 
 if __name__ == "__main__":

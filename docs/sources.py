@@ -6,6 +6,7 @@ The methods are not imported, which would take torch and seconds.
 from __future__ import annotations
 
 import ast
+import copy
 import importlib.util
 import inspect
 import re
@@ -57,8 +58,23 @@ def assignments(module: str) -> dict[str, ast.expr]:
             names |= {target.id: node.value for target in node.targets if isinstance(target, ast.Name)}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("winnow."):
             origin = assignments(node.module)
-            names |= {a.asname or a.name: origin[a.name] for a in node.names if a.name in origin}
+            spelled_out = _SpelledOut(origin)
+            names |= {
+                a.asname or a.name: spelled_out.visit(copy.deepcopy(origin[a.name]))
+                for a in node.names
+                if a.name in origin
+            }
     return names
+
+
+class _SpelledOut(ast.NodeTransformer):
+    """Replaces names by what they stand for."""
+
+    def __init__(self, names: dict[str, ast.expr]) -> None:
+        self.names = names
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return self.visit(copy.deepcopy(self.names[node.id])) if node.id in self.names else node
 
 
 def parameters(target: str) -> list[Parameter]:
@@ -103,6 +119,10 @@ def words(annotation: ast.expr, names: dict[str, ast.expr]) -> str:
         case ast.Subscript(value=ast.Name(id="tuple" | "list"), slice=inner):
             element = inner.elts[0] if isinstance(inner, ast.Tuple) else inner
             return f"list of {words(element, names)}"
+        case ast.Subscript(value=ast.Name(id="At")):
+            return "{fraction, value}"
+        case ast.Call(func=ast.Name(id="_changes"), args=[model]):
+            return f"fields of {ast.unparse(model)}"
         case ast.Subscript(value=ast.Name(id="dict"), slice=ast.Tuple(elts=[key, value])):
             return f"map from {words(key, names)} to {words(value, names)}"
     return ast.unparse(annotation)

@@ -8,7 +8,7 @@ from typing import Any
 from winnow.flows import FLOWS
 from winnow.tasks import registry
 
-__all__ = ["KINDS", "deployments", "listed"]
+__all__ = ["KINDS", "chosen", "deployments", "listed"]
 
 KINDS = ("datasets", "embedders", "networks", "scores", "selectors", "policies", "flows", "deployments")
 
@@ -24,6 +24,19 @@ def deployments() -> dict[str, dict[str, Any]]:
     content = yaml.load(file.read_text(encoding="utf-8"), Loader=loader)
     names = {target.replace(":", "."): name for name, target in FLOWS.items()}
     return {f"{names[entry['entrypoint']]}/{entry['name']}": entry for entry in content["deployments"]}
+
+
+def chosen(name: str) -> dict[str, Any]:
+    """Parameters of a deployment that are not the preset's anyway.
+
+    A run in this process starts from these: the preset follows what the user changes, its table for one score
+    does not stay for another.
+    """
+    from winnow.flows import presets
+
+    parameters = deployments()[name].get("parameters", {})
+    preset = presets.as_json(name.partition("/")[0], parameters["dataset"])
+    return {key: value for key, value in parameters.items() if value != preset.get(key)}
 
 
 def listed(kind: str) -> list[dict[str, Any]]:

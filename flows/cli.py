@@ -83,7 +83,7 @@ def run(
         raise UnknownName(
             f"{name!r} is not a deployment or flow.{did_you_mean(name, names)} Available: {', '.join(names)}"
         )
-    base = deployments[name].get("parameters", {}) if name in deployments else {}
+    base = catalogue.chosen(name) if name in deployments else {}
     flow = name.partition("/")[0]
 
     from winnow.flows.terminal import run_flow

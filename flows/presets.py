@@ -8,7 +8,7 @@ from typing import Any
 from winnow.flows.forms import At, merged
 from winnow.tasks.registry import datasets
 
-__all__ = ["PRESETS", "ccs", "compare", "d2", "deepcore", "elfs", "grid", "selectors_of"]
+__all__ = ["PRESETS", "as_json", "ccs", "compare", "d2", "deepcore", "elfs", "grid", "selectors_of"]
 
 Values = dict[str, Any]  # parameters of a flow by name
 
@@ -201,6 +201,19 @@ PRESETS: dict[str, Callable[..., Values]] = {
     "deepcore": deepcore,
     "compare": compare,
 }
+
+
+def as_json(flow: str, dataset: str) -> Values:
+    """A preset as a deployment has it: plain values.
+
+    >>> as_json("elfs", "cifar10")["mis_ratio"]
+    [{'fraction': 0.1, 'value': 0.4}]
+    """
+    return {
+        name: [at.model_dump() for at in value] if isinstance(value, list) else value
+        for name, value in PRESETS[flow](dataset).items()
+        if value
+    }
 
 
 def grid(method: str, dataset: str, fraction: float) -> dict[str, tuple[Any, ...]]:

@@ -17,7 +17,9 @@ import click
 import pytest
 import typer
 
-from winnow.flows import cli
+from winnow.flows import FLOWS, cli, presets
+from winnow.flows.catalogue import KINDS, deployments
+from winnow.flows.forms import NESTED
 from winnow.tasks import registry
 from winnow.tasks.registry import Registry
 
@@ -54,6 +56,15 @@ def test_generated_pages_are_up_to_date(generated):
         )
 
 
+def test_deployments_show_the_presets_values():
+    assert generate.DEPLOYMENTS.read_text(encoding="utf-8") == generate.deployments_file(), (
+        "deployments/prefect.yaml is out of date: run `make docs`"
+    )
+    for name, entry in deployments().items():
+        flow, dataset = name.partition("/")[0], entry["parameters"]["dataset"]
+        assert set(presets.as_json(flow, dataset)) <= set(entry["parameters"]), name
+
+
 def test_nothing_generated_is_left_over(generated):
     written = {page.name for page in DOCS.glob("*.md") if generate.NOTICE in page.read_text(encoding="utf-8")}
     assert written == set(generated)
@@ -76,7 +87,7 @@ def test_every_method_has_a_section_with_all_its_parameters(generated):
 
 
 def test_flow_parameters_are_explained(generated):
-    for name, (target, _) in cli._flows().items():
+    for name, target in FLOWS.items():
         section = generated["flows.md"].partition(f"\n## `{name}`\n")[2].partition("\n## ")[0]
         for parameter in sources.parameters(target):
             row = re.search(rf"^\| `{parameter.name}` \|.*\| (.*) \|$", section, re.M)
@@ -85,11 +96,11 @@ def test_flow_parameters_are_explained(generated):
 
 
 def test_deployments_say_what_they_cost(generated):
-    assert len(generate._deployment_notes()) == len(cli._deployments())
+    assert len(generate._deployment_notes()) == len(deployments())
     assert all(generate._deployment_notes()), (
         "each entry of prefect.yaml has a comment above it: time, hardware, published result"
     )
-    for name in cli._deployments():
+    for name in deployments():
         assert f"`{name}`" in generated["deployments.md"]
 
 
@@ -209,18 +220,20 @@ def check_winnow(words: list[str]) -> None:
             assert rest, shlex.join(words)
             given.append((options[word].name, rest.pop(0)))
     if command.name == "ls" and plain and words[0] == "ls":
-        assert plain[0] in cli.KINDS, shlex.join(words)
+        assert plain[0] in KINDS, shlex.join(words)
     if command.name == "run":
         check_run(plain[0], [value for name, value in given if name == "parameter"])
 
 
-def check_run(name: str, parameters: list[str]) -> None:
-    known, flows = cli._deployments(), cli._flows()
-    assert name in known or name in flows, f"no deployment or flow {name}"
-    target = flows[name.partition("/")[0]][0]
-    accepted = {parameter.name for parameter in sources.parameters(target)}
-    for text in parameters:
-        assert cli._parameter(text)[0] in accepted, f"{name} has no parameter {text}"
+def check_run(name: str, texts: list[str], *, dotted: bool = True) -> None:
+    assert name in deployments() or name in FLOWS, f"no deployment or flow {name}"
+    accepted = {parameter.name for parameter in sources.parameters(FLOWS[name.partition("/")[0]])}
+    for parameter, value in cli._parameters(texts).items():
+        assert parameter in accepted, f"{name} has no parameter {parameter}"
+        if parameter in NESTED:
+            unknown = set(value) - set(NESTED[parameter].model_fields)
+            assert not unknown, f"{name}: {parameter} has no field {unknown}"
+    assert dotted or not any("." in text.partition("=")[0] for text in texts), f"{texts} are not Prefect's"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
@@ -233,9 +246,8 @@ def test_commands_name_what_exists(page):
         elif program == "make":
             assert {word for word in words[1:] if "=" not in word} <= targets, shlex.join(words)
         elif program == "prefect" and words[1:3] == ["deployment", "run"]:
-            check_run(
-                words[3], [value for flag, value in itertools.pairwise(words) if flag in ("-p", "--param")]
-            )
+            texts = [value for flag, value in itertools.pairwise(words) if flag in ("-p", "--param")]
+            check_run(words[3], texts, dotted=False)
 
 
 @pytest.mark.parametrize(
@@ -245,6 +257,7 @@ def test_commands_name_what_exists(page):
         "ls selector",
         "run elfs/digit",
         "run elfs -p datset=digits",
+        "run elfs -p training.epoch=3",
         "cache list",
         "show abcd --row 3",
         "run elfs --quiet",
@@ -279,13 +292,13 @@ def test_kinds_of_artifacts_are_documented():
 
 
 def test_grids_of_the_search_are_documented():
-    from winnow.flows.presets import mis_ratio_grid
+    from winnow.flows.presets import grid
 
     text = (DOCS / "elfs.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| (\d+) % \| ([\d., ]+) \|$", text, re.M))
     assert len(rows) == 5
     for percent, values in rows.items():
-        assert tuple(map(float, values.split(", "))) == mis_ratio_grid(int(percent) / 100)
+        assert tuple(map(float, values.split(", "))) == grid("elfs", "", int(percent) / 100)["mis_ratio"]
 
 
 # -- examples ------------------------------------------------------------------------------------------------
