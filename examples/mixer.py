@@ -1,6 +1,6 @@
 """A network in one file: an MLP-Mixer small enough for a CPU.
 
-WINNOW_PLUGINS=examples/mixer.py winnow run deepcore/digits -p network=mixer -p method=herding -p lr=0.02
+WINNOW_PLUGINS=examples/mixer.py winnow run deepcore/digits -p training.network=mixer -p training.lr=0.02 -p method=herding
 """
 
 from __future__ import annotations

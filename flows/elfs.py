@@ -29,7 +29,7 @@ def elfs(
     neighbours: Positive | None = None,
     clusters: Annotated[int, Field(ge=2)] | None = None,
     heads: Heads | None = None,
-    score: str = "aum",
+    score: str | None = None,
     mis_ratio: MisRatio | None = None,
     search_seeds: Positive = 1,
     baselines: tuple[str, ...] = ("random", "full"),

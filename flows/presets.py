@@ -101,7 +101,7 @@ def elfs(dataset: str) -> Values:
     >>> elfs("cifar10")["mis_ratio"][0].value
     0.4
     """
-    return _ELFS.get(dataset, _ANY)
+    return {"score": "aum", **_ELFS.get(dataset, _ANY)}
 
 
 # beta of CCS by fraction kept (d2_ccs.md 1.5). Its README has CIFAR-10 and ImageNet at 10 %, ImageNet at 20

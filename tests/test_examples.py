@@ -105,13 +105,13 @@ def test_a_flow_takes_all_three(prefect_server, tmp_path, npz):
     ]
     parameters += [
         "-p",
-        "proxy_network=mixer",
+        "proxy.network=mixer",
         "-p",
-        "proxy_epochs=3",
+        "proxy.epochs=3",
         "-p",
-        "network=mixer",
+        "training.network=mixer",
         "-p",
-        "iterations=40",
+        "training.iterations=40",
     ]
     environment = {**prefect_server, "WINNOW_STORE": str(tmp_path / "store")}
     said = winnow("run", "compare", *parameters, plugins=plugins, **environment)
