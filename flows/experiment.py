@@ -60,8 +60,6 @@ def experiment(flow: str, arguments: Mapping[str, Any]) -> Experiment:
     tables = presets.grid(flow, dataset, 0.1)
     if given.get("score", preset.get("score")) != preset.get("score"):  # its values are for its score
         preset = {name: value for name, value in preset.items() if name not in tables}
-    if given.get("embedder", preset.get("embedder")) != preset.get("embedder"):
-        preset = {**preset, "embedder_options": {}}
     values = merged({**arguments, **preset}, given)
     for name in tables:
         checks.table(name, values.get(name), arguments["fractions"], preset.get(name))

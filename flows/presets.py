@@ -24,7 +24,6 @@ _TEMI = {
 }
 _CIFAR: Values = {
     "embedder": "dino_vitb16",
-    "embedder_options": {},
     "normalisation": "none",
     "neighbours": 50,
     "heads": _TEMI,
