@@ -1,4 +1,4 @@
-"""A dataset in one file: images and labels that lie in an .npz file.
+r"""A dataset in one file: images and labels that lie in an .npz file.
 
     WINNOW_PLUGINS=examples/arrays.py winnow run ccs -p dataset=arrays:/data/mine.npz \
         -p proxy.network=convnet -p training.network=convnet

@@ -1,4 +1,4 @@
-"""ELFS: label-free coreset selection with proxy training dynamics (Zheng et al., ICLR 2025), on TEMI cluster heads."""
+"""ELFS: label-free selection by proxy training dynamics (Zheng et al., ICLR 2025) on TEMI cluster heads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples: each file adds a dataset, a network or a method, and everything that finds them by name works with them."""
+"""The examples: each file adds a dataset, a network or a method, which works wherever one is named."""
 
 from __future__ import annotations
 
