@@ -58,7 +58,7 @@ def test_selectors_import_no_other_selector_and_no_replay():
 
     methods = {entry.target.partition(":")[0] for entry in selectors}
     for module, others in imports().items():
-        if module.startswith("winnow.tasks.") and ".upstream." not in module:
+        if module.startswith("winnow.tasks.select.") and ".upstream." not in module:
             assert not {other for other in others if ".upstream." in other}, module
         if module in methods:
             assert not others & (methods - {module}), module
