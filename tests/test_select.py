@@ -7,9 +7,11 @@ import pytest
 
 from winnow.tasks.errors import BadInput, MissingSignal, UnknownName
 from winnow.tasks.registry import selectors
+from winnow.tasks.select.allocation import water_fill
 from winnow.tasks.select.budget import count, per_class
-from winnow.tasks.select.ccs import strata_of, water_fill
+from winnow.tasks.select.ccs import strata_of
 from winnow.tasks.select.signals import Signals
+from winnow.tasks.select.upstream import allocation as published_allocation
 
 
 class Recorded:
@@ -70,7 +72,7 @@ def test_ccs_strata_and_budgets(golden, case):
     counts = np.bincount(strata_of(data[str(data[f"{case}_key"])][kept], 50), minlength=50)
     assert counts.tolist() == data[f"{case}_counts"].tolist()
     budget = int(ratio * len(aum))
-    assert water_fill(counts, budget, upstream=True).tolist() == data[f"{case}_budgets"].tolist()
+    assert published_allocation.water_fill(counts, budget).tolist() == data[f"{case}_budgets"].tolist()
     for size in np.unique(counts):
         assert sorted(water_fill(counts, budget)[counts == size]) == sorted(
             data[f"{case}_budgets"][counts == size]
@@ -227,6 +229,19 @@ def test_prototypicality_baseline_of_elfs(golden):
         part = selectors.get("top")(signals.rows(rows), share, score="distance", higher_is="harder")
         chosen += rows[part.indices].tolist()
     assert sorted(chosen) == sorted(data["proto_index"].tolist())
+
+
+@pytest.mark.parametrize(("dtype", "power"), [(np.float32, -100), (np.float32, 100), (np.float64, -200)])
+@pytest.mark.parametrize(
+    ("name", "params"), [("ccs", {"mis_ratio": 0.1}), ("elfs", {}), ("top", {"score": "aum"})]
+)
+def test_magnitude_of_scores_does_not_matter(name, params, dtype, power):
+    values = np.random.default_rng(0).normal(size=400).astype(dtype)
+    ours, theirs = (
+        selectors.get(name)(Signals(n=400, scores={"aum": scaled}), 100, **params)
+        for scaled in (values, np.ldexp(values, power))
+    )
+    assert ours.indices.tolist() == theirs.indices.tolist()
 
 
 # -- refusals ------------------------------------------------------------------------------------------------

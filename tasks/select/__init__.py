@@ -8,7 +8,7 @@ _DENSE, _FACTOR, _CRAIG = (".similarity:check_dense", ".submodular:check_factor"
 selectors.add("full", ".uniform:full")
 selectors.add("random", ".uniform:random")
 selectors.add("top", ".top:top", needs=("scores",))
-selectors.add("ccs", ".ccs:ccs", needs=("scores",))
+selectors.add("ccs", ".ccs:ccs", needs=("scores",), upstream=".upstream.ccs:ccs")
 selectors.add("elfs", ".elfs:elfs", needs=("scores",), labels="pseudo")
 selectors.add("aum", ".top:aum", needs=("scores",))
 selectors.add("el2n", ".top:el2n", needs=("scores",))

@@ -4,36 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from winnow.tasks.errors import BadInput
+from winnow.tasks.select.allocation import check_fits
 from winnow.tasks.select.ranking import order
 from winnow.tasks.select.signals import Selection, Signals
 
-__all__ = ["check_fits", "elfs"]
-
-
-def check_fits(n: int, budget: int, mis_ratio: float) -> int:
-    """Number of hardest samples to drop; an error when the cut and the budget do not fit into n samples.
-
-    >>> check_fits(200, 60, 0.2)
-    40
-    >>> check_fits(200, 140, 0.4)
-    Traceback (most recent call last):
-    winnow.BadInput: mis_ratio = 0.4 drops 80 of 200 samples; 140 of the remaining 120 cannot be kept.
-      next: lower mis_ratio to at most 0.3, or keep fewer samples
-    """
-    if not 0 <= mis_ratio < 1:
-        raise BadInput(
-            f"mis_ratio = {mis_ratio:g} is outside [0, 1).",
-            remedy="it is the share of hardest samples that is dropped first",
-        )
-    dropped = int(mis_ratio * n)
-    if dropped + budget > n:
-        raise BadInput(
-            f"mis_ratio = {mis_ratio:g} drops {dropped} of {n} samples; {budget} of the remaining "
-            f"{n - dropped} cannot be kept.",
-            remedy=f"lower mis_ratio to at most {1 - budget / n:g}, or keep fewer samples",
-        )
-    return dropped
+__all__ = ["elfs"]
 
 
 def elfs(
