@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from winnow.tasks.registry import selectors
-from winnow.tasks.select import ccs, craig, d2, submodular
+from winnow.tasks.select import ccs, craig, d2, elfs, submodular
 from winnow.tasks.select.signals import Signals
 
 # selector, its definition, parameters of both
@@ -24,6 +24,8 @@ DEFINITIONS: list[tuple[str, Callable[..., np.ndarray], dict[str, Any]]] = [
     ("ccs", ccs.definition, {}),
     ("ccs", ccs.definition, {"score": "forgetting", "mis_ratio": 0.3, "strata": 7}),
     ("ccs", ccs.definition, {"score": "el2n", "mis_ratio": 0.1, "strata": 1}),
+    ("elfs", elfs.definition, {}),
+    ("elfs", elfs.definition, {"score": "forgetting", "mis_ratio": 0.2}),
 ]
 BUDGET = 12
 N, DIM, CLASSES = 48, 16, 4
