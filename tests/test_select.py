@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+
 import numpy as np
 import pytest
 
@@ -153,6 +155,22 @@ def test_top_equals_monotonic_selection(golden, case):
     assert chosen.gains.tolist() == data[f"{case}_scores"].astype(np.float32).tolist()
     if len(np.unique(data[f"{case}_scores"])) == len(chosen.gains):  # ties are in any order upstream
         assert chosen.indices.tolist() == data[f"{case}_index"].tolist()
+
+
+@pytest.mark.parametrize("name", ["aum", "el2n", "forgetting", "grand"])
+def test_scores_of_papers_are_names_of_top(name):
+    signals = Signals(n=60, scores={name: np.random.default_rng(2).integers(0, 9, 60)})
+    for hardest in (True, False):
+        ours = selectors.get(name)(signals, 20, hardest=hardest)
+        assert (
+            ours.indices.tolist()
+            == selectors.get("top")(signals, 20, score=name, hardest=hardest).indices.tolist()
+        )
+    for fixed in ({"score": "el2n"}, {"higher_is": "easier"}):
+        with pytest.raises(BadInput, match=f"{name} has no parameter '{next(iter(fixed))}'"):
+            selectors.get(name)(signals, 20, **fixed)
+    example = doctest.DocTestParser().get_doctest(selectors.get(name).doc, globals(), name, None, None)
+    assert doctest.DocTestRunner().run(example) == (0, 2)
 
 
 @pytest.mark.parametrize("case", ["cb0", "cb1"])
