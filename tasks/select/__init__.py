@@ -55,8 +55,19 @@ selectors.add("badge", ".badge:badge", needs=("residuals", "features"))
 selectors.add(
     "d2", ".d2:d2", needs=("scores",), uses=("features", "graph", "labels"), upstream=".upstream.d2:d2"
 )
-selectors.add("gradmatch", ".gradmatch:gradmatch", needs=("residuals", "features"))
-selectors.add("glister", ".glister:glister", needs=("residuals", "features"), uses=("probabilities",))
+selectors.add(
+    "gradmatch",
+    ".gradmatch:gradmatch",
+    needs=("residuals", "features"),
+    upstream=".upstream.gradmatch:gradmatch",
+)
+selectors.add(
+    "glister",
+    ".glister:glister",
+    needs=("residuals", "features"),
+    uses=("probabilities",),
+    upstream=".upstream.glister:glister",
+)
 selectors.add("deepfool", ".deepfool:deepfool", needs=("scores",))
 selectors.add(
     "facility_location",
