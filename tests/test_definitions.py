@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from winnow.tasks.registry import selectors
-from winnow.tasks.select import craig, d2, submodular
+from winnow.tasks.select import ccs, craig, d2, elfs, glister, gradmatch, submodular, top, uniform
 from winnow.tasks.select.signals import Signals
 
 # selector, its definition, parameters of both
@@ -21,6 +21,22 @@ DEFINITIONS: list[tuple[str, Callable[..., np.ndarray], dict[str, Any]]] = [
     ("graph_cut", partial(submodular.definition, "graph_cut"), {}),
     ("log_determinant", partial(submodular.definition, "log_determinant"), {}),
     ("craig", craig.definition, {}),
+    ("ccs", ccs.definition, {}),
+    ("ccs", ccs.definition, {"score": "forgetting", "mis_ratio": 0.3, "strata": 7}),
+    ("ccs", ccs.definition, {"score": "el2n", "mis_ratio": 0.1, "strata": 1}),
+    ("elfs", elfs.definition, {}),
+    ("elfs", elfs.definition, {"score": "forgetting", "mis_ratio": 0.2}),
+    ("glister", glister.definition, {}),
+    ("glister", glister.definition, {"eta": 0.3, "refresh": 5}),
+    ("gradmatch", gradmatch.definition, {}),
+    ("gradmatch", gradmatch.definition, {"lam": 0.0}),
+    ("gradmatch", gradmatch.definition, {"lam": 20.0}),
+    ("top", top.definition, {}),
+    ("top", top.definition, {"score": "aum", "hardest": False}),
+    ("aum", partial(top.definition, score="aum"), {}),
+    ("el2n", partial(top.definition, score="el2n"), {}),
+    ("forgetting", partial(top.definition, score="forgetting"), {"hardest": False}),
+    ("random", uniform.definition, {}),
 ]
 BUDGET = 12
 N, DIM, CLASSES = 48, 16, 4
