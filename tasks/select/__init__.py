@@ -64,6 +64,7 @@ selectors.add(
 selectors.add(
     "glister",
     ".glister:glister",
+    version=2,  # 1 let rounding decide between copies of a sample
     needs=("residuals", "features"),
     uses=("probabilities",),
     upstream=".upstream.glister:glister",
