@@ -13,13 +13,16 @@ from winnow.tasks.errors import BadInput, MissingSignal
 from winnow.tasks.registry import selectors
 from winnow.tasks.score.gradients import softmax
 from winnow.tasks.select import cal as cal_module
+from winnow.tasks.select import farthest_first as farthest_first_module
 from winnow.tasks.select import herding as herding_module
-from winnow.tasks.select import k_center as k_center_module
+from winnow.tasks.select import k_center
 from winnow.tasks.select import semdedup as semdedup_module
+from winnow.tasks.select import space as space_module
 from winnow.tasks.select.budget import per_class
 from winnow.tasks.select.contextual_diversity import TINY, jeffreys
-from winnow.tasks.select.k_center import Rows
 from winnow.tasks.select.signals import Signals
+from winnow.tasks.select.space import Points
+from winnow.tasks.select.upstream.k_center import first_pick
 
 GEOMETRIC = ["k_center", "herding", "contextual_diversity", "uncertainty", "cal", "semdedup", "zcore"]
 ON_FEATURES = ["k_center", "herding", "semdedup", "zcore"]
@@ -188,10 +191,11 @@ def test_copies_are_tied_by_their_ids(name):
 def test_blocks_and_tiles_decide_nothing(name, size, monkeypatch):
     signals = problem(n=700)
     before = choose(name, signals, 300)
-    monkeypatch.setattr(k_center_module, "BLOCK", (min(size, 16), size))
-    monkeypatch.setattr(k_center_module, "ROWS", size)
-    monkeypatch.setattr(k_center_module, "TILE", 10 * size)
-    monkeypatch.setattr(k_center_module, "PAIRS", size)
+    monkeypatch.setattr(farthest_first_module, "BLOCK", (min(size, 16), size))
+    monkeypatch.setattr(farthest_first_module, "ROWS", size)
+    monkeypatch.setattr(farthest_first_module, "TILE", 10 * size)
+    monkeypatch.setattr(farthest_first_module, "PAIRS", size)
+    monkeypatch.setattr(space_module, "ROWS", size)
     monkeypatch.setattr(cal_module, "PAIRS", size)
     monkeypatch.setattr(semdedup_module, "TILE", size)
     monkeypatch.setattr(herding_module, "SCAN_FROM", 100 * size)
@@ -255,6 +259,17 @@ def test_probabilities_of_zero_and_one(name):
     assert not np.isnan(chosen.gains).any()
 
 
+@pytest.mark.parametrize("exponent", [-100, 100])
+@pytest.mark.parametrize(
+    ("name", "params"), [("k_center", {}), ("k_center", {"metric": "cosine"}), ("herding", {})]
+)
+def test_scale_decides_nothing(name, params, exponent):
+    signals = problem()
+    scaled = signals.replace(features=np.ldexp(signals.features, exponent))
+    picks = choose(name, signals, 50, **params).indices.tolist()
+    assert choose(name, scaled, 50, **params).indices.tolist() == picks
+
+
 @pytest.mark.parametrize("name", ["k_center", "herding"])
 def test_another_metric_is_refused(name):
     with pytest.raises(BadInput, match="metric = 'cossim': it is 'euclidean' or 'cosine'"):
@@ -271,7 +286,7 @@ def test_k_center_is_the_greedy_farthest_point(seed, metric, offset):
     signals = problem(seed=seed, offset=offset)
     x = unit(signals.features) if metric == "cosine" else signals.features.astype(np.float64)
     distances = all_pairs(x)
-    expected = naive_greedy(distances, 250, rng(seed).random(400))
+    expected = k_center.definition(signals, 250, generator=rng(seed), metric=metric).tolist()
     chosen = choose("k_center", signals, 250, seed=seed, metric=metric)
     assert chosen.indices.tolist() == expected
     assert np.isinf(chosen.gains[0])
@@ -284,30 +299,19 @@ def test_k_center_is_the_greedy_farthest_point(seed, metric, offset):
 
 def test_k_center_on_exact_ties():
     """A grid of whole numbers, each twice: most distances are tied, and keys decide."""
-    x = np.array([(i, j) for i in range(12) for j in range(12)] * 2, float)
+    grid = Signals(n=288, features=np.array([(i, j) for i in range(12) for j in range(12)] * 2, float))
     for seed in range(3):
-        expected = naive_greedy(all_pairs(x), 288, rng(seed).random(288))
-        assert (
-            choose("k_center", Signals(n=288, features=x), 288, seed=seed).indices.tolist()[:144]
-            == expected[:144]
-        )
+        expected = k_center.definition(grid, 288, generator=rng(seed)).tolist()
+        assert choose("k_center", grid, 288, seed=seed).indices.tolist() == expected
 
 
 def test_k_center_resolves_what_float32_does_not():
     """Points far closer to one another than the rounding of a float32 product of such length."""
     x = 1.0 + 1e-6 * rng(2).random((300, 3))
     x[0] = [-1, 0, 0]
-    expected = naive_greedy(all_pairs(x), 120, rng(4).random(300))
-    assert choose("k_center", Signals(n=300, features=x), 120, seed=4).indices.tolist() == expected
-
-
-@pytest.mark.parametrize("scale", [1e-30, 1e30])
-@pytest.mark.parametrize("name", ["k_center", "herding"])
-def test_scale_decides_nothing(name, scale):
-    x = problem().features.astype(np.float64)
-    power = 2.0 ** np.round(np.log2(scale))
-    plain, scaled = (choose(name, Signals(n=400, features=f), 50) for f in (x, x * power))
-    assert plain.indices.tolist() == scaled.indices.tolist()
+    signals = Signals(n=300, features=x)
+    expected = k_center.definition(signals, 120, generator=rng(4)).tolist()
+    assert choose("k_center", signals, 120, seed=4).indices.tolist() == expected
 
 
 def test_k_center_covers_every_cluster():
@@ -319,7 +323,7 @@ def test_k_center_covers_every_cluster():
 
 def test_the_published_start_is_deepcores():
     np.random.seed(0)  # noqa: NPY002  # as DeepCore does
-    assert k_center_module.published_start(2000) == np.random.randint(0, 2000)  # noqa: NPY002
+    assert first_pick(2000) == np.random.randint(0, 2000)  # noqa: NPY002
 
 
 # -- herding -------------------------------------------------------------------------------------------------
@@ -380,16 +384,16 @@ def test_distinct_rows():
 @pytest.mark.parametrize("reach", [0.1, 1.0, 10.0, 100.0])
 def test_a_scan_by_bytes_lists_the_nearest(reach):
     """Also for targets much farther out than any point."""
-    rows = Rows.of(rng(0).normal(size=(2000, 32)).astype(np.float32), "euclidean")
-    points = rows.centred(rows.mean())
-    scan = herding_module._ByteScan(points)
+    points = Points.of(rng(0).normal(size=(2000, 32)).astype(np.float32), "euclidean")
+    x = points.centred(points.mean())
+    scan = herding_module._ByteScan(x)
     decided = 0
     for seed in range(20):
-        excess = reach * rng(seed).normal(size=32) * points.std()
-        listed = scan.candidates(excess, lambda part: points[part].astype(np.float64))
+        excess = reach * rng(seed).normal(size=32) * x.std()
+        listed = scan.candidates(excess, lambda part: x[part].astype(np.float64))
         if listed is not None:
             decided += 1
-            assert np.linalg.norm(points + excess, axis=1).argmin() in listed
+            assert np.linalg.norm(x + excess, axis=1).argmin() in listed
     assert decided > 10
 
 

@@ -54,7 +54,7 @@ selectors.add(
     limit=_CRAIG,
     upstream=".upstream.craig:craig",
 )
-selectors.add("k_center", ".k_center:k_center", needs=("features",))
+selectors.add("k_center", ".k_center:k_center", needs=("features",), upstream=".upstream.k_center:k_center")
 selectors.add("herding", ".herding:herding", needs=("features",))
 selectors.add("contextual_diversity", ".contextual_diversity:contextual_diversity", needs=("probabilities",))
 selectors.add("uncertainty", ".uncertainty:uncertainty", needs=("probabilities",), uses=("scores",))

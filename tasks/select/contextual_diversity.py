@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from winnow.tasks.select.k_center import Divergence, farthest_first, published_start, slack_of
+from winnow.tasks.select.farthest_first import Divergence, farthest_first
 from winnow.tasks.select.signals import Selection, Signals
+from winnow.tasks.select.space import slack_of
 from winnow.tasks.select.uncertainty import checked_probabilities
+from winnow.tasks.select.upstream.k_center import first_pick
 
 __all__ = ["TINY", "contextual_diversity", "jeffreys"]
 
@@ -41,7 +43,7 @@ def contextual_diversity(
         J(p, q) = ½ KL(p‖q) + ½ KL(q‖p) = ½ Σ_c (p_c − q_c)(log p_c − log q_c)
 
     J is a matrix product of [p, log p] with [log q, q], and so takes
-    :func:`~winnow.tasks.select.k_center.farthest_first`'s blocks.
+    :func:`~winnow.tasks.select.farthest_first.farthest_first`'s blocks.
 
     Args:
         signals: probabilities.
@@ -74,7 +76,7 @@ def contextual_diversity(
     """
     probabilities = checked_probabilities(signals)
     keys = np.arange(signals.n, dtype=float) if upstream else generator.random(signals.n)
-    first = published_start(signals.n) if upstream else int(np.argmin(keys))
+    first = first_pick(signals.n) if upstream else int(np.argmin(keys))
     picks, gains = farthest_first(_divergences(probabilities), budget, keys, first)
     return Selection.of(picks, gains=gains)
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from winnow.tasks.select.k_center import Rows, slack_of
 from winnow.tasks.select.signals import Selection, Signals
+from winnow.tasks.select.space import Points, slack_of
 
 __all__ = ["herding"]
 
@@ -68,7 +68,7 @@ def herding(
     [2, 1]
     """
     keys = np.arange(signals.n, dtype=float) if upstream else generator.random(signals.n)
-    rows = Rows.of(signals.features, metric)
+    rows = Points.of(signals.features, metric)
     targets = _Targets(rows, farthest=upstream)
     if not upstream and targets.points.size >= SCAN_FROM and 4 * budget >= targets.points.shape[1]:
         targets.scan = _ByteScan(targets.points)
@@ -124,7 +124,7 @@ class _Targets:
         group: int64 (N,), the point of each row.
     """
 
-    def __init__(self, rows: Rows, *, farthest: bool) -> None:
+    def __init__(self, rows: Points, *, farthest: bool) -> None:
         self.rows = rows
         self.centre = rows.mean()
         points = rows.centred(self.centre)

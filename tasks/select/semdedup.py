@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.tasks.errors import BadInput
-from winnow.tasks.select.k_center import Rows
 from winnow.tasks.select.ranking import order
 from winnow.tasks.select.signals import Selection, Signals
+from winnow.tasks.select.space import Points
 
 __all__ = ["semdedup"]
 
@@ -77,12 +77,12 @@ def semdedup(
     # lowest key
     rows = np.argsort(keys)
     similar = np.empty(signals.n)
-    similar[rows] = _redundancy(Rows.of(signals.features[rows], "cosine"), clusters, seed)
+    similar[rows] = _redundancy(Points.of(signals.features[rows], "cosine"), clusters, seed)
     kept = order(similar, keys)[:budget]
     return Selection.of(kept, gains=similar[kept])
 
 
-def _redundancy(points: Rows, clusters: int, seed: int) -> NDArray[np.float64]:
+def _redundancy(points: Points, clusters: int, seed: int) -> NDArray[np.float64]:
     """m of each sample."""
     to_centre, nearest = _clusters(points, clusters, seed)
     similar = np.empty(len(nearest))
@@ -106,7 +106,7 @@ def _before(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return found
 
 
-def _clusters(points: Rows, clusters: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _clusters(points: Points, clusters: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Cosine of each sample to the centre of its cluster, and that cluster; spherical k-means on all samples."""
     import faiss
 
