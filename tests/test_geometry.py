@@ -14,8 +14,8 @@ from winnow.tasks.registry import selectors
 from winnow.tasks.score.gradients import softmax
 from winnow.tasks.select import cal as cal_module
 from winnow.tasks.select import farthest_first as farthest_first_module
-from winnow.tasks.select import herding as herding_module
-from winnow.tasks.select import k_center
+from winnow.tasks.select import herding, k_center
+from winnow.tasks.select import pool as pool_module
 from winnow.tasks.select import semdedup as semdedup_module
 from winnow.tasks.select import space as space_module
 from winnow.tasks.select.budget import per_class
@@ -60,19 +60,6 @@ def naive_greedy(distances, budget, keys):
         best = np.flatnonzero(near == near.max())
         picks.append(int(best[np.argmin(keys[best])]))
         near = np.minimum(near, distances[picks[-1]])
-    return picks
-
-
-def naive_herding(x, budget, keys):
-    """The running target of the docstring, term by term."""
-    mean = x.mean(0)
-    picks: list[int] = []
-    for step in range(budget):
-        target = (step + 1) * mean - x[picks].sum(0)
-        apart = np.linalg.norm(target - x, axis=1)
-        apart[picks] = np.inf
-        best = np.flatnonzero(apart <= apart.min() * (1 + 1e-12))
-        picks.append(int(best[np.argmin(keys[best])]))
     return picks
 
 
@@ -196,9 +183,10 @@ def test_blocks_and_tiles_decide_nothing(name, size, monkeypatch):
     monkeypatch.setattr(farthest_first_module, "TILE", 10 * size)
     monkeypatch.setattr(farthest_first_module, "PAIRS", size)
     monkeypatch.setattr(space_module, "ROWS", size)
+    monkeypatch.setattr(pool_module, "ROWS", size)
     monkeypatch.setattr(cal_module, "PAIRS", size)
     monkeypatch.setattr(semdedup_module, "TILE", size)
-    monkeypatch.setattr(herding_module, "SCAN_FROM", 100 * size)
+    monkeypatch.setattr(pool_module, "SCAN_FROM", 100 * size)
     after = choose(name, signals, 300)
     assert before.indices.tolist() == after.indices.tolist()
     np.testing.assert_array_equal(before.gains, after.gains)
@@ -261,7 +249,13 @@ def test_probabilities_of_zero_and_one(name):
 
 @pytest.mark.parametrize("exponent", [-100, 100])
 @pytest.mark.parametrize(
-    ("name", "params"), [("k_center", {}), ("k_center", {"metric": "cosine"}), ("herding", {})]
+    ("name", "params"),
+    [
+        ("k_center", {}),
+        ("k_center", {"metric": "cosine"}),
+        ("herding", {}),
+        ("herding", {"metric": "cosine"}),
+    ],
 )
 def test_scale_decides_nothing(name, params, exponent):
     signals = problem()
@@ -333,10 +327,10 @@ def test_the_published_start_is_deepcores():
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
 def test_herding_follows_the_running_target(scan_from, metric, offset, monkeypatch):
-    monkeypatch.setattr(herding_module, "SCAN_FROM", scan_from)
+    monkeypatch.setattr(pool_module, "SCAN_FROM", scan_from)
     signals = problem(offset=offset)
     x = unit(signals.features) if metric == "cosine" else signals.features.astype(np.float64)
-    expected = naive_herding(x, 300, rng(3).random(400))
+    expected = herding.definition(signals, 300, generator=rng(3), metric=metric).tolist()
     chosen = choose("herding", signals, 300, seed=3, metric=metric)
     assert chosen.indices.tolist() == expected
     means = np.cumsum(x[expected], 0) / np.arange(1, 301)[:, None]
@@ -355,29 +349,30 @@ def test_herding_by_bytes_is_herding(kind, monkeypatch):
         x[17] *= 1e5
     signals = Signals(n=3000, features=x.astype(np.float32))
     by_products = choose("herding", signals, 500)
-    monkeypatch.setattr(herding_module, "SCAN_FROM", 0)
-    monkeypatch.setattr(herding_module, "LISTED", (2, 32))  # short lists must be noticed
+    monkeypatch.setattr(pool_module, "SCAN_FROM", 0)
+    monkeypatch.setattr(pool_module, "LISTED", (2, 32))  # short lists must be noticed
     by_bytes = choose("herding", signals, 500)
     assert by_bytes.indices.tolist() == by_products.indices.tolist()
 
 
 @pytest.mark.parametrize("scan_from", [0, 1 << 40])
 def test_herding_takes_copies_in_turn(scan_from, monkeypatch):
-    monkeypatch.setattr(herding_module, "SCAN_FROM", scan_from)
+    monkeypatch.setattr(pool_module, "SCAN_FROM", scan_from)
     x = rng(0).normal(size=(40, 6)).astype(np.float32)[rng(1).integers(0, 40, 300)]
+    signals = Signals(n=300, features=x)
     for seed in range(3):
-        expected = naive_herding(x.astype(np.float64), 200, rng(seed).random(300))
-        assert choose("herding", Signals(n=300, features=x), 200, seed=seed).indices.tolist() == expected
-    everything = choose("herding", Signals(n=300, features=x), 300)
+        expected = herding.definition(signals, 200, generator=rng(seed)).tolist()
+        assert choose("herding", signals, 200, seed=seed).indices.tolist() == expected
+    everything = choose("herding", signals, 300)
     assert sorted(everything.indices) == list(range(300))
 
 
 def test_distinct_rows():
     x = rng(0).normal(size=(20, 3)).astype(np.float32)[rng(1).integers(0, 20, 100)]
-    first, group = herding_module._distinct(x, x)
+    first, group = pool_module.distinct(x, x)
     assert len(first) == len(np.unique(x, axis=0))
     assert (x[first[group]] == x).all()
-    first, group = herding_module._distinct(np.zeros_like(x), x)  # codes that say nothing
+    first, group = pool_module.distinct(np.zeros_like(x), x)  # codes that say nothing
     assert (x[first[group]] == x).all()
 
 
@@ -386,14 +381,14 @@ def test_a_scan_by_bytes_lists_the_nearest(reach):
     """Also for targets much farther out than any point."""
     points = Points.of(rng(0).normal(size=(2000, 32)).astype(np.float32), "euclidean")
     x = points.centred(points.mean())
-    scan = herding_module._ByteScan(x)
+    scan = pool_module.ByteScan(x)
     decided = 0
     for seed in range(20):
-        excess = reach * rng(seed).normal(size=32) * x.std()
-        listed = scan.candidates(excess, lambda part: x[part].astype(np.float64))
+        target = reach * rng(seed).normal(size=32) * x.std()
+        listed = scan.nearest(target, lambda part: x[part].astype(np.float64))
         if listed is not None:
             decided += 1
-            assert np.linalg.norm(x + excess, axis=1).argmin() in listed
+            assert np.linalg.norm(x - target, axis=1).argmin() in listed
     assert decided > 10
 
 

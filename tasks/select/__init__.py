@@ -55,7 +55,7 @@ selectors.add(
     upstream=".upstream.craig:craig",
 )
 selectors.add("k_center", ".k_center:k_center", needs=("features",), upstream=".upstream.k_center:k_center")
-selectors.add("herding", ".herding:herding", needs=("features",))
+selectors.add("herding", ".herding:herding", needs=("features",), upstream=".upstream.herding:herding")
 selectors.add("contextual_diversity", ".contextual_diversity:contextual_diversity", needs=("probabilities",))
 selectors.add("uncertainty", ".uncertainty:uncertainty", needs=("probabilities",), uses=("scores",))
 selectors.add("cal", ".cal:cal", needs=("features", "probabilities"), uses=("graph",))
