@@ -12,14 +12,18 @@ from winnow.tasks.embed.knn import knn
 from winnow.tasks.errors import BadInput, MissingSignal
 from winnow.tasks.registry import selectors
 from winnow.tasks.score.gradients import softmax
-from winnow.tasks.select import cal as cal_module
-from winnow.tasks.select import farthest_first as farthest_first_module
-from winnow.tasks.select import herding, k_center
-from winnow.tasks.select import pool as pool_module
-from winnow.tasks.select import semdedup as semdedup_module
-from winnow.tasks.select import space as space_module
+from winnow.tasks.select import (
+    cal,
+    contextual_diversity,
+    farthest_first,
+    herding,
+    k_center,
+    pool,
+    semdedup,
+    space,
+)
 from winnow.tasks.select.budget import per_class
-from winnow.tasks.select.contextual_diversity import TINY, jeffreys
+from winnow.tasks.select.jeffreys import jeffreys
 from winnow.tasks.select.signals import Signals
 from winnow.tasks.select.space import Points
 from winnow.tasks.select.upstream.k_center import first_pick
@@ -49,18 +53,6 @@ def choose(name, given, budget, *, seed=0, **params):
     if name == "zcore":
         params.setdefault("samples", 400)
     return selectors.get(name)(given, budget, generator=rng(seed), **params)
-
-
-def naive_greedy(distances, budget, keys):
-    """Farthest-point picks from a full matrix of distances."""
-    picks = [int(np.argmin(keys))]
-    near = distances[picks[0]].copy()
-    while len(picks) < budget:
-        near[picks] = -1
-        best = np.flatnonzero(near == near.max())
-        picks.append(int(best[np.argmin(keys[best])]))
-        near = np.minimum(near, distances[picks[-1]])
-    return picks
 
 
 def unit(features):
@@ -178,15 +170,15 @@ def test_copies_are_tied_by_their_ids(name):
 def test_blocks_and_tiles_decide_nothing(name, size, monkeypatch):
     signals = problem(n=700)
     before = choose(name, signals, 300)
-    monkeypatch.setattr(farthest_first_module, "BLOCK", (min(size, 16), size))
-    monkeypatch.setattr(farthest_first_module, "ROWS", size)
-    monkeypatch.setattr(farthest_first_module, "TILE", 10 * size)
-    monkeypatch.setattr(farthest_first_module, "PAIRS", size)
-    monkeypatch.setattr(space_module, "ROWS", size)
-    monkeypatch.setattr(pool_module, "ROWS", size)
-    monkeypatch.setattr(cal_module, "PAIRS", size)
-    monkeypatch.setattr(semdedup_module, "TILE", size)
-    monkeypatch.setattr(pool_module, "SCAN_FROM", 100 * size)
+    monkeypatch.setattr(farthest_first, "BLOCK", (min(size, 16), size))
+    monkeypatch.setattr(farthest_first, "ROWS", size)
+    monkeypatch.setattr(farthest_first, "TILE", 10 * size)
+    monkeypatch.setattr(farthest_first, "PAIRS", size)
+    monkeypatch.setattr(space, "ROWS", size)
+    monkeypatch.setattr(pool, "ROWS", size)
+    monkeypatch.setattr(cal, "PAIRS", size)
+    monkeypatch.setattr(semdedup, "TILE", size)
+    monkeypatch.setattr(pool, "SCAN_FROM", 100 * size)
     after = choose(name, signals, 300)
     assert before.indices.tolist() == after.indices.tolist()
     np.testing.assert_array_equal(before.gains, after.gains)
@@ -264,6 +256,15 @@ def test_scale_decides_nothing(name, params, exponent):
     assert choose(name, scaled, 50, **params).indices.tolist() == picks
 
 
+@pytest.mark.parametrize("exponent", [-100, 100])
+@pytest.mark.parametrize("name", ["contextual_diversity", "cal"])
+def test_scaled_probabilities_are_refused(name, exponent):
+    signals = problem()
+    scaled = signals.replace(probabilities=np.ldexp(signals.probabilities, exponent))
+    with pytest.raises(BadInput, match="probabilities: row 0 sums to"):
+        choose(name, scaled, 50)
+
+
 @pytest.mark.parametrize("name", ["k_center", "herding"])
 def test_another_metric_is_refused(name):
     with pytest.raises(BadInput, match="metric = 'cossim': it is 'euclidean' or 'cosine'"):
@@ -327,7 +328,7 @@ def test_the_published_start_is_deepcores():
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
 def test_herding_follows_the_running_target(scan_from, metric, offset, monkeypatch):
-    monkeypatch.setattr(pool_module, "SCAN_FROM", scan_from)
+    monkeypatch.setattr(pool, "SCAN_FROM", scan_from)
     signals = problem(offset=offset)
     x = unit(signals.features) if metric == "cosine" else signals.features.astype(np.float64)
     expected = herding.definition(signals, 300, generator=rng(3), metric=metric).tolist()
@@ -349,15 +350,15 @@ def test_herding_by_bytes_is_herding(kind, monkeypatch):
         x[17] *= 1e5
     signals = Signals(n=3000, features=x.astype(np.float32))
     by_products = choose("herding", signals, 500)
-    monkeypatch.setattr(pool_module, "SCAN_FROM", 0)
-    monkeypatch.setattr(pool_module, "LISTED", (2, 32))  # short lists must be noticed
+    monkeypatch.setattr(pool, "SCAN_FROM", 0)
+    monkeypatch.setattr(pool, "LISTED", (2, 32))  # short lists must be noticed
     by_bytes = choose("herding", signals, 500)
     assert by_bytes.indices.tolist() == by_products.indices.tolist()
 
 
 @pytest.mark.parametrize("scan_from", [0, 1 << 40])
 def test_herding_takes_copies_in_turn(scan_from, monkeypatch):
-    monkeypatch.setattr(pool_module, "SCAN_FROM", scan_from)
+    monkeypatch.setattr(pool, "SCAN_FROM", scan_from)
     x = rng(0).normal(size=(40, 6)).astype(np.float32)[rng(1).integers(0, 40, 300)]
     signals = Signals(n=300, features=x)
     for seed in range(3):
@@ -369,10 +370,10 @@ def test_herding_takes_copies_in_turn(scan_from, monkeypatch):
 
 def test_distinct_rows():
     x = rng(0).normal(size=(20, 3)).astype(np.float32)[rng(1).integers(0, 20, 100)]
-    first, group = pool_module.distinct(x, x)
+    first, group = pool.distinct(x, x)
     assert len(first) == len(np.unique(x, axis=0))
     assert (x[first[group]] == x).all()
-    first, group = pool_module.distinct(np.zeros_like(x), x)  # codes that say nothing
+    first, group = pool.distinct(np.zeros_like(x), x)  # codes that say nothing
     assert (x[first[group]] == x).all()
 
 
@@ -381,7 +382,7 @@ def test_a_scan_by_bytes_lists_the_nearest(reach):
     """Also for targets much farther out than any point."""
     points = Points.of(rng(0).normal(size=(2000, 32)).astype(np.float32), "euclidean")
     x = points.centred(points.mean())
-    scan = pool_module.ByteScan(x)
+    scan = pool.ByteScan(x)
     decided = 0
     for seed in range(20):
         target = reach * rng(seed).normal(size=32) * x.std()
@@ -413,7 +414,7 @@ def test_contextual_diversity_is_greedy_in_the_symmetric_kl(seed):
     signals = problem(seed=seed)
     p = signals.probabilities.astype(np.float64)
     divergence = np.array([[0.5 * ((a - b) * np.log(a / b)).sum() for b in p] for a in p])
-    expected = naive_greedy(divergence, 200, rng(seed).random(400))
+    expected = contextual_diversity.definition(signals, 200, generator=rng(seed)).tolist()
     chosen = choose("contextual_diversity", signals, 200, seed=seed)
     assert chosen.indices.tolist() == expected
     near = [divergence[row, expected[:i]].min() for i, row in enumerate(expected) if i]
@@ -425,10 +426,9 @@ def test_contextual_diversity_with_zeros():
     p[p < 1e-6] = 0
     p /= p.sum(1, keepdims=True)
     assert (p == 0).any()
-    clipped = np.maximum(p, TINY)
-    divergence = np.array([jeffreys(clipped, np.broadcast_to(row, p.shape)) for row in clipped])
-    expected = naive_greedy(divergence, 60, rng(0).random(200))
-    assert choose("contextual_diversity", Signals(n=200, probabilities=p), 60).indices.tolist() == expected
+    signals = Signals(n=200, probabilities=p)
+    expected = contextual_diversity.definition(signals, 60, generator=rng()).tolist()
+    assert choose("contextual_diversity", signals, 60).indices.tolist() == expected
 
 
 def test_jeffreys_is_the_symmetric_kl():

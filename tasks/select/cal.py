@@ -6,10 +6,10 @@ import numpy as np
 
 from winnow.tasks.embed.graph import Graph
 from winnow.tasks.errors import BadInput
-from winnow.tasks.select.contextual_diversity import jeffreys
+from winnow.tasks.select.jeffreys import jeffreys
+from winnow.tasks.select.probabilities import checked_probabilities
 from winnow.tasks.select.ranking import order
 from winnow.tasks.select.signals import Selection, Signals
-from winnow.tasks.select.uncertainty import checked_probabilities
 
 __all__ = ["cal"]
 
