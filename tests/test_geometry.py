@@ -247,6 +247,7 @@ def test_probabilities_of_zero_and_one(name):
         ("k_center", {"metric": "cosine"}),
         ("herding", {}),
         ("herding", {"metric": "cosine"}),
+        ("cal", {}),
     ],
 )
 def test_scale_decides_nothing(name, params, exponent):
@@ -540,7 +541,7 @@ def test_cal_refuses():
     with pytest.raises(BadInput, match="neighbours = 0"):
         choose("cal", signals, 3, neighbours=0)
     graph = knn(signals.features, 5)
-    with pytest.raises(BadInput, match="neighbours = 10, but the graph lists 5"):
+    with pytest.raises(BadInput, match="graph: 5 neighbours a sample, neighbours = 10 asked for"):
         choose(
             "cal",
             Signals(n=30, features=signals.features, probabilities=signals.probabilities, graph=graph),
@@ -554,7 +555,7 @@ def test_cal_refuses():
         probabilities=signals.probabilities,
         graph=Graph(near, graph.similarity),
     )
-    with pytest.raises(BadInput, match=r"graph\.neighbours: row 4"):
+    with pytest.raises(BadInput, match=r"graph\.neighbours: row 4 lists 30"):
         choose("cal", wrong, 3, neighbours=5)
 
 

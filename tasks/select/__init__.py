@@ -63,6 +63,8 @@ selectors.add(
     upstream=".upstream.contextual_diversity:contextual_diversity",
 )
 selectors.add("uncertainty", ".uncertainty:uncertainty", needs=("probabilities",), uses=("scores",))
-selectors.add("cal", ".cal:cal", needs=("features", "probabilities"), uses=("graph",))
+selectors.add(
+    "cal", ".cal:cal", needs=("features", "probabilities"), uses=("graph",), upstream=".upstream.cal:cal"
+)
 selectors.add("semdedup", ".semdedup:semdedup", needs=("features",))
 selectors.add("zcore", ".zcore:zcore", needs=("features",))
