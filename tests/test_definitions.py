@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from winnow.tasks.registry import selectors
-from winnow.tasks.select import cal, contextual_diversity, craig, d2, herding, k_center, submodular
+from winnow.tasks.select import cal, contextual_diversity, craig, d2, herding, k_center, semdedup, submodular
 from winnow.tasks.select.signals import Signals
 
 # selector, its definition, parameters of both
@@ -28,6 +28,8 @@ DEFINITIONS: list[tuple[str, Callable[..., np.ndarray], dict[str, Any]]] = [
     ("contextual_diversity", contextual_diversity.definition, {}),
     ("cal", cal.definition, {}),
     ("cal", cal.definition, {"neighbours": 3}),
+    ("semdedup", semdedup.definition, {}),
+    ("semdedup", semdedup.definition, {"clusters": 2}),
 ]
 BUDGET = 12
 N, DIM, CLASSES = 48, 16, 4

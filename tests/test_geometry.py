@@ -248,6 +248,7 @@ def test_probabilities_of_zero_and_one(name):
         ("herding", {}),
         ("herding", {"metric": "cosine"}),
         ("cal", {}),
+        ("semdedup", {}),
     ],
 )
 def test_scale_decides_nothing(name, params, exponent):

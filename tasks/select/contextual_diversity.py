@@ -33,7 +33,7 @@ def definition(signals: Signals, budget: int, *, generator: np.random.Generator)
 
 
 def contextual_diversity(signals: Signals, budget: int, *, generator: np.random.Generator) -> Selection:
-    """Cover what a network predicts: each pick's probabilities diverge most from those of all picks before it.
+    """Cover what a network predicts: each pick's probabilities are farthest from those of all picks before.
 
     The first pick is drawn; then, until there are k,
 

@@ -14,5 +14,5 @@ __all__ = ["contextual_diversity"]
 
 def contextual_diversity(signals: Signals, budget: int, *, generator: np.random.Generator) -> Selection:
     """Contextual diversity from DeepCore's first pick, ties to the lower row."""
-    first_rows = np.arange(signals.n, dtype=np.float64)
-    return cover(checked_probabilities(signals), budget, first_rows, first_pick(signals.n))
+    lower_row = np.arange(signals.n, dtype=np.float64)
+    return cover(checked_probabilities(signals), budget, lower_row, first_pick(signals.n))

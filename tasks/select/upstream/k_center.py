@@ -15,8 +15,8 @@ def k_center(
     signals: Signals, budget: int, *, generator: np.random.Generator, metric: str = "euclidean"
 ) -> Selection:
     """k-center from DeepCore's first pick, ties to the lower row."""
-    first_rows = np.arange(signals.n, dtype=np.float64)
-    return cover(Points.of(signals.features, metric), budget, first_rows, first_pick(signals.n))
+    lower_row = np.arange(signals.n, dtype=np.float64)
+    return cover(Points.of(signals.features, metric), budget, lower_row, first_pick(signals.n))
 
 
 def first_pick(n: int) -> int:
