@@ -101,10 +101,17 @@ selectors.add(
     limit=_CRAIG,
     upstream=".upstream.craig:craig",
 )
-selectors.add("k_center", ".k_center:k_center", needs=("features",))
-selectors.add("herding", ".herding:herding", needs=("features",))
-selectors.add("contextual_diversity", ".contextual_diversity:contextual_diversity", needs=("probabilities",))
+selectors.add("k_center", ".k_center:k_center", needs=("features",), upstream=".upstream.k_center:k_center")
+selectors.add("herding", ".herding:herding", needs=("features",), upstream=".upstream.herding:herding")
+selectors.add(
+    "contextual_diversity",
+    ".contextual_diversity:contextual_diversity",
+    needs=("probabilities",),
+    upstream=".upstream.contextual_diversity:contextual_diversity",
+)
 selectors.add("uncertainty", ".uncertainty:uncertainty", needs=("probabilities",), uses=("scores",))
-selectors.add("cal", ".cal:cal", needs=("features", "probabilities"), uses=("graph",))
+selectors.add(
+    "cal", ".cal:cal", needs=("features", "probabilities"), uses=("graph",), upstream=".upstream.cal:cal"
+)
 selectors.add("semdedup", ".semdedup:semdedup", needs=("features",))
 selectors.add("zcore", ".zcore:zcore", needs=("features",))
