@@ -12,8 +12,7 @@ from sklearn.datasets import load_digits
 from winnow.tasks.embed.knn import Graph, knn
 from winnow.tasks.errors import BadInput, WinnowError
 from winnow.tasks.store import Scratch
-from winnow.tasks.train import cluster_heads as module
-from winnow.tasks.train import heads_step
+from winnow.tasks.train import checkpoint, heads_step
 from winnow.tasks.train.cluster_heads import (
     ClusterHeads,
     HeadsConfig,
@@ -303,7 +302,8 @@ def test_result(blobs):
 @pytest.mark.parametrize("stop", [1, 4, 7])
 @pytest.mark.parametrize("noise", [0.0, 0.1])
 def test_resumed_training_is_bit_identical(blobs, tmp_path, stop, noise, monkeypatch):
-    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint, "CHECKPOINT_SHARE", 1e9)
     features, graph, _ = blobs
     config = QUICK.model_copy(update={"noise": noise})
     whole = train_cluster_heads(features, graph, config, classes=4, device=CPU)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 from winnow.tasks.errors import WinnowError
 from winnow.tasks.train.step import Step
 
-__all__ = ["Run", "Scratch"]
+__all__ = ["Pace", "Run", "Scratch"]
 
 CHECKPOINT_SECONDS = 2.0  # between checkpoints, at least, …
 CHECKPOINT_SHARE = 0.02  # … and of the time that may go into writing them
@@ -24,6 +25,26 @@ class Scratch(Protocol):
     def save(self, name: str, state: dict[str, Any]) -> None: ...
 
     def load(self, name: str) -> dict[str, Any] | None: ...
+
+
+class Pace:
+    """When the next checkpoint is due: some time after the last, the longer the more that one took."""
+
+    def __init__(self) -> None:
+        self._saved, self._cost = time.perf_counter(), 0.0
+
+    @property
+    def due(self) -> bool:
+        pause = max(CHECKPOINT_SECONDS, self._cost / CHECKPOINT_SHARE)
+        return time.perf_counter() - self._saved >= pause
+
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """Around what writes a checkpoint."""
+        start = time.perf_counter()
+        yield
+        self._saved = time.perf_counter()
+        self._cost = self._saved - start
 
 
 class Run:
@@ -45,8 +66,8 @@ class Run:
         self._sizes: list[int] = []
         self._checked = 0  # batches of the epoch whose losses are known to be finite
         self._seconds = 0.0  # of earlier processes
-        self._began = self._saved = time.perf_counter()
-        self._cost = 0.0
+        self._began = time.perf_counter()
+        self._pace = Pace()
 
     @property
     def seconds(self) -> float:
@@ -113,12 +134,14 @@ class Run:
 
     def save_when_due(self, network: nn.Module, step: Step, observe: Any) -> None:
         """Write a checkpoint, unless the last one is too recent for what it cost."""
-        pause = max(CHECKPOINT_SECONDS, self._cost / CHECKPOINT_SHARE)
-        if self._scratch is None or time.perf_counter() - self._saved < pause:
+        if self._scratch is None or not self._pace.due:
             return
-        start = time.perf_counter()
+        with self._pace.saving():
+            self._save(self._scratch, network, step, observe)
+
+    def _save(self, scratch: Scratch, network: nn.Module, step: Step, observe: Any) -> None:
         epoch = [torch.stack(self._losses).cpu(), torch.stack(self._corrects).cpu()] if self._losses else None
-        self._scratch.save(
+        scratch.save(
             "train",
             {
                 "identity": self._identity,
@@ -132,8 +155,6 @@ class Run:
                 "observer": None if observe is None else observe.state_dict(),
             },
         )
-        self._saved = time.perf_counter()
-        self._cost = self._saved - start
 
     def resume(self, network: nn.Module, step: Step, observe: Any) -> None:
         """Continue from the scratch's checkpoint, if it is of this very training."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,6 +14,7 @@ from torch import Tensor
 from winnow.tasks import hardware
 from winnow.tasks.embed.graph import Graph
 from winnow.tasks.errors import BadInput, WinnowError
+from winnow.tasks.train.checkpoint import Pace
 from winnow.tasks.train.heads import (
     ClusterHeads,
     HeadsConfig,
@@ -43,8 +43,6 @@ __all__ = [
 ]
 
 Progress = Callable[[int, int, str], None]
-
-CHECKPOINT_SECONDS = 30.0  # between two checkpoints; with many heads one is hundreds of megabytes
 
 
 @dataclass(frozen=True)
@@ -214,7 +212,7 @@ def train_cluster_heads(
 
     run = _Run(features, neighbours, config, classes, seed, device, dtype)
     run.resume(scratch)
-    saved = time.monotonic()
+    pace = Pace()
     for epoch in range(run.epoch, config.epochs):
         losses = run.train_epoch(epoch)
         if not torch.isfinite(losses).all():
@@ -224,10 +222,9 @@ def train_cluster_heads(
                 remedy=f"lower lr (now {config.lr}), or normalise the embeddings (normalise='zscore')",
             )
         run.keep_best(epoch, choice)
-        due = time.monotonic() - saved >= CHECKPOINT_SECONDS and epoch + 1 < config.epochs
-        if scratch is not None and due:
-            run.save(scratch)
-            saved = time.monotonic()
+        if scratch is not None and pace.due and epoch + 1 < config.epochs:
+            with pace.saving():
+                run.save(scratch)
         if progress:
             progress(epoch + 1, config.epochs, f"loss {losses.min():.4f}")
     labels, confidence = predict(run.best["state"], features, device=device)
