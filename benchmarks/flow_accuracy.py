@@ -1,4 +1,4 @@
-"""The accuracies of a flow's run as a line of benchmarks/results: of a run that took too long to be repeated here.
+"""The accuracies of a flow's run as a line of benchmarks/results: of a run too long to be repeated here.
 
     WINNOW_STORE=... python benchmarks/flow_accuracy.py NAME DIGEST --command "winnow run d2/cifar10 ..."
 
@@ -12,10 +12,10 @@ import argparse
 
 from _common import record
 
-from winnow.tasks.artifacts import Artifact, find
+from winnow.tasks.artifacts import find
 from winnow.tasks.provenance import artifact_of, maker
 from winnow.tasks.provenance import steps as recorded
-from winnow.tasks.report.tables import mean_ranks, summarise
+from winnow.tasks.report.statistics import mean_ranks, summarise
 
 
 def main() -> None:
@@ -43,10 +43,10 @@ def main() -> None:
         for row in summarise(trials)
     ]
     pseudo = [
-        Artifact(**out).facts
+        output["facts"]
         for step in recorded()
-        for out in step["outputs"]
-        if out["kind"] == "pseudo_labels"
+        for output in step["outputs"]
+        if output["kind"] == "pseudo_labels"
     ]
     result = {
         "command": arguments.command,
