@@ -1,1 +1,1 @@
-"""Deployments: prefect.yaml names every ready-made run; `winnow run` and `prefect deploy` read the same file."""
+"""Deployments: prefect.yaml names every ready-made run, for `winnow run` and `prefect deploy` alike."""

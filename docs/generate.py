@@ -254,15 +254,15 @@ def _registry(name: str) -> Registry:
 
 def flows_page() -> str:
     flows = sorted(FLOWS.items())
-    first_lines = {name: parse(docstring(target)).summary for name, target in flows}
+    about = {name: parse(docstring(target)).summary for name, target in flows}
     parts = [
         "# Flows",
         NOTICE,
-        "`winnow ls flows` lists them. A parameter is set by name, a field of a nested one after a dot: `winnow "
-        "run elfs/digits -p 'seeds=[0]' -p training.epochs=30` in this process, `prefect deployment run "
-        "elfs/digits -p 'seeds=[0]'` on a server, or in the form of the UI. Lists and maps are written as JSON. "
-        "[deployments.md](deployments.md) has the ready-made runs.",
-        table(["flow", ""], [[f"[`{name}`](#{slug(name)})", prose(text)] for name, text in first_lines.items()]),
+        "`winnow ls flows` lists them. A parameter is set by name, a field of a nested one after a dot: "
+        "`winnow run elfs/digits -p 'seeds=[0]' -p training.epochs=30` in this process, `prefect deployment "
+        "run elfs/digits -p 'seeds=[0]'` on a server, or in the form of the UI. Lists and maps are written "
+        "as JSON. [deployments.md](deployments.md) has the ready-made runs.",
+        table(["flow", ""], [[f"[`{name}`](#{slug(name)})", prose(text)] for name, text in about.items()]),
     ]
     for name, target in flows:
         doc = parse(docstring(target))
@@ -276,8 +276,9 @@ def nested_table(model: type[BaseModel]) -> str:
     """The fields of the flows' parameters of this type."""
     of = " and ".join(f"`{name}`" for name, kind in forms.NESTED.items() if kind is model)
     rows = [
-        [code(name), _schema_type(field), code(repr(field.get("default"))), prose(joined(field["description"]))]
-        for name, field in model.model_json_schema()["properties"].items()
+        [code(name), _schema_type(schema), code(repr(schema.get("default"))), prose(joined(meaning))]
+        for name, schema in model.model_json_schema()["properties"].items()
+        if (meaning := schema["description"])
     ]
     head = f"## `{model.__name__}`: the fields of {of}\n\n{prose(parse(model.__doc__ or '').summary)}"
     return f"{head}\n\n{table(['field', 'type', 'default', 'meaning'], rows)}"
@@ -327,9 +328,9 @@ def deployments_page() -> str:
     intro = (
         "The ready-made runs of [deployments/prefect.yaml](../deployments/prefect.yaml). `winnow run "
         f"{first}` runs one in this process, `prefect deployment run {first}` on a server: see "
-        "[deploying.md](deploying.md). Parameters that are not named have the flow's defaults and the preset's "
-        "values: see [flows.md](flows.md). Times are orders of magnitude, and published results are read off a "
-        "figure."
+        "[deploying.md](deploying.md). Parameters that are not named have the flow's defaults and the "
+        "preset's values: see [flows.md](flows.md). Times are orders of magnitude, and published results are "
+        "read off a figure."
     )
     head = ["deployment", "", "work pool", "parameters", "cost and published result"]
     return "\n\n".join(["# Deployments", NOTICE, intro, table(head, rows)]) + "\n"

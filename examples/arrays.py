@@ -1,6 +1,7 @@
-"""A dataset in one file: images and labels that lie in an .npz file.
+r"""A dataset in one file: images and labels that lie in an .npz file.
 
-    WINNOW_PLUGINS=examples/arrays.py winnow run ccs -p dataset=arrays:/data/mine.npz -p proxy_network=convnet -p network=convnet
+    WINNOW_PLUGINS=examples/arrays.py winnow run ccs -p dataset=arrays:/data/mine.npz \
+        -p proxy.network=convnet -p training.network=convnet
 
 The file holds ``train_images`` and ``test_images``, uint8 (N, H, W) or (N, H, W, C), and ``train_labels`` and
 ``test_labels``, int (N,).

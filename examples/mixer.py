@@ -1,6 +1,7 @@
-"""A network in one file: an MLP-Mixer small enough for a CPU.
+r"""A network in one file: an MLP-Mixer small enough for a CPU.
 
-WINNOW_PLUGINS=examples/mixer.py winnow run deepcore/digits -p network=mixer -p method=herding -p lr=0.02
+    WINNOW_PLUGINS=examples/mixer.py winnow run deepcore/digits -p training.network=mixer \
+        -p training.lr=0.02 -p method=herding
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ WIDTH, DEPTH = 64, 2
 
 
 class Block(nn.Module):
-    """Mixes patches, then channels, each by a perceptron with a skip connection; (n, patches, width) in and out."""
+    """Mixes patches, then channels, by perceptrons with skip connections; (n, patches, width) in and out."""
 
     def __init__(self, patches: int, width: int) -> None:
         super().__init__()

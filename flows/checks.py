@@ -105,8 +105,8 @@ def fits(train: Artifact, methods: Iterable[Method], *, clusters: int | None, ne
         neighbours: k of the flow's kNN graph, 0 where there is none.
 
     Raises:
-        BadInput: k ≥ N; a cut and a budget that do not fit together; a selection that would not fit into memory
-            (classes of equal size are assumed where budgets are balanced).
+        BadInput: k ≥ N; a cut and a budget that do not fit together; a selection that would not fit into
+            memory (classes of equal size are assumed where budgets are balanced).
         MissingLabels: there is nothing to annotate the coreset with.
     """
     from winnow.tasks.select.budget import check_size, count

@@ -1,4 +1,4 @@
-"""The command line: `winnow ls | run | show | export | cache | doctor`. Thin, and quick to start: heavy imports live in commands."""
+"""The command line: `winnow ls | run | show | export | cache | doctor`; heavy imports come late."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ def list_all(
     """List what there is: datasets, embedders, networks, scores, selectors, policies, flows, deployments."""
     if kind is not None and kind not in catalogue.KINDS:
         raise UnknownName(
-            f"{kind!r} cannot be listed.{did_you_mean(kind, catalogue.KINDS)} Kinds: {', '.join(catalogue.KINDS)}"
+            f"{kind!r} cannot be listed.{did_you_mean(kind, catalogue.KINDS)} "
+            f"Kinds: {', '.join(catalogue.KINDS)}"
         )
     found = {name: catalogue.listed(name) for name in ([kind] if kind else catalogue.KINDS)}
     if as_json:

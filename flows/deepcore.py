@@ -1,4 +1,4 @@
-"""DeepCore: any coreset method by name, with the options of the library's command line (Guo, Zhao and Bai, DEXA 2022)."""
+"""DeepCore: any coreset method by name, with the library's options (Guo, Zhao and Bai, DEXA 2022)."""
 
 from __future__ import annotations
 

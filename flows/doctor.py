@@ -139,7 +139,7 @@ def _data() -> Iterator[Finding]:
     yield (
         "ok",
         "data",
-        f"{root}: {', '.join(found) if found else 'empty; digits needs nothing, other datasets are fetched or put there'}",
+        f"{root}: {', '.join(found) or 'empty; digits needs nothing, others are fetched or put there'}",
         "",
     )
     if os.environ.get("WINNOW_OFFLINE"):

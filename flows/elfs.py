@@ -1,4 +1,4 @@
-"""ELFS: label-free coreset selection with proxy training dynamics (Zheng et al., ICLR 2025), on TEMI cluster heads."""
+"""ELFS: label-free selection by proxy training dynamics (Zheng et al., ICLR 2025) on TEMI cluster heads."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def elfs(
     neighbours: Positive | None = None,
     clusters: Annotated[int, Field(ge=2)] | None = None,
     heads: Heads | None = None,
-    score: str = "aum",
+    score: str | None = None,
     mis_ratio: MisRatio | None = None,
     search_seeds: Positive = 1,
     baselines: tuple[str, ...] = ("random", "full"),

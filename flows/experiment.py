@@ -1,4 +1,4 @@
-"""What a flow runs with: its data, seeds, device and recipes, the user's over the preset's; and its steps with these."""
+"""What a flow runs with: data, seeds, device and recipes, the user's over the preset's; and its steps."""
 
 from __future__ import annotations
 
@@ -60,8 +60,6 @@ def experiment(flow: str, arguments: Mapping[str, Any]) -> Experiment:
     tables = presets.grid(flow, dataset, 0.1)
     if given.get("score", preset.get("score")) != preset.get("score"):  # its values are for its score
         preset = {name: value for name, value in preset.items() if name not in tables}
-    if given.get("embedder", preset.get("embedder")) != preset.get("embedder"):
-        preset = {**preset, "embedder_options": {}}
     values = merged({**arguments, **preset}, given)
     for name in tables:
         checks.table(name, values.get(name), arguments["fractions"], preset.get(name))
@@ -116,7 +114,7 @@ class Experiment:
         """The same with another seed."""
         return replace(self, values={**self.values, "seed": seed})
 
-    # -- who takes part ----------------------------------------------------------------------------------------
+    # -- who takes part --------------------------------------------------------------------------------------
 
     def method(self, fixed: Iterable[str], searched: Iterable[str], *, final_pass: bool = True) -> Method:
         """The flow's own method: at each fraction what is settled, and values to try of what is open.
@@ -165,7 +163,7 @@ class Experiment:
         )
 
     def contest(self, names: Sequence[str], params: Mapping[str, Mapping[str, Any]]) -> list[Method]:
-        """The methods of a comparison, with the presets' parameters where there are any and the user's over them.
+        """The methods of a comparison, with the presets' parameters, the user's over them.
 
         Where the run is ``upstream``, the published code of those that have such a mode is replayed.
 
@@ -200,7 +198,7 @@ class Experiment:
         return methods_by_name(names, fractions, passes=True, params=chosen, balanced=balanced)
 
     def _replay(self, name: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        """What makes a selector replay its published code; some divides gradients by the size of the proxy's batches."""
+        """Parameters that replay a selector's published code, which may need the proxy's batch size."""
         from winnow.tasks.select.budget import check_parameters
 
         entry = selectors.get(name)
@@ -211,7 +209,7 @@ class Experiment:
         batch = {"batch": self.proxy.batch_size} if "batch" in entry.parameters(upstream=True) else {}
         return {"upstream": True, **batch}
 
-    # -- steps -------------------------------------------------------------------------------------------------
+    # -- steps -----------------------------------------------------------------------------------------------
 
     def load(self, *methods: Method) -> tuple[Artifact, Artifact]:
         """The training samples, which must suit the methods, and the labelled test samples."""
@@ -251,7 +249,7 @@ class Experiment:
         )
 
     def pseudo_labels(self, train: Artifact, test: Artifact | None = None) -> PseudoLabels:
-        """ELFS's: embed, link, cluster; or the user's own. With ``test`` the epoch is chosen by its labels, as published."""
+        """ELFS's (embed, link, cluster) or the user's; with ``test`` its labels choose the epoch."""
         files = [name for name in ("pseudo_labels", "embeddings") if self.values.get(name) is not None]
         if test is not None and files:
             raise BadInput(
@@ -277,7 +275,7 @@ class Experiment:
     def record(
         self, train: Artifact, labels: Artifact, *, final_pass: bool = True, **options: Any
     ) -> Recorded:
-        """Train the proxy on all samples: dynamics and, with ``final_pass``, the trained network's scores, features and logits."""
+        """Train the proxy on all samples: dynamics; with ``final_pass`` also what it sees when trained."""
         told = record_dynamics(
             train, labels, self.proxy, seed=self.seed, device=self.device, final_pass=final_pass, **options
         )
@@ -345,7 +343,7 @@ class Experiment:
         name = f"{self.flow}-{self.dataset}"
         return publish(name, self.titled(title), train, drawn, chosen, self.settings())
 
-    # -- comparisons -------------------------------------------------------------------------------------------
+    # -- comparisons -----------------------------------------------------------------------------------------
 
     def compare(
         self, title: str, name: str, methods: Sequence[Method], *, normalised: bool = True
@@ -417,7 +415,7 @@ class Experiment:
         mean = measured[0] if len(measured) == 1 else average_score(measured, source)
         return {**shared.signals, "scores": mean}
 
-    # -- what the report says ----------------------------------------------------------------------------------
+    # -- what the report says --------------------------------------------------------------------------------
 
     def titled(self, title: str) -> str:
         """The report's title."""

@@ -54,7 +54,7 @@ class At(BaseModel, Generic[Value]):
 
 
 def rows(value: Any) -> Any:
-    """A table by fraction as rows, which forms can show: ``{0.1: 0.4}`` is ``[{"fraction": 0.1, "value": 0.4}]``.
+    """A table by fraction as rows, which forms can show.
 
     >>> rows({"0.1": 0.4})
     [{'fraction': '0.1', 'value': 0.4}]
@@ -82,7 +82,7 @@ def value_at(value: Any, fraction: float) -> Any:
 
 
 def _changes(model: type[BaseModel], *, without: Iterable[str] = ()) -> Any:
-    """The type of a parameter that names some fields of a model, the others being the preset's: a form of all of them."""
+    """The type of a parameter that names some fields of a model; a form shows all of them."""
     schema = model.model_json_schema()
     properties = {name: field for name, field in schema["properties"].items() if name not in set(without)}
     return Annotated[

@@ -120,7 +120,7 @@ def methods_by_name(
 
 
 def check_score(score: str, *, final_pass: bool, passes: bool = False) -> None:
-    """Refuse a score that the proxy's training does not give, nor with ``passes`` another pass through the trained proxy.
+    """Refuse a score that neither the proxy's training gives nor, with ``passes``, another pass through it.
 
     Raises:
         BadInput: with those that it gives.

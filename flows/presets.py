@@ -24,7 +24,6 @@ _TEMI = {
 }
 _CIFAR: Values = {
     "embedder": "dino_vitb16",
-    "embedder_options": {},
     "normalisation": "none",
     "neighbours": 50,
     "heads": _TEMI,
@@ -101,7 +100,7 @@ def elfs(dataset: str) -> Values:
     >>> elfs("cifar10")["mis_ratio"][0].value
     0.4
     """
-    return _ELFS.get(dataset, _ANY)
+    return {"score": "aum", **_ELFS.get(dataset, _ANY)}
 
 
 # beta of CCS by fraction kept (d2_ccs.md 1.5). Its README has CIFAR-10 and ImageNet at 10 %, ImageNet at 20

@@ -65,7 +65,7 @@ def configured() -> bool:
 
 
 def temporary_server(timeout: float = 120) -> Server | None:
-    """Start a server in the background and make Prefect, not yet imported, use it; None where the user may have one.
+    """Start a server and make Prefect, not yet imported, use it; None where the user may have one.
 
     It stops when this process ends, after Prefect has sent it the last log lines.
     """

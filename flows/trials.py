@@ -1,6 +1,7 @@
 """Search and trials, which every flow ends in: select with each method, annotate, train, judge.
 
-Both are flows of their own inside the others, so that their many trainings are one dot in the picture of a run.
+Both are flows of their own inside the others, so that their many trainings are one dot in the picture of a
+run.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def search(
     seeds: int = 1,
     device: str = "auto",
 ) -> tuple[Method, list[dict[str, Any]]]:
-    """The method with its open parameters chosen, judged on a random tenth of the training set, never on the test set.
+    """The method with its open parameters chosen on a tenth of the training set, never on the test set.
 
     For each candidate: select among the other nine tenths and train on that selection, with the labels that
     are selected with (pseudo-labels where the method is label-free); judge on the tenth.
@@ -131,7 +132,8 @@ def _told(
         "chosen": names[best],
         "judged_on": f"held-out {words}",
         "text": (
-            f"For each setting: select and train on 90 % of the training samples with their {words}, judge on "
+            f"For each setting: select and train on 90 % of the training samples with their {words}, judge "
+            "on "
             f"the other 10 %. {'No true label was used.' if pseudo else 'The test set was not used.'}"
         ),
     }

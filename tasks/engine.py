@@ -1,7 +1,8 @@
 """Work over parts: each part is computed once for its content, in this process, on threads or on processes.
 
-What is done is recorded part by part, so a run that is cut off, or one with a few parts more, computes the rest only.
-An engine is a function of the parts that are left; Ray and work pools are further entries of :data:`ENGINES`.
+What is done is recorded part by part, so a run that is cut off, or one with a few parts more, computes the
+rest only. An engine is a function of the parts that are left; Ray and work pools are further entries of
+:data:`ENGINES`.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def cpu_count() -> int:
 
 
 def trial_workers() -> int:
-    """Trainings to run side by side: one a GPU, one on a CPU (its cores share each training); ``$WINNOW_WORKERS`` overrides it.
+    """Trainings to run side by side: one a GPU, or one on a CPU; ``$WINNOW_WORKERS`` overrides it.
 
     Flow modules ask while they are imported, hence without torch.
     """
@@ -173,7 +173,7 @@ def set_threads() -> int:
 
 
 def gpu_ids() -> list[str]:
-    """UUIDs of the GPUs that this process may use: the same however ``CUDA_VISIBLE_DEVICES`` names or orders them."""
+    """UUIDs of the GPUs that this process may use, however ``CUDA_VISIBLE_DEVICES`` names or orders them."""
     import torch
 
     if not torch.cuda.is_available():
@@ -245,7 +245,7 @@ def full_precision() -> None:
 
 
 def compute_dtype(where: torch.device) -> torch.dtype:
-    """The fastest inference dtype that the device has units for: bfloat16 or float16 on GPUs, float32 on CPUs."""
+    """The fastest inference dtype that the device has units for: 16 bits on GPUs, float32 on CPUs."""
     import torch
 
     if where.type != "cuda":
@@ -284,7 +284,7 @@ def describe(where: torch.device) -> str:
 
 
 def seed_sequence(seed: int, *purpose: str) -> list[int]:
-    """Words of entropy for one purpose of one seed, so that data order, augmentation and init draw independent streams.
+    """Words of entropy for one purpose of a seed: data order, augmentation and init draw independent streams.
 
     >>> seed_sequence(0, "order") != seed_sequence(0, "augment")
     True
@@ -398,7 +398,7 @@ def lease(
 
 @contextmanager
 def leased_device(name: str = "auto") -> Iterator[torch.device]:
-    """The device of that name, a GPU held alone for as long as the block runs; torch gets all cores that this process may use.
+    """The device of that name, a GPU held alone while the block runs; torch gets all cores of this process.
 
     >>> with leased_device("cpu") as where:
     ...     where.type

@@ -1,4 +1,4 @@
-"""Locks among the threads and processes of a host, dropped by the kernel when their holder dies by any cause."""
+"""Locks among the threads and processes of a host, dropped by the kernel when their holder dies."""
 
 from __future__ import annotations
 

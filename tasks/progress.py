@@ -1,4 +1,4 @@
-"""Progress of long work, wherever a person may look: a bar in the terminal, log lines, a progress artifact in Prefect's UI."""
+"""Progress of long work wherever a person may look: in the terminal, the log, and Prefect's UI."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Stopped(WinnowError):
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C or a termination signal in this block ends the work of the other threads, too, at their next word of progress.
+    """Ctrl-C or SIGTERM in this block ends the other threads' work, too, at their next word of progress.
 
     Prefect waits for them: without this the run would go on until the training under way has ended.
     """

@@ -43,12 +43,14 @@ class Entry:
     """One registered implementation; calling it calls the function, which is imported on first use.
 
     Attributes:
-        name: as the user wrote it; for a family such as ``timm:*`` the full name, for example ``timm:resnet18``.
+        name: as the user wrote it; for a family such as ``timm:*`` the full name, for example
+            ``timm:resnet18``.
         target: ``"package.module:function"``.
         version: raised by hand when the code changes its results.
         upstream: target of the function that replays the published code, None where there is none.
         fixed: keyword arguments that make a name of its own of another's function.
-        variant: what stood in place of a family's ``*``, else None; handed to the function as keyword ``variant``.
+        variant: what stood in place of a family's ``*``, else None; handed to the function as keyword
+            ``variant``.
         about: stands for the docstring where the function has another's.
         through: target of a function that calls the entry: ``through(entry, …)``; None calls it directly.
     """
@@ -119,7 +121,7 @@ class Entry:
 
     @cached_property
     def doc(self) -> str:
-        """The function's docstring, read from the source without importing it; ``about`` where there is one."""
+        """``about``, else the function's docstring, read from the source without importing it."""
         return self.about or docstring(self.target)
 
     @property
@@ -168,8 +170,8 @@ class DatasetEntry(Entry):
 class EmbedderEntry(Entry):
     """An embedder: length of its vectors, None where it depends; where its weights come from.
 
-    ``learns`` says that an image's vector depends on the other images; only where it does not can parts be embedded
-    and cached on their own.
+    ``learns`` says that an image's vector depends on the other images; only where it does not can parts be
+    embedded and cached on their own.
     """
 
     dim: int | None = None
@@ -187,10 +189,10 @@ class NetworkEntry(Entry):
 
 @dataclass(frozen=True)
 class ScoreEntry(Entry):
-    """A score: what it is computed from, which end of it is hard, whether its paper averages it over trainings.
+    """A score: what it is computed from, which end is hard, whether its paper averages it over trainings.
 
-    One that needs ``dynamics`` is a :class:`~winnow.tasks.score.reducer.Reducer`; others are functions whose arguments
-    are named as what they need.
+    One that needs ``dynamics`` is a :class:`~winnow.tasks.score.reducer.Reducer`; others are functions whose
+    arguments are named as what they need.
     """
 
     needs: tuple[str, ...] = ()
@@ -200,7 +202,7 @@ class ScoreEntry(Entry):
 
 @dataclass(frozen=True)
 class SelectorEntry(Entry):
-    """A selector: signals that it needs and those that it uses where they are; ``limit`` refuses what would not fit.
+    """A selector: signals that it needs, and uses where they are; ``limit`` refuses what would not fit.
 
     ``labels`` is "pseudo" where its paper trains the proxy on pseudo-labels.
     """
@@ -253,7 +255,8 @@ class Registry(Generic[E]):
     Args:
         kind: in messages.
         entry: class of the entries, whose fields :meth:`add` takes.
-        stage: the package whose import registers them, and to which targets such as ``".d2:d2"`` are relative.
+        stage: the package whose import registers them, and to which targets such as ``".d2:d2"`` are
+            relative.
         through: of every entry; see :class:`Entry`.
 
     >>> shapes = Registry("shape", Entry)
@@ -338,7 +341,8 @@ class Registry(Generic[E]):
             if name.startswith(stem) and len(name) > len(stem):
                 return replace(entries[family], name=name, variant=name[len(stem) :])
         raise UnknownName(
-            f"{name!r} is not a {self.kind}.{did_you_mean(name, entries)} Available: {', '.join(sorted(entries))}"
+            f"{name!r} is not a {self.kind}.{did_you_mean(name, entries)} "
+            f"Available: {', '.join(sorted(entries))}"
         )
 
 

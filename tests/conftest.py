@@ -1,4 +1,4 @@
-"""Shared fixtures: golden data, a store of its own for each test, one Prefect server for those that run flows."""
+"""Shared fixtures: golden data, a store for each test, one Prefect server for those that run flows."""
 
 from __future__ import annotations
 

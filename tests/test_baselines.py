@@ -1,4 +1,4 @@
-"""Moderate, prototypicality, BADGE, GraNd: against naive formulas, the published code's output, and on data that breaks formulas."""
+"""Moderate, prototypicality, BADGE, GraNd: against naive formulas and published output; awkward data."""
 
 from __future__ import annotations
 
@@ -270,7 +270,7 @@ def test_prototypicality_refuses():
 
 
 def naive_badge(signals, budget, generator):
-    """The documented scheme on gradients that are written out, one distance at a time, rows in the order of the ids."""
+    """The documented scheme on gradients written out, a distance at a time, rows in the order of the ids."""
     g = gradients_of(signals)
     keys = generator.random(signals.n)
     picks, stale, waiting = [int(keys.argmin())], np.full(signals.n, np.inf), []
@@ -337,7 +337,7 @@ def test_badge_draws_from_the_distribution_of_kmeans_plus_plus(monkeypatch):
 
 
 def test_badge_large_budget_equals_small_blocks_in_spread(monkeypatch):
-    """Whole blocks of picks: the sum of the distances left over is that of one pick at a time, within chance."""
+    """Whole blocks of picks: the sum of the distances left is that of one pick at a time, within chance."""
     signals = problem(n=3000, seed=1)
     g = gradients_of(signals)
 

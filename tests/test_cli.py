@@ -139,7 +139,7 @@ def test_a_server_of_the_user_s_is_never_bypassed(tmp_path, monkeypatch, files, 
 @pytest.mark.server
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for child processes in /proc")
 def test_a_killed_run_leaves_no_server_behind(tmp_path):
-    """Without a server of the user's, a run starts its own; that ends with the run, even when nothing can be cleaned up."""
+    """Without a server of the user's, a run starts its own, which ends with it whatever happens."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     environment |= {
         "HOME": str(tmp_path),

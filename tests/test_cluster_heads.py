@@ -1,4 +1,4 @@
-"""Cluster heads against the published implementation (loss, gradients, schedules, a whole training), and in the corners."""
+"""Cluster heads against the published code (loss, gradients, schedules, a training), and in the corners."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_dead_cluster_does_not_break_the_loss():
 
 
 def test_the_teachers_loss_does_not_reward_collapse():
-    """All samples in one cluster: the student's loss falls below what K clusters can earn, the teacher's stays far above."""
+    """All samples in one cluster: the student's loss falls below K clusters', the teacher's does not."""
     teacher = torch.zeros(1, 8, 10)
     teacher[:, :, 0] = 1.2
     student = torch.zeros(1, 8, 10)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import importlib
+import inspect
 import io
 
 import numpy as np
@@ -11,6 +13,7 @@ from typer.testing import CliRunner
 
 from winnow.flows import cli
 from winnow.flows.experiment import experiment
+from winnow.flows.forms import value_at
 from winnow.flows.methods import Method
 from winnow.tasks.artifacts import Artifact
 from winnow.tasks.errors import BadInput, UnknownName
@@ -347,3 +350,24 @@ def test_deepcore_runs_one_method_with_the_published_options():
     assert all(step["inputs"]["balanced"] for step in chosen)
     with pytest.raises(BadInput, match="step_size"):
         deepcore("digits", method="random", baselines=(), training={"scheduler": "step"})
+
+
+@pytest.mark.parametrize(
+    ("flow", "name", "value"),
+    [
+        ("elfs", "mis_ratio", 0.25),
+        ("ccs", "mis_ratio", 0.1),
+        ("d2", "gamma_reverse", 0.0),
+        ("d2", "neighbours", 5),
+        ("d2", "mis_ratio", 0.2),
+    ],
+)
+def test_a_preset_s_table_is_for_the_preset_s_score(flow, name, value):
+    """Unless the user gives the values: those of one score say nothing about another."""
+    function = getattr(importlib.import_module(f"winnow.flows.{flow}"), flow).fn
+    arguments = {p.name: p.default for p in inspect.signature(function).parameters.values()}
+    arguments |= {"dataset": "digits", "fractions": (0.1,)}
+    assert value_at(experiment(flow, arguments).values[name], 0.1) == value
+    assert value_at(experiment(flow, arguments | {"score": "entropy"}).values.get(name), 0.1) == "auto"
+    given = {"score": "entropy", name: value}
+    assert value_at(experiment(flow, arguments | given).values[name], 0.1) == value

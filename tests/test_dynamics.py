@@ -424,7 +424,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def anli():
-    """Ten epochs of a language model on 1,801 samples of ANLI, with the scores that d2pruning's authors computed; not ours to ship."""
+    """A language model's ten epochs on 1,801 samples of ANLI, and d2pruning's scores of them; not ours."""
     folder = Path(os.environ.get("WINNOW_GROUND_TRUTH", ROOT.parent / "shared" / "data" / "ground_truth"))
     file = folder / "anli-2k_dynamics_and_scores.npz"
     if not file.exists():

@@ -92,7 +92,7 @@ def test_resize_is_pillows_to_the_last_bit(filter, before, after):
 
 @pytest.mark.parametrize(("crop", "size"), [(False, 224), (True, 224), (True, 96), (False, 20)])
 def test_preprocessing_is_torchvisions(crop, size):
-    """Resize(224, bicubic), or Resize(256 s / 224) and CenterCrop(s); ToTensor; Normalize; also on PIL images."""
+    """Resize(224, bicubic), or Resize(256 s / 224) and CenterCrop(s); ToTensor; Normalize."""
     chain = (
         [v2.Resize(int(256 * size / 224)), v2.CenterCrop(size)]
         if crop
@@ -452,7 +452,7 @@ def small_dino(seed: int = 3) -> torch.nn.Module:
 
 
 def test_dino_weights_and_class_token(weights, caplog):
-    """A file of the authors' name is found and loaded whole, and gives the class token after the final norm."""
+    """A file of the authors' name is found, loaded whole, and gives the class token after the final norm."""
     model = small_dino()
     torch.save(model.state_dict(), weights / "dino_deitsmall16_pretrain.pth")
     with caplog.at_level(logging.INFO, logger="winnow.tasks.embed"):

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("empty_store")
 
 @dataclass(frozen=True)
 class Squares:
-    """Squares of whole numbers; notes in a folder which parts it computed, and fails or dies where it is told to."""
+    """Squares of numbers; notes in a folder which parts it computed; fails or dies where it is told to."""
 
     folder: Path
     fails: tuple[int, ...] = ()

@@ -1,4 +1,4 @@
-"""The examples: each file adds a dataset, a network or a method, and everything that finds them by name works with them."""
+"""The examples: each file adds a dataset, a network or a method, which works wherever one is named."""
 
 from __future__ import annotations
 
@@ -105,13 +105,13 @@ def test_a_flow_takes_all_three(prefect_server, tmp_path, npz):
     ]
     parameters += [
         "-p",
-        "proxy_network=mixer",
+        "proxy.network=mixer",
         "-p",
-        "proxy_epochs=3",
+        "proxy.epochs=3",
         "-p",
-        "network=mixer",
+        "training.network=mixer",
         "-p",
-        "iterations=40",
+        "training.iterations=40",
     ]
     environment = {**prefect_server, "WINNOW_STORE": str(tmp_path / "store")}
     said = winnow("run", "compare", *parameters, plugins=plugins, **environment)

@@ -80,7 +80,7 @@ def test_elfs_end_to_end():
 
 
 def test_what_is_label_free_sees_no_label():
-    """No artifact before annotation holds a true label, and the scores are the same whatever the labels are."""
+    """No artifact before annotation holds a true label; the scores are the same whatever the labels are."""
     run()
     made = {step["task"]: step for step in recorded()}
     for task in ("embed", "knn", "cluster", "dynamics"):

@@ -1,4 +1,4 @@
-"""GradMatch, GLISTER, DeepFool, full GraNd: against naive formulas, autograd, the published code's output; data that breaks formulas."""
+"""GradMatch, GLISTER, DeepFool, full GraNd: against formulas, autograd and published output; awkward data."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def one_class_at_a_time(name, signals, fraction, **params):
 
 
 def naive_gradmatch(g, target, k, lam):
-    """Pursuit with SciPy's non-negative least squares from scratch at each step, on (√λ I; gᵀ); picks, weights, (row, E) of each entry."""
+    """Pursuit by SciPy's non-negative least squares on (√λ I; gᵀ); picks, weights, (row, E) entries."""
     support, after = [], []
     while len(support) < k:
         weights = _ridge(g[support], target, lam)
@@ -271,7 +271,7 @@ def stepped(weight, bias, g, rows, eta):
 
 
 def naive_gains(signals, watched, weight, bias, picks, eta):
-    """The validation loss's gradient by autograd at the layer after the steps of these picks, times each sample's step."""
+    """The validation loss's gradient by autograd after the steps of these picks, times each sample's step."""
     g = gradients_of(signals)
     moved = stepped(weight, bias, g, picks, eta)
     slope = torch.autograd.grad(validation_loss(watched, *moved), moved)

@@ -145,7 +145,7 @@ def test_many_duplicates(small_tiles):
 
 
 def test_one_hot(small_tiles):
-    """Cosine is 1 or 0: with k beyond a class's size the list goes on with the lowest indices of all others."""
+    """Cosine is 1 or 0: beyond a class's size the list goes on with the lowest indices of the others."""
     which = np.random.default_rng(2).integers(0, 40, size=400)
     graph = knn(np.eye(40)[which], 30, device=CPU)
     for row in range(400):

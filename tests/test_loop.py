@@ -830,7 +830,8 @@ def test_training_does_not_import_the_compiler(optimizer):
         "from winnow.tasks.train.recipe import Recipe; "
         "images, targets = np.zeros((8, 8, 8, 1), np.uint8), np.zeros(8, int); "
         "problem = ImageProblem(images, targets, classes=2, mean=(0.0,), std=(1.0,)); "
-        f"recipe = Recipe(network='convnet', optimizer='{optimizer}', iterations=2, batch_size=8, augment='none'); "
+        f"recipe = Recipe(network='convnet', optimizer='{optimizer}', iterations=2, batch_size=8, "
+        "augment='none'); "
         "train(problem, recipe, seed=0); "
         "print('torch._dynamo' in sys.modules)"
     )

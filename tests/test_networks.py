@@ -79,7 +79,7 @@ def test_parameter_counts(name, size, count):
 
 
 def deepcore_millions():
-    """Parameters of DeepCore's networks for 32x32x3 and 10 classes, in millions; its Inception differs by 327,680, see there."""
+    """Parameters of DeepCore's networks, 32x32x3, 10 classes; its Inception differs by 327,680, see there."""
     return {
         "mlp": 0.411,
         "lenet": 0.062,
@@ -314,7 +314,7 @@ def test_pretrained_weights_come_from_a_local_file_or_are_named(tmp_path, monkey
 
 
 def light_state(network):
-    """A state dict whose convolutions and norms are the network's own; its linear layers are one number each, to save small files."""
+    """A state dict with the network's convolutions and norms; linear layers are a number each."""
     return {
         k: v.new_full((1,), 0.5).expand(v.shape) if v.ndim == 2 else v
         for k, v in network.state_dict().items()

@@ -215,7 +215,7 @@ def test_elfs_honours_the_score(golden):
 
 
 def test_prototypicality_baseline_of_elfs(golden):
-    """The farthest of each cluster, an even share of the budget for each: the published baseline, put together from ``top``."""
+    """The farthest of each cluster, an even share of the budget each: published baseline, from ``top``."""
     data = golden("elfs_budget")
     clusters, left = data["proto_label"], int(data["proto_num"])
     signals = Signals(n=len(clusters), labels=clusters, scores={"distance": data["proto_distance"]})

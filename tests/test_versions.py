@@ -1,4 +1,4 @@
-"""The code behind each cached task is tied to its version: changed results must not be mistaken for cached ones.
+"""The code behind each cached task is tied to its version: changed results are not taken for cached ones.
 
 `make versions` records the present code, after the version of every task whose results changed has been
 raised.
@@ -36,7 +36,7 @@ PLUMBING = {
 
 
 def implementation(modules: Iterable[str]) -> list[str]:
-    """These modules and those of ours that they import, wherever in their code. What a ``task`` module imports, each task names."""
+    """These modules and those of ours that they import; what a ``task`` module imports, each task names."""
     found: set[str] = set()
     waiting = list(modules)
     while waiting:

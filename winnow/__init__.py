@@ -1,7 +1,7 @@
 """Winnow: keep the training data worth keeping.
 
-The public names; each is loaded when it is first used, so that ``import winnow`` costs next to nothing. What lies below
-keeps the places of the repository's folders: ``winnow.tasks.select.d2``, ``winnow.flows.elfs``.
+The public names; each is loaded when it is first used, so that ``import winnow`` costs next to nothing. What
+lies below keeps the places of the repository's folders: ``winnow.tasks.select.d2``, ``winnow.flows.elfs``.
 
 >>> import numpy as np
 >>> signals = Signals(n=1000, scores={"aum": np.random.default_rng(0).normal(size=1000)})
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from winnow.tasks.score.dynamics import DynamicsAccumulator, scores_from_log_probs
     from winnow.tasks.select.signals import Selection, Signals
 
-# In a checkout the folders of this package lie beside it, where a reader looks for them; in a wheel they lie inside.
+# In a checkout the folders of this package lie beside it, where a reader looks for them; in a wheel they
+# lie inside.
 _HERE = Path(__file__).resolve().parent
 if not (_HERE / "tasks").is_dir():
     __path__.append(str(_HERE.parent))

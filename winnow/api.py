@@ -127,7 +127,8 @@ def cluster(
     >>> from winnow import knn
     >>> centres = np.repeat(np.eye(2, dtype=np.float32), 40, axis=0)
     >>> points = centres + np.random.default_rng(0).normal(0, 0.1, (80, 2)).astype(np.float32)
-    >>> found = cluster(points, knn(points, 5), classes=2, device="cpu", heads=2, epochs=20, batch_size=80, lr=0.01)
+    >>> short = {"heads": 2, "epochs": 20, "batch_size": 80, "lr": 0.01}
+    >>> found = cluster(points, knn(points, 5), classes=2, device="cpu", **short)
     >>> found.labels.shape, found.used
     ((80,), 2)
     """

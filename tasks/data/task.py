@@ -1,4 +1,4 @@
-"""Tasks of the data stage: samples by name, labels when they are paid for, embeddings and pseudo-labels of one's own."""
+"""Tasks of the data stage: samples, labels when they are paid for, what the user brings."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = [
 def load(
     dataset: str, split: str = "train", labels: bool = False, options: dict[str, Any] | None = None
 ) -> Artifact:
-    """The samples of one split, with a checksum of each image; with labels only when a labelled method or an evaluation asks for them."""
+    """The samples of one split, with a checksum of each image; with labels only where they are asked for."""
     with progress(f"load {dataset}/{split}") as tell:
         found = _split(dataset, split, json.dumps(options or {}, sort_keys=True))
         checksums = found.images.checksums(progress=tell)
@@ -80,7 +80,8 @@ def open_split(samples: Artifact) -> Split:
     found = _split(where["dataset"], where["split"], json.dumps(where["options"], sort_keys=True))
     if len(found) != samples.rows:
         raise BadInput(
-            f"{where['dataset']}/{where['split']} has {len(found):,} images now, {samples.rows:,} when this run "
+            f"{where['dataset']}/{where['split']} has {len(found):,} images now, {samples.rows:,} when this "
+            "run "
             "began.",
             remedy="leave the dataset alone while a run reads it, then run the same command again",
         )
@@ -106,7 +107,7 @@ def rows_of(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 @uncached_task(name="annotate", run_name="annotate-{purpose}")
 def annotate(samples: Artifact, coreset: Artifact, purpose: str = "coreset") -> Artifact:
-    """The coreset with its true labels: the step at which labels are paid for, and the only one that sees them before evaluation."""
+    """The coreset with its true labels: the step at which labels are paid for."""
     split = open_split(samples)
     ids = coreset.numpy("id")
     labels = split.labels()[rows_of(split.ids, ids)]
@@ -114,7 +115,7 @@ def annotate(samples: Artifact, coreset: Artifact, purpose: str = "coreset") -> 
 
 
 def labels_of(labels: Artifact, ids: np.ndarray) -> np.ndarray:
-    """The (pseudo-)label of each id, from pseudo-labels or from samples that were loaded with labels; int64."""
+    """The label of each id, from pseudo-labels or from samples that were loaded with labels; int64."""
     values = labels.numpy("cluster" if labels.kind == "pseudo_labels" else "label")
     return values.astype("int64")[rows_of(labels.numpy("id"), ids)]
 
@@ -129,7 +130,7 @@ def with_labels(coreset: Artifact, labels: np.ndarray, classes: int) -> Artifact
 
 @uncached_task(name="bring-embeddings", run_name="bring-embeddings")
 def bring_embeddings(samples: Artifact, path: str) -> Artifact:
-    """A user's own embeddings (Parquet, npy or npz), one row a sample in the dataset's order, or with an ``id`` column or array."""
+    """The user's embeddings (Parquet, npy or npz): a row a sample in its order, or with ``id``."""
     import numpy as np
 
     ids = samples.numpy("id")
@@ -151,7 +152,7 @@ def bring_embeddings(samples: Artifact, path: str) -> Artifact:
 
 @uncached_task(name="bring-pseudo-labels", run_name="bring-pseudo-labels")
 def bring_pseudo_labels(samples: Artifact, path: str) -> Artifact:
-    """A user's own pseudo-labels (Parquet, npy or npz): one cluster number a sample, in the dataset's order or with ids."""
+    """The user's pseudo-labels (Parquet, npy or npz): a cluster a sample in its order, or with ``id``."""
     import numpy as np
 
     ids = samples.numpy("id")

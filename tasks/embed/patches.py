@@ -72,7 +72,7 @@ class _Dictionary:
 
     @torch.inference_mode()
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 (n, C, H, W) to float32 (n, K · cells²): root of each centroid's mean activation in each cell."""
+        """uint8 (n, C, H, W) to float32 (n, K · cells²): root of a centroid's mean activation in a cell."""
         size = self.filters[0].numel()
         x = images.float() - 128
         box = x.new_ones(1, *self.filters.shape[1:])

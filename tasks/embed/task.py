@@ -45,7 +45,7 @@ def checkpoint_digest(embedder: str) -> str | None:
 
 
 def identity(embedder: str) -> str:
-    """An embedder as a key sees it: by version, without its checkpoint's path, whose content is in the key."""
+    """An embedder as a key sees it: by version, without its checkpoint's path; the content is in the key."""
     from winnow.tasks.embed.weights import local_checkpoint
 
     if local_checkpoint(embedder) is None:

@@ -1,4 +1,4 @@
-"""Tasks of the report stage: what a run came to, drawn; then published with what it cost, as HTML and in Prefect's UI."""
+"""Tasks of the report stage: what a run came to, drawn, then published with its costs, in HTML and the UI."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores: one number a sample that says how easy or hard it is to learn. ``higher_is`` is each score's polarity."""
+"""Scores: how easy or hard each sample is to learn, as one number; ``higher_is`` says which end is which."""
 
 from typing import Literal
 

@@ -11,7 +11,8 @@ References:
     Coverage-centric-coreset-selection generate_importance_score.py (accumulated_margin)
 
 Differences from upstream:
-    None in value. As in CCS, D2 and ELFS the margins are of probabilities and summed; Pleiss et al. average logits.
+    None in value. As in CCS, D2 and ELFS the margins are of probabilities and summed; Pleiss et al. average
+    logits.
 """
 
 from winnow.tasks.score.reducer import Reducer

@@ -1,4 +1,4 @@
-"""Training dynamics of a classification: every registered score of them, from logits as they come or from stored ones."""
+"""Training dynamics of a classification: every score of them, from logits as they come or stored ones."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def reducers(*, el2n_epochs: int = 10) -> dict[str, Reducer]:
 
 
 class DynamicsAccumulator(Recorder):
-    """Every dynamics score from batches as they come, with O(N) state on the device and one synchronisation an epoch.
+    """Every dynamics score from batches as they come: O(N) state on the device, one synchronisation an epoch.
 
     Args:
         n: samples; ids run from 0 to n − 1.
@@ -48,13 +48,13 @@ class DynamicsAccumulator(Recorder):
         device: where the batches are.
         el2n_epochs: EL2N sums over so many epochs.
         keep_rows: keep each finished epoch's columns for :meth:`epoch_rows`.
-        spill: a scratch (``save(name, state)``, ``load(name)``) that keeps them on disk, one state an epoch, instead of
-            in memory.
+        spill: a scratch (``save(name, state)``, ``load(name)``) that keeps them on disk, one state an epoch,
+            instead of in memory.
         scores: reducers by name; default every registered score of dynamics.
 
     Raises:
-        BadInput: from a batch: shapes that do not fit, an epoch that comes back. At the epoch's end at the latest: ids
-            or labels out of range, NaN or infinite logits, a sample visited twice.
+        BadInput: from a batch: shapes that do not fit, an epoch that comes back. At the epoch's end at the
+            latest: ids or labels out of range, NaN or infinite logits, a sample visited twice.
 
     >>> dynamics = DynamicsAccumulator(2, classes=2)
     >>> for epoch, logits in enumerate([[[2.0, 0.0], [0.0, 1.0]], [[0.0, 2.0], [0.0, 1.0]]]):
@@ -67,11 +67,11 @@ class DynamicsAccumulator(Recorder):
         Coverage-centric-coreset-selection generate_importance_score.py, core/training/TrainingLogger.py
 
     Differences from upstream:
-        upstream logs every output as float16 (154 GB for ImageNet) and reduces the log afterwards; here nothing is
-        logged, probabilities are float32 and sums float64. Names: ``accumulated_margin`` is ``aum``; ``entropy``,
-        ``loss`` and ``confidence`` are means over epochs, upstream's are of one pass after training
-        (:func:`~winnow.tasks.score.final.final_scores`). Never-learned samples: ``forgetting`` is upstream's count,
-        ``forgetting_toneva`` the original's.
+        upstream logs every output as float16 (154 GB for ImageNet) and reduces the log afterwards; here
+        nothing is logged, probabilities are float32 and sums float64. Names: ``accumulated_margin`` is
+        ``aum``; ``entropy``, ``loss`` and ``confidence`` are means over epochs, upstream's are of one pass
+        after training (:func:`~winnow.tasks.score.final.final_scores`). Never-learned samples: ``forgetting``
+        is upstream's count, ``forgetting_toneva`` the original's.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class DynamicsAccumulator(Recorder):
     def add_log_probs(
         self, ids: torch.Tensor, log_probs: torch.Tensor, labels: torch.Tensor, epoch: int
     ) -> None:
-        """Take a batch's log-probabilities (b, C) as they are; other arguments as in calling the accumulator."""
+        """Take a batch's log-probabilities (b, C) as they are; other arguments as in a call."""
         self._take(ids, log_probs, labels, epoch, normalised=True)
 
     def _take(
@@ -115,7 +115,8 @@ class DynamicsAccumulator(Recorder):
         b = len(ids)
         if outputs.shape != (b, self.classes) or labels.shape != (b,) or ids.ndim != 1:
             raise BadInput(
-                f"ids {tuple(ids.shape)}, logits {tuple(outputs.shape)} and labels {tuple(labels.shape)} do not fit: "
+                f"ids {tuple(ids.shape)}, logits {tuple(outputs.shape)} and labels {tuple(labels.shape)} do "
+                "not fit: "
                 f"(b,), (b, {self.classes}) and (b,) are needed."
             )
         if normalised != self._normalised:
@@ -189,8 +190,8 @@ def scores_from_log_probs(log_probs: Array, labels: Array, *, el2n_epochs: int =
         el2n_epochs: EL2N sums over so many epochs.
 
     Returns:
-        ``aum, forgetting, forgetting_toneva, correctness, last_correctness, el2n, confidence, variability, entropy,
-        loss``, and those of plugins, float32 (N,) each.
+        ``aum, forgetting, forgetting_toneva, correctness, last_correctness, el2n, confidence, variability,
+        entropy, loss``, and those of plugins, float32 (N,) each.
 
     Raises:
         BadInput: wrong shapes, NaN, or a label outside the classes.
@@ -237,7 +238,8 @@ def checked(outputs: Array, labels: Array, name: str) -> tuple[torch.Tensor, tor
     values, targets = torch.as_tensor(outputs), torch.as_tensor(labels).long()
     if values.ndim != 3 or min(values.shape[:2]) < 1 or values.shape[2] < 2 or not values.is_floating_point():
         raise BadInput(
-            f"{name} is {values.dtype} {tuple(values.shape)}, not a float array of (epochs, samples, 2 or more classes)."
+            f"{name} is {values.dtype} {tuple(values.shape)}, not a float array of (epochs, samples, 2 or "
+            "more classes)."
         )
     if targets.shape != values.shape[1:2]:
         raise BadInput(f"labels have shape {tuple(targets.shape)}, {name} has {values.shape[1]} samples.")

@@ -11,7 +11,8 @@ References:
     Coverage-centric-coreset-selection generate_importance_score.py (EL2N)
 
 Differences from upstream:
-    None against CCS, D2 and ELFS, which sum over 10 epochs of one run; Paul et al. average one epoch of 10 runs.
+    None against CCS, D2 and ELFS, which sum over 10 epochs of one run; Paul et al. average one epoch of 10
+    runs.
 """
 
 from winnow.tasks.score.reducer import Reducer

@@ -7,8 +7,8 @@
 [2.0]
 
 References:
-    Toneva et al., An Empirical Study of Example Forgetting during Deep Neural Network Learning, ICLR 2019, section 3;
-    Coverage-centric-coreset-selection generate_importance_score.py
+    Toneva et al., An Empirical Study of Example Forgetting during Deep Neural Network Learning, ICLR 2019,
+    section 3; Coverage-centric-coreset-selection generate_importance_score.py
 
 Differences from upstream:
     None; :func:`forgetting_toneva` counts never-learned samples as the hardest.

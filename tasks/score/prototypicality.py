@@ -20,7 +20,7 @@ ROWS = 4096  # converted at a time
 def prototypicality(
     features: NDArray[Any], clusters: int, *, metric: str = "cosine", seed: int = 0
 ) -> NDArray[np.float32]:
-    """Prototypicality: distance to the nearest k-means centre in the space of a self-supervised network; far is hard.
+    """Prototypicality: distance to the nearest k-means centre of a self-supervised embedding; far is hard.
 
     With x_i = h_i / ‖h_i‖ and c_1, …, c_k the unit-length centres of spherical k-means,
 
@@ -84,7 +84,7 @@ def prototypicality(
 def _spherical(
     points: NDArray[np.float32], clusters: int, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Centres of unit length and each point's nearest, by faiss on all points (by default it samples 256 a cluster)."""
+    """Centres of unit length and each point's nearest, by faiss on all points, not on a sample."""
     import faiss
 
     found = faiss.Kmeans(

@@ -1,4 +1,4 @@
-"""Records what training shows of each sample: columns of the epoch under way, folded into scores when it ends."""
+"""Records what training shows of each sample: columns of an epoch, folded into scores when it ends."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HELD_VALUES = {
 
 @dataclass(frozen=True)
 class EpochRows:
-    """What one epoch showed of each visited sample, in the order of the ids: the rows of the dynamics artifact.
+    """What an epoch showed of each visited sample, in the order of the ids: the dynamics artifact's rows.
 
     Attributes:
         epoch: from 0.
@@ -90,10 +90,10 @@ class Folds:
 
 
 class Recorder:
-    """Columns of every visit, and scores of them, with O(n) state on the device and one synchronisation an epoch.
+    """Columns of every visit, and their scores: O(n) state on the device, one synchronisation an epoch.
 
-    Calling it is what the training loop's ``observe`` expects. A batch costs one copy of its outputs; every few batches
-    these are measured together; when the epoch ends, its columns are checked and folded.
+    Calling it is what the training loop's ``observe`` expects. A batch costs one copy of its outputs; every
+    few batches these are measured together; when the epoch ends, its columns are checked and folded.
 
     Args:
         n: samples; ids run from 0 to n − 1.
@@ -102,15 +102,16 @@ class Recorder:
         reducers: scores by name.
         device: where the batches are.
         keep_rows: keep each finished epoch's columns for :meth:`epoch_rows`.
-        spill: a scratch (``save(name, state)``, ``load(name)``) that keeps them on disk, one state an epoch, instead of
-            in memory.
+        spill: a scratch (``save(name, state)``, ``load(name)``) that keeps them on disk, one state an epoch,
+            instead of in memory.
 
     Raises:
-        BadInput: from a batch: an epoch that comes back. At the epoch's end at the latest: ids out of range, values that
-            are not finite, a sample visited twice.
+        BadInput: from a batch: an epoch that comes back. At the epoch's end at the latest: ids out of range,
+            values that are not finite, a sample visited twice.
 
     >>> total = Reducer(("loss",), lambda s, v: {"loss": s["loss"] + v.loss}, lambda s: s["loss"])
-    >>> recorder = Recorder(2, ("loss",), lambda outputs, targets: (outputs - targets).square(), {"total": total})
+    >>> squared = lambda outputs, targets: (outputs - targets).square()
+    >>> recorder = Recorder(2, ("loss",), squared, {"total": total})
     >>> recorder(torch.tensor([1, 0]), torch.tensor([[3.0], [1.0]]), torch.tensor([[1.0], [1.0]]), 0)
     >>> recorder.scores()["total"].tolist()
     [0.0, 4.0]
@@ -184,7 +185,7 @@ class Recorder:
         self._range = torch.minimum(self._range, torch.stack([low, -high]))
         if self.device.type == "cpu":
             self._check_range()
-        else:  # asking now would make the device wait: write where it is harmless, and refuse at the epoch's end
+        else:  # asking now would make the device wait: write where it is harmless, refuse at the epoch's end
             ids = ids.where((ids >= 0) & (ids < self.n), self.n)
         self._values.index_copy_(0, ids, self._measure(outputs, targets))
         self._visits.scatter_add_(0, ids, torch.ones_like(ids))
@@ -208,7 +209,7 @@ class Recorder:
     # -- epochs ----------------------------------------------------------------------------------------------
 
     def absorb(self, other: Recorder) -> None:
-        """Take over what another recorder has seen of the same open epoch: another shard's or rank's batches."""
+        """Take over what another recorder has seen of the same open epoch: a shard's or a rank's batches."""
         for recorder in (self, other):
             recorder._measure_held()
         if self._epoch != other._epoch:

@@ -1,4 +1,4 @@
-"""A score of training dynamics as a fold over epochs: one definition, whether visits are streamed, stored or merged."""
+"""A score of training dynamics as a fold over epochs, whether visits are streamed, stored or merged."""
 
 from __future__ import annotations
 

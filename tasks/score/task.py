@@ -1,4 +1,4 @@
-"""Tasks of the scoring stage: train a proxy and record how it learns each sample; scores that take another pass, or several proxies."""
+"""Tasks of the scoring stage: dynamics of a proxy; scores that take another pass, or several proxies."""
 
 from __future__ import annotations
 

@@ -74,7 +74,8 @@ class Run:
             bad = int((~some.isfinite()).nonzero()[0])
             step = self.step - len(some) + bad
             raise WinnowError(
-                f"the training diverged: loss {some[bad].item()} at epoch {self.epoch}, step {step}, learning rate {lr:g}.",
+                f"the training diverged: loss {some[bad].item()} at epoch {self.epoch}, step {step}, "
+                f"learning rate {lr:g}.",
                 kept="" if self._scratch is None else "the last checkpoint; it leads to the same end",
                 remedy="lower the recipe's lr",
             )

@@ -219,7 +219,8 @@ def train_cluster_heads(
         losses = run.train_epoch(epoch)
         if not torch.isfinite(losses).all():
             raise WinnowError(
-                f"The loss of head {int((~torch.isfinite(losses)).int().argmax())} is not finite in epoch {epoch}.",
+                f"The loss of head {int((~torch.isfinite(losses)).int().argmax())} is not finite in epoch "
+                f"{epoch}.",
                 remedy=f"lower lr (now {config.lr}), or normalise the embeddings (normalise='zscore')",
             )
         run.keep_best(epoch, choice)

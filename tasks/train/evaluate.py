@@ -81,7 +81,8 @@ def predict(
 
     Args:
         network: has ``features`` and ``head``; moved to ``device`` and left in eval mode.
-        images: uint8 (N, H, W, C), or an object with ``shape``, ``len`` and ``read(rows)`` (winnow.tasks.data).
+        images: uint8 (N, H, W, C), or an object with ``shape``, ``len`` and ``read(rows)``
+            (winnow.tasks.data).
         mean, std: of the channels, those of the training.
         device: where to compute.
         rows: int (n,), rows of ``images``; None takes all.
@@ -107,7 +108,8 @@ def predict(
         d2pruning generate_importance_score.py (post_training_metrics)
 
     Differences from upstream:
-        images are normalised as in training; upstream's pass feeds them as they are (mean 0, std 1 replays it).
+        images are normalised as in training; upstream's pass feeds them as they are (mean 0, std 1 replays
+        it).
     """
     device = torch.device(device)
     n = len(images) if rows is None else len(rows)

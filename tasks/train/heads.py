@@ -145,7 +145,7 @@ def temi_loss(
     student_temperature: float = 0.1,
     teacher_temperature: float | Tensor = 0.1,
 ) -> Tensor:
-    """Loss of each head on a batch of pairs: weighted pointwise mutual information between a sample and its neighbour.
+    """Loss of each head on a batch of pairs: weighted pointwise mutual information of sample and neighbour.
 
     l_h = ½ Σ_(a,b) mean_i w_i · (−log Σ_k (p^s_a,k · p^t_b,k)^β / π_k) over (a,b) = (0,1), (1,0), with p =
     softmax(z/T) of student s and teacher t on view 0 (the sample) and 1 (its neighbour), π the class prior,

@@ -59,7 +59,7 @@ def teacher_temperatures(config: HeadsConfig) -> np.ndarray:
 
 
 class HeadsTrainer:
-    """Student, teacher, prior and optimiser, and the step that moves them; nothing in a step waits for the device."""
+    """Student, teacher, prior and optimiser, and the step that moves them without waiting for the device."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class HeadsTrainer:
         return Captured(update, self.device, moves=[self.student[name] for name in moving])
 
     def step(self, x: Tensor, number: int, *, frozen: bool) -> None:
-        """One update on pairs x (2B, D), the ``number``-th of the training; the last layer rests if ``frozen``."""
+        """The ``number``-th update of the training, on pairs (2B, D); the last layer rests if ``frozen``."""
         self.dials.copy_(self.schedule[number])
         if frozen and self._frozen is not None:
             self._frozen(x)
@@ -118,7 +118,7 @@ class HeadsTrainer:
 
     @torch.no_grad()
     def _taught(self, x: Tensor) -> Callable[[slice], Tensor]:
-        """The teacher's log-probabilities of a group of heads: kept where all heads are one, else made each time."""
+        """The teacher's log-probabilities of a group of heads: kept where it is all heads, else made anew."""
         directions = directions_of(self.teacher, x)
 
         @torch.no_grad()
@@ -156,7 +156,7 @@ class HeadsTrainer:
         return torch.autograd.grad(losses.sum() / self.heads, [leaves[name] for name in moving])
 
     def _adamw(self, moving: list[str], gradients: list[tuple[Tensor, ...]]) -> None:
-        """One step, with the decay scheduled on its own; what rests has no gradient, hence no moments either."""
+        """One step, its decay scheduled apart; what rests has no gradient, hence no moments either."""
         for parameter in self.student.values():
             parameter.grad = None
         for name, parts in zip(moving, zip(*gradients, strict=True), strict=True):

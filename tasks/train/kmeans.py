@@ -28,7 +28,7 @@ def kmeans_labels(
     restarts: int | None = None,
     device: torch.device | None = None,
 ) -> NDArray[np.int32]:
-    """Clusters of the embeddings by faiss's k-means from k-means++ starts, the best of ``restarts`` by inertia.
+    """Clusters of the embeddings by faiss's k-means from k-means++ starts, the best ``restarts``' by inertia.
 
     Args:
         features: (N, D) float32 or float16.

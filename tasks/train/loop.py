@@ -1,7 +1,7 @@
 """The training loop: one recipe, any problem, dynamics observed on the way, resumable within an epoch.
 
-Training = problem × plan × step × observer. The :class:`~winnow.tasks.train.problems.Problem` says what inputs and
-losses are, an :class:`~winnow.tasks.train.plan.EpochPlan` which rows an epoch trains on, the
+Training = problem × plan × step × observer. The :class:`~winnow.tasks.train.problems.Problem` says what
+inputs and losses are, an :class:`~winnow.tasks.train.plan.EpochPlan` which rows an epoch trains on, the
 :class:`~winnow.tasks.train.step.Step` moves the network, and the observer records what each visit showed.
 """
 
@@ -40,8 +40,8 @@ Progress = Callable[[int, int, str], None]
 class Observer(Protocol):
     """Sees every batch: rows of the set, outputs from before the optimiser's step, targets, epoch.
 
-    The outputs are only valid during the call. Optional: ``end_epoch()``, called after each epoch's last batch;
-    ``seen``, what the last visit of each row showed, which policies plan by; ``state_dict()`` and
+    The outputs are only valid during the call. Optional: ``end_epoch()``, called after each epoch's last
+    batch; ``seen``, what the last visit of each row showed, which policies plan by; ``state_dict()`` and
     ``load_state_dict(state)``, without which a training with a scratch is refused.
     """
 
@@ -58,11 +58,11 @@ class Trained:
         network: state dict on the CPU, after the last step.
         recipe: that trained it.
         shape: what the network was built for.
-        history: rows of ``epoch, step, split, loss, accuracy, lr, seconds, samples_seen``. Training rows are of the
-            augmented batches in train mode; ``lr`` is the last step's; ``seconds`` since the start, over all runs of a
-            resumed training.
-        last_accuracy, best_accuracy: on the test set, in [0, 1]; None without one. The published tables report the best,
-            which chooses the checkpoint with the test set; the last is the honest figure.
+        history: rows of ``epoch, step, split, loss, accuracy, lr, seconds, samples_seen``. Training rows are
+            of the augmented batches in train mode; ``lr`` is the last step's; ``seconds`` since the start,
+            over all runs of a resumed training.
+        last_accuracy, best_accuracy: on the test set, in [0, 1]; None without one. The published tables
+            report the best, which chooses the checkpoint with the test set; the last is the honest figure.
         steps, epochs: optimiser steps and (begun) epochs.
         samples_seen: by the optimiser.
         seconds: of training and evaluation.
@@ -100,12 +100,13 @@ def train(
 ) -> Trained:
     """Train a network on a problem by a recipe.
 
-    Each batch minimises Σ w_i ℓ_i / Σ w_i, with the plan's weights, by the recipe's optimiser. ``observe`` is given the
-    very outputs that the loss saw (augmented batch, train mode), so dynamics cost no extra forward pass.
+    Each batch minimises Σ w_i ℓ_i / Σ w_i, with the plan's weights, by the recipe's optimiser. ``observe`` is
+    given the very outputs that the loss saw (augmented batch, train mode), so dynamics cost no extra forward
+    pass.
 
-    Initialisation, order, augmentation and plans draw from streams of their own that ``seed`` fixes. On a CPU a training
-    that was killed and is run again with the same ``scratch`` ends bit-identical to one that was not, whenever
-    checkpoints were written.
+    Initialisation, order, augmentation and plans draw from streams of their own that ``seed`` fixes. On a CPU
+    a training that was killed and is run again with the same ``scratch`` ends bit-identical to one that was
+    not, whenever checkpoints were written.
 
     Args:
         problem: the set to train on, its loss and its measures.
@@ -114,8 +115,8 @@ def train(
         device: where to train.
         policy: which rows each epoch trains on, with which weights; None: all, alike.
         test: the set to evaluate on.
-        observe: called each step with (rows int64 (b,), outputs float32 (b, …) from before the update, targets,
-            epoch); a :class:`~winnow.tasks.score.dynamics.DynamicsAccumulator` fits.
+        observe: called each step with (rows int64 (b,), outputs float32 (b, …) from before the update,
+            targets, epoch); a :class:`~winnow.tasks.score.dynamics.DynamicsAccumulator` fits.
         scratch: where to checkpoint and to continue from.
         progress: told (steps done, steps in all, note), a few times a second at most.
 
@@ -138,13 +139,13 @@ def train(
     (10, 5, 1.0)
 
     References:
-        Coverage-centric-coreset-selection train.py, core/training/Trainer.py; elfs train.py; DeepCore utils.py (weighted
-        loss)
+        Coverage-centric-coreset-selection train.py, core/training/Trainer.py; elfs train.py; DeepCore
+        utils.py (weighted loss)
 
     Differences from upstream:
-        stops at exactly ``iterations`` (``recipe.whole_epochs`` runs whole ones); seeded; both last and best test
-        accuracy are reported, upstream prints the best only. Augmentation and normalisation run on the device on uint8
-        images.
+        stops at exactly ``iterations`` (``recipe.whole_epochs`` runs whole ones); seeded; both last and best
+        test accuracy are reported, upstream prints the best only. Augmentation and normalisation run on the
+        device on uint8 images.
     """
     if scratch is not None and not _resumes(observe):
         raise BadInput(
@@ -271,7 +272,7 @@ _threads_before = 1
 
 @contextlib.contextmanager
 def _threads(work: float) -> Iterator[None]:
-    """One thread for steps so small that a second one only waits; trainings side by side share the setting."""
+    """One thread for steps so small that a second one only waits; trainings side by side share it."""
     global _threads_held, _threads_before
     if work >= SINGLE_THREAD_WORK:
         yield

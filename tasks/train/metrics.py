@@ -47,7 +47,7 @@ def contingency(labels: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def hungarian_accuracy(labels: np.ndarray, truth: np.ndarray) -> float:
-    """Accuracy in percent under the best one-to-one matching of clusters with classes; samples of unmatched clusters are wrong.
+    """Accuracy in percent under the best matching of clusters with classes; an unmatched cluster is wrong.
 
     100/N · max over matchings m of Σ_c n[c, m(c)]
 

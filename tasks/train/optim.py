@@ -1,7 +1,8 @@
 """torch's fused optimisers as functions of plain buffers.
 
-Its optimiser classes do the same, and import the compiler (four seconds) to be constructed. Buffers exist from the start:
-zeros give the same first step as torch's own lazy start, and a captured graph finds them in place.
+Its optimiser classes do the same, and import the compiler (four seconds) to be constructed. Buffers exist
+from the start: zeros give the same first step as torch's own lazy start, and a captured graph finds them in
+place.
 """
 
 from __future__ import annotations

@@ -38,9 +38,10 @@ class Policy(Protocol):
 
         Args:
             epoch: from 0.
-            seen: what the last visit of each row showed, by column (``loss``, ``correct``, …), each (n,); empty where
-                nothing is recorded.
-            generator: on the CPU; of this epoch alone, so that a resumed training plans as an undisturbed one.
+            seen: what the last visit of each row showed, by column (``loss``, ``correct``, …), each (n,);
+                empty where nothing is recorded.
+            generator: on the CPU; of this epoch alone, so that a resumed training plans as an undisturbed
+                one.
         """
         ...
 

@@ -17,7 +17,7 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Recipe(BaseModel):
-    """How a network is trained; the defaults are the CIFAR protocol of CCS, D2 and ELFS, whose length the caller adds.
+    """How a network is trained; the defaults are the CIFAR protocol of CCS, D2 and ELFS without its length.
 
     Their coresets train for 40,000 iterations whatever the coreset's size (``iterations=40_000``), their
     dynamics are recorded over 200 epochs of the full set (``epochs=200``).
@@ -47,7 +47,8 @@ class Recipe(BaseModel):
     batch_size: PositiveInt = 256
     """Samples a step."""
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    """sgd; adam with torch's betas (0.9, 0.999) and epsilon 1e-8; adamw, the same with decoupled weight decay."""
+    """sgd; adam with torch's betas (0.9, 0.999) and epsilon 1e-8; adamw, the same with decoupled weight
+    decay."""
     lr: Rate = 0.1
     """Peak learning rate."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -57,14 +58,16 @@ class Recipe(BaseModel):
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-4
     """Of every parameter: added to its gradient; adamw takes lr · weight_decay off the parameter itself."""
     scheduler: Literal["cosine", "multistep", "step", "onecycle", "constant", "deepcore"] = "cosine"
-    """Learning rate at step t of T. cosine: min_lr + (lr − min_lr)(1 + cos(πt/T))/2. multistep: times gamma at each
-    milestone. step: times gamma every step_size. onecycle: cosine from lr/25 up to lr over the first 30 %, then
-    down to lr/250,000. constant: lr. deepcore: DeepCore's cosine, which is an epoch late."""
+    """Learning rate at step t of T. cosine: min_lr + (lr − min_lr)(1 + cos(πt/T))/2. multistep: times gamma
+    at each milestone. step: times gamma every step_size. onecycle: cosine from lr/25 up to lr over the
+    first 30 %, then down to lr/250,000. constant: lr. deepcore: DeepCore's cosine, which is an epoch
+    late."""
     min_lr: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-4
     """Where the cosine ends."""
     warmup: NonNegativeInt = 0
     """Iterations or epochs (the unit that the length is given in) in which the rate rises linearly from
-    lr/(warmup + 1). The cosine spans what is left; milestones and steps count from the start of the training."""
+    lr/(warmup + 1). The cosine spans what is left; milestones and steps count from the start of the
+    training."""
     milestones: tuple[PositiveInt, ...] = ()
     """Of multistep, in the unit that the length is given in."""
     step_size: PositiveInt | None = None
@@ -74,8 +77,9 @@ class Recipe(BaseModel):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target spread evenly over the classes."""
     augment: Literal["none", "crop", "crop_flip", "imagenet"] = "crop_flip"
-    """crop_flip: random crop after reflect padding, then a horizontal flip with probability 1/2. crop: without the
-    flip (digits). imagenet: random resized crop (area 8 to 100 %, aspect 3/4 to 4/3) and flip. none."""
+    """crop_flip: random crop after reflect padding, then a horizontal flip with probability 1/2. crop:
+    without the flip (digits). imagenet: random resized crop (area 8 to 100 %, aspect 3/4 to 4/3) and flip.
+    none."""
     pad: Annotated[int, Field(ge=0)] | Literal["scaled"] = 4
     """Pixels of padding of the random crop; scaled: an eighth of the side (4 at 32 pixels, 1 at 8)."""
     size: PositiveInt | None = None
@@ -83,13 +87,13 @@ class Recipe(BaseModel):
     drop_last: bool = False
     """Leave out an epoch's last, smaller batch."""
     test_interval: PositiveInt | None = None
-    """From one test to the next, in the unit that the length is given in, rounded down to whole epochs, one at
-    least; None: 800 steps. There is always a test after the last step."""
+    """From one test to the next, in the unit that the length is given in, rounded down to whole epochs, one
+    at least; None: 800 steps. There is always a test after the last step."""
     amp: Literal["auto", "bf16", "off"] = "auto"
     """auto is bfloat16 on GPUs that have it and float32 elsewhere; bf16 and off force one."""
     whole_epochs: bool = False
-    """iterations is rounded up to whole epochs, during the last of which the cosine has passed its end: what the
-    published drivers do."""
+    """iterations is rounded up to whole epochs, during the last of which the cosine has passed its end:
+    what the published drivers do."""
 
     @model_validator(mode="after")
     def _agree(self) -> Recipe:
@@ -146,8 +150,8 @@ class Recipe(BaseModel):
     def epochs_per_test(self, n: int) -> int:
         """Epochs of ``n`` samples from one test to the next.
 
-        >>> Recipe(epochs=9).epochs_per_test(25_600), Recipe(epochs=9, test_interval=2).epochs_per_test(25_600)
-        (8, 2)
+        >>> [Recipe(epochs=9, test_interval=epochs).epochs_per_test(25_600) for epochs in (None, 2)]
+        [8, 2]
         >>> Recipe(iterations=900, test_interval=50).epochs_per_test(25_600)
         1
         """

@@ -1,4 +1,4 @@
-"""Learning rates as functions of progress, so that they end where they should however many rows an epoch hides."""
+"""Learning rates as functions of progress: they end where they should, however many rows an epoch hides."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ Floats = NDArray[np.floating]
 def learning_rates(recipe: Recipe, at: Floats, total: int, per_epoch: int) -> Floats:
     """The recipe's learning rate at some points of a training.
 
-    Progress is counted in steps of whole epochs: an epoch that trains on fewer rows takes fewer steps, which lie
-    farther apart. In :class:`~winnow.tasks.train.recipe.Recipe`'s formulas t is ``at`` and T is ``total``.
+    Progress is counted in steps of whole epochs: an epoch that trains on fewer rows takes fewer steps, which
+    lie farther apart. In :class:`~winnow.tasks.train.recipe.Recipe`'s formulas t is ``at`` and T is
+    ``total``.
 
     Args:
         recipe: scheduler and its numbers.

@@ -1,4 +1,4 @@
-"""One step of a training; on CUDA a captured graph, since launching its kernels one by one takes longer than they do."""
+"""One step of a training; on CUDA a captured graph, since launching kernels takes longer than they do."""
 
 from __future__ import annotations
 
@@ -26,13 +26,15 @@ _capturing = threading.Lock()
 
 
 class Captured:
-    """A function of tensors, as one CUDA graph for each set of shapes that comes up often; elsewhere the function itself.
+    """A function of tensors, as a CUDA graph for each set of shapes that comes up often; elsewhere as it is.
 
-    A graph is captured on a stream of its own device, in the mode that lets other threads (those of a data loader, of
-    another training) go on with their work. What it returns lies in buffers that the next call overwrites.
+    A graph is captured on a stream of its own device, in the mode that lets other threads (those of a data
+    loader, of another training) go on with their work. What it returns lies in buffers that the next call
+    overwrites.
 
     Args:
-        function: takes tensors and numbers, returns tensors; called again, it does the same to the same state.
+        function: takes tensors and numbers, returns tensors; called again, it does the same to the same
+            state.
         device: of the tensors.
         moves: tensors that a call changes: a replay that moves none of them is refused.
     """
@@ -144,8 +146,8 @@ class Step:
         """One step.
 
         Returns:
-            the network's outputs (valid until the next step), the loss and the number of correct predictions, all from
-            before the update.
+            the network's outputs (valid until the next step), the loss and the number of correct predictions,
+            all from before the update.
         """
         outputs, loss, correct = self._run(batch.inputs, batch.targets, weights, lr)
         return outputs, loss.clone(), correct.clone()

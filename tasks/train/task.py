@@ -160,7 +160,7 @@ def cluster_kmeans(embeddings: Artifact, classes: int, *, seed: int = 0, device:
 
 @cached_task(version="1", name="hold-out", run_name="hold-out")
 def hold_out(samples: Artifact, labels: Artifact, *, share: float, seed: int = 0) -> dict[str, Artifact]:
-    """A random share of the samples with their (pseudo-)labels, to judge hyper-parameters on, and the rest: ``held`` and ``rest``."""
+    """A random share of the samples, with labels, to judge settings on (``held``), and the ``rest``."""
     import numpy as np
 
     from winnow.tasks.hardware import seed_sequence
@@ -282,7 +282,7 @@ def read_network(artifact: Artifact, device: Any) -> nn.Module:
 
 
 def history_columns(history: list[dict[str, Any]]) -> dict[str, Any]:
-    """A training's history as columns; wall-clock times are left to the provenance, so that equal trainings have equal digests."""
+    """A training's history as columns, without wall-clock times: equal trainings have equal digests."""
     import numpy as np
 
     types = {

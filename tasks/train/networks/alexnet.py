@@ -17,7 +17,7 @@ __all__ = ["alexnet"]
 
 
 def alexnet(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool = False) -> Network:
-    """AlexNet without batch norm (1,872,202 parameters at 32x32x3 with 10 classes); torchvision's from 128 pixels on.
+    """AlexNet, no batch norm (1,872,202 parameters at 32x32x3, 10 classes); torchvision's from 128 pixels on.
 
     Below 128 pixels: convolutions 5x5 to 128, 5x5 to 192, 3x3 to 256, 192 and 192 planes with ReLU, 2x2
     max-pooling after the first, second and last, averaged to 4x4, no hidden linear layer and no dropout.

@@ -19,7 +19,7 @@ __all__ = ["inception_v3"]
 
 
 def inception_v3(*, classes: int, channels: int = 3, size: int = 299, pretrained: bool = False) -> Network:
-    """Inception-v3 (21,806,058 parameters at 32x32x3 with 10 classes); published for 299 pixels, trains at any size from 28 on.
+    """Inception-v3 (21,806,058 parameters at 32x32x3, 10 classes); made for 299 pixels, trains from 28 on.
 
     From 128 pixels on: torchvision's ``inception_v3`` without the auxiliary classifier, whose loss this
     training does not have and which 299 pixels alone would fit. Below: the same blocks, a first convolution
@@ -67,7 +67,7 @@ def inception_v3(*, classes: int, channels: int = 3, size: int = 299, pretrained
 
 @torch.no_grad()
 def _fold_normalisation(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    """Let a first layer without padding take (x − mean)/std of ImageNet in place of 2x − 1: exact, the batch norm takes the constant.
+    """Let a first layer without padding take (x − mean)/std of ImageNet in place of 2x − 1, exactly.
 
     With a = 2 std and b = 2 mean − 1, w · (a z + b) = (a w) · z + Σ b w, and batch norm subtracts its running
     mean from the latter.

@@ -1,4 +1,4 @@
-"""torchvision's networks, fitted to the images: another stem, no classifier, dropout that the seed decides."""
+"""torchvision's networks, fitted to the images: another stem, no classifier, seeded dropout."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _mixed(x: torch.Tensor) -> torch.Tensor:
 
 
 class Dropout(nn.Module):
-    """Dropout whose masks are decided by a seed and a count of batches, both buffers: y = x · m / (1 − p), m ~ Bernoulli(1 − p).
+    """Dropout by a seed and a count of batches, both buffers: y = x · m / (1 − p), m ~ Bernoulli(1 − p).
 
     torch's own draws from the process's generator, which trainings side by side would share and a resumed one
     would not find again. Here the mask of batch t is a hash of (seed, t, position): the same on every device,
@@ -91,7 +91,7 @@ def refitted(
 
 
 def fitted(body: nn.Module, *, classes: int, channels: int, **stem: int) -> Network:
-    """A published network as one of ours: its first convolution refitted where needed, its last linear layer made the head.
+    """A published network as one of ours: first convolution refitted if needed, last linear layer the head.
 
     Args:
         body: of torchvision; changed in place.

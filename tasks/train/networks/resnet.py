@@ -126,7 +126,7 @@ def resnet18(*, classes: int, channels: int = 3, size: int = 32, pretrained: boo
 
 
 def resnet34(*, classes: int, channels: int = 3, size: int = 224, pretrained: bool = False) -> Network:
-    """ResNet-34; torchvision's from 128 pixels on (the network of ELFS's and CCS's ImageNet tables), CIFAR stem below.
+    """ResNet-34; torchvision's from 128 pixels on (ELFS's and CCS's ImageNet tables), CIFAR stem below.
 
     Args and errors as in :func:`resnet18`.
 
@@ -202,7 +202,7 @@ def resnet152(*, classes: int, channels: int = 3, size: int = 224, pretrained: b
 
 
 def wideresnet50_2(*, classes: int, channels: int = 3, size: int = 224, pretrained: bool = False) -> Network:
-    """Wide ResNet-50-2: ResNet-50 with 3x3 convolutions twice as wide; torchvision's from 128 pixels on, CIFAR stem below.
+    """Wide ResNet-50-2, 3x3 convolutions twice as wide; torchvision's from 128 pixels on, CIFAR stem below.
 
     Args and errors as in :func:`resnet18`; ``features`` (n, 2048).
 

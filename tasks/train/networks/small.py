@@ -13,7 +13,7 @@ __all__ = ["convnet", "lenet", "mlp"]
 
 
 def convnet(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool = False) -> Network:
-    """Plain convolutional network: blocks of 3x3 convolution, batch norm, ReLU, 2x2 max-pooling, then the mean over space.
+    """Plain convolutional network: blocks of 3x3 convolution, batch norm, ReLU, max-pooling; spatial mean.
 
     One block a halving until at most 4 pixels a side are left, two at least; the width starts at 16 below 16
     pixels and at 32 from there on, doubles each block and stops at 256.
@@ -102,7 +102,7 @@ def lenet(*, classes: int, channels: int = 1, size: int = 28, pretrained: bool =
 
 
 def mlp(*, classes: int, channels: int = 1, size: int = 8, pretrained: bool = False) -> Network:
-    """Two hidden layers of 128 with ReLU on the flattened image (411,146 parameters at 32x32x3 with 10 classes).
+    """Two hidden layers of 128 with ReLU on the flattened image (411,146 parameters at 32x32x3, 10 classes).
 
     Args:
         classes: outputs.

@@ -46,7 +46,8 @@ def timm_network(
     check_shape(classes, channels, size)
     if not timm.is_model(variant):
         raise UnknownName(
-            f"{variant!r} is not a network of timm {timm.__version__}.{did_you_mean(variant, timm.list_models())}",
+            f"{variant!r} is not a network of timm {timm.__version__}."
+            f"{did_you_mean(variant, timm.list_models())}",
             remedy="timm.list_models() has them all",
         )
     options: dict = {"in_chans": channels, "num_classes": 0}

@@ -1,4 +1,4 @@
-"""VGG networks with batch norm: torchvision's from 128 pixels on, its convolutions and one linear layer below."""
+"""VGG with batch norm: torchvision's from 128 pixels on, its convolutions and one linear layer below."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _vgg(name: str, layers: str, *, classes: int, channels: int, size: int, pret
 
 
 def vgg11(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool = False) -> Network:
-    """VGG-11 with batch norm (9,231,114 parameters at 32x32x3 with 10 classes); torchvision's ``vgg11_bn`` from 128 pixels on.
+    """VGG-11 with batch norm (9,231,114 parameters at 32x32x3, 10 classes); ``vgg11_bn`` from 128 pixels on.
 
     Below 128 pixels: the same convolutions, the mean over space, one linear layer, no dropout.
 

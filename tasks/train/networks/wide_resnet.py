@@ -16,7 +16,7 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
 
 
 class _PreActivation(nn.Module):
-    """x + branch(relu(norm(x))); where the shape changes, a 1x1 convolution of relu(norm(x)) in place of x."""
+    """x + branch(relu(norm(x))); where the shape changes, a 1x1 convolution of relu(norm(x)) replaces x."""
 
     def __init__(self, inputs: int, planes: int, stride: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ def _wide(
 
 
 def wideresnet16_8(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool = False) -> Network:
-    """Wide ResNet-16-8 (10,961,370 parameters with 10 classes); one network for all sizes, made for small images.
+    """Wide ResNet-16-8 (10,961,370 parameters, 10 classes); one network for all sizes, made for small images.
 
     A 3x3 convolution to 16 planes, three stages of pre-activation blocks with 128, 256 and 512 planes, no
     dropout.
@@ -87,7 +87,7 @@ def wideresnet16_8(*, classes: int, channels: int = 3, size: int = 32, pretraine
 
 
 def wideresnet28_10(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool = False) -> Network:
-    """Wide ResNet-28-10 (36,479,194 parameters with 10 classes): 160, 320 and 640 planes, ``features`` (n, 640).
+    """Wide ResNet-28-10 (36,479,194 parameters, 10 classes): 160, 320 and 640 planes, ``features`` (n, 640).
 
     Args, errors, references and differences as in :func:`wideresnet16_8`; DeepCore's ``WRN2810``.
     """

@@ -1,4 +1,4 @@
-"""What a training is about: its inputs, targets, loss and what it measures of a visit. One file a kind of problem."""
+"""What a training is about: inputs, targets, loss, what it measures of a visit. One file a problem."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ class Loader(Protocol):
 
     Attributes:
         n: rows.
-        sites: positions of one input at which every weight is applied (pixels, tokens); tells how large a step is.
+        sites: positions of one input at which every weight is applied (pixels, tokens); tells how large a
+            step is.
         values: numbers of one input.
     """
 

@@ -1,7 +1,7 @@
 """Augmentation arithmetic: what an epoch draws depends on (seed, epoch, row) alone.
 
-The offsets and flips of an epoch come from one generator on the CPU, a number for each row. So a resumed run needs no
-generator states, and resident and streamed sets and all devices see the same images.
+The offsets and flips of an epoch come from one generator on the CPU, a number for each row. So a resumed run
+needs no generator states, and resident and streamed sets and all devices see the same images.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class View:
         augment: of training batches; see :class:`~winnow.tasks.train.recipe.Recipe`.
         pad: pixels of reflect padding of ``crop`` and ``crop_flip``.
         size: side of what the network sees; None keeps the images' own, 224 where they differ.
-        margin: without random resized crops, images are resized to ``size`` times this on the shorter side and their
-            centre is taken.
+        margin: without random resized crops, images are resized to ``size`` times this on the shorter side
+            and their centre is taken.
         seed: of augmentation.
     """
 
@@ -126,7 +126,7 @@ def crop_flip(images: torch.Tensor, rows: torch.Tensor, draws: Draws, pad: int) 
 
 
 class Normaliser:
-    """(image / 255 − mean) / std as one multiply and one add, channels last in memory, channels first in shape."""
+    """(image / 255 − mean) / std as one multiply-add, channels last in memory, channels first in shape."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
         scale = 1 / (255 * np.asarray(std, np.float64))
@@ -141,7 +141,7 @@ class Normaliser:
 def random_resized_crop(
     height: int, width: int, generator: np.random.Generator
 ) -> tuple[float, float, float, float]:
-    """Box (left, upper, right, lower) of a random resized crop: area 8 to 100 %, aspect 3/4 to 4/3, ten tries, then the centre.
+    """Box (left, upper, right, lower) of a random resized crop: area 8 to 100 %, aspect 3/4 to 4/3.
 
     >>> random_resized_crop(100, 50, np.random.default_rng(0))
     (24, 12, 45, 40)

@@ -1,4 +1,4 @@
-"""Classification, whatever the inputs are: cross-entropy, accuracy, and what training dynamics are made of."""
+"""Classification, whatever the inputs: cross-entropy, accuracy, and what training dynamics are made of."""
 
 from __future__ import annotations
 

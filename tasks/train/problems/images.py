@@ -1,4 +1,4 @@
-"""Images: whole on the device as uint8 and augmented there where they fit, streamed from workers where they do not."""
+"""Images: on the device as uint8 and augmented there where they fit, else streamed from workers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ class ImageProblem(Classification):
     """Images and a class for each.
 
     Args:
-        images: uint8 (N, H, W, C), or an object with ``shape``, ``len`` and ``read(rows)`` (winnow.tasks.data).
+        images: uint8 (N, H, W, C), or an object with ``shape``, ``len`` and ``read(rows)``
+            (winnow.tasks.data).
         targets: int (n,), each in [0, classes), in the order of ``rows``.
         classes: how many there are.
         mean, std: of the channels, in units of [0, 1].
@@ -47,7 +48,8 @@ class ImageProblem(Classification):
     Raises:
         BadInput: a target that is no class.
 
-    >>> problem = ImageProblem(np.zeros((2, 8, 8, 1), np.uint8), np.array([0, 1]), classes=2, mean=(0.5,), std=(0.5,))
+    >>> images, labels = np.zeros((2, 8, 8, 1), np.uint8), np.array([0, 1])
+    >>> problem = ImageProblem(images, labels, classes=2, mean=(0.5,), std=(0.5,))
     >>> problem.shape(Recipe(epochs=1))
     {'classes': 2, 'channels': 1, 'size': 8}
     """
@@ -109,7 +111,8 @@ class ResidentImages:
         targets: int64 (n,) on the device.
         view: how the network sees them.
 
-    >>> loader = ResidentImages(torch.zeros(10, 8, 8, 1, dtype=torch.uint8), torch.arange(10), View((0.5,), (0.5,)))
+    >>> images = torch.zeros(10, 8, 8, 1, dtype=torch.uint8)
+    >>> loader = ResidentImages(images, torch.arange(10), View((0.5,), (0.5,)))
     >>> [(len(batch.rows), tuple(batch.inputs.shape)) for batch in loader.training(torch.arange(10), 0, 4)]
     [(4, (4, 1, 8, 8)), (4, (4, 1, 8, 8)), (2, (2, 1, 8, 8))]
     """
@@ -192,7 +195,8 @@ def open_images(
     """The loader that suits the images and the device's free memory.
 
     Args:
-        images: uint8 (N, H, W, C) array, or an object with ``shape``, ``len`` and ``read(rows)`` (winnow.tasks.data).
+        images: uint8 (N, H, W, C) array, or an object with ``shape``, ``len`` and ``read(rows)``
+            (winnow.tasks.data).
         targets: int64 (n,).
         view: how the network sees them.
         device: where batches are wanted.

@@ -26,7 +26,7 @@ __all__ = ["Read", "StreamedImages"]
 
 
 class Read:
-    """Rows of images as uint8 (b, H, W, C) of one size: read, then resized where they differ or a size is asked for. Picklable."""
+    """Rows of images as uint8 (b, H, W, C) of one size, resized where they must be. Picklable."""
 
     def __init__(
         self, images: Any, rows: np.ndarray | None, size: int | None, margin: float, seed: int
@@ -34,7 +34,7 @@ class Read:
         self.images, self.rows, self.size, self.margin, self.seed = images, rows, size, margin, seed
 
     def __call__(self, positions: np.ndarray, epoch: int | None) -> np.ndarray:
-        """Images at ``positions`` of the training set; ``epoch`` given: random resized crops and flips of that epoch."""
+        """Images at ``positions`` of the training set; with ``epoch`` its random resized crops and flips."""
         rows = positions if self.rows is None else self.rows[positions]
         read = self.images[rows] if isinstance(self.images, np.ndarray) else self.images.read(rows)
         if self.size is None:

@@ -22,7 +22,8 @@ SAVED_EVERY = 20  # epochs between the checkpoints that the published code choos
 class ByTestLabels:
     """The head of lowest training loss, of the epoch whose clusters agree best with test labels.
 
-    Among every 20th epoch and never the last: label-free only in name, and for replaying published results alone.
+    Among every 20th epoch and never the last: label-free only in name, and for replaying published results
+    alone.
 
     Args:
         features: (M, D) float, test embeddings.
