@@ -26,7 +26,7 @@ BATCH = 256
 
 
 def batches(n: int, classes: int, epochs: int):
-    """Batches (epoch, ids, logits, labels); each epoch's logits are the last one's shifted by a row: no work."""
+    """Batches (epoch, ids, logits, labels); an epoch's logits are the last one's, shifted by a row."""
     generator = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(n + epochs, classes, generator=generator)
     labels = torch.randint(0, classes, (n,), generator=generator)

@@ -51,7 +51,7 @@ def main() -> None:
     record(
         "cached_flow",
         {
-            "what": "elfs/digits again, every step from the cache; seconds of whole processes",
+            "what": "elfs/digits again, all results from the cache; seconds of whole processes",
             "first_run": round(first, 2),
             "cached_run": summary(cached),
             "steps": steps,

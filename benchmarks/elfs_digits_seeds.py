@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def accuracies() -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Mean test accuracy (%) of each seed's coreset, and the accuracy (%) of its pseudo-labels and of k-means."""
+    """Test accuracy (%) of each seed's coreset, and accuracy (%) of its pseudo-labels and of k-means."""
     from winnow.tasks.artifacts import Artifact
     from winnow.tasks.data.load import load_split
     from winnow.tasks.provenance import steps as recorded
