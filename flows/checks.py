@@ -109,8 +109,8 @@ def fits(train: Artifact, methods: Iterable[Method], *, clusters: int | None, ne
             memory (classes of equal size are assumed where budgets are balanced).
         MissingLabels: there is nothing to annotate the coreset with.
     """
+    from winnow.tasks.select.allocation import check_fits
     from winnow.tasks.select.budget import check_size, count
-    from winnow.tasks.select.elfs import check_fits
 
     n = train.rows
     if not train.facts["labelled"]:

@@ -61,7 +61,7 @@ def show(
         typer.echo(f"  column   {column.name}: {column.type}{f'  {notes}' if notes else ''}")
     for batch in found.batches(rows=rows) if rows else ():
         columns = [
-            to_numpy(values, field).tolist()
+            values.to_pylist() if values.null_count else to_numpy(values, field).tolist()
             for values, field in zip(batch.columns, batch.schema, strict=True)
         ]
         for row in zip(*columns, strict=True):
@@ -73,7 +73,8 @@ def show(
             typer.echo("  " + "  " * depth + "given by the user or an uncached step")
             continue
         indent = "  " + "  " * depth
-        how = f"{step['finished']}, {step['seconds']:g} s, {step.get('device', '')}"
+        facts = (step["finished"], f"{step['seconds']:g} s", step.get("device"))
+        how = ", ".join(fact for fact in facts if fact)
         typer.secho(f"{indent}made by {step['task']} ({_version(step)}) {how}", bold=True)
         for key, value in step["inputs"].items():
             typer.echo(f"{indent}  {key}: {_short(value)}")

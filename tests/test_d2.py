@@ -8,7 +8,7 @@ import pytest
 from winnow.tasks.embed.graph import Graph
 from winnow.tasks.errors import BadInput, MissingSignal
 from winnow.tasks.registry import selectors
-from winnow.tasks.select.ccs import water_fill
+from winnow.tasks.select.allocation import water_fill
 from winnow.tasks.select.d2 import definition, greedy, messages
 from winnow.tasks.select.graphs import Edges, median_length, symmetric
 from winnow.tasks.select.rounds import MessageStage, exact_grid

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -9,18 +10,42 @@ from typing import Any
 import numpy as np
 import pytest
 
-from winnow.tasks.registry import selectors
-from winnow.tasks.select import craig, d2, submodular
+from winnow.tasks.registry import SelectorEntry, loaded, selectors
 from winnow.tasks.select.signals import Signals
 
-# selector, its definition, parameters of both
-DEFINITIONS: list[tuple[str, Callable[..., np.ndarray], dict[str, Any]]] = [
-    ("d2", d2.definition, {"score": "el2n", "neighbours": 3, "gamma_forward": 0.7, "gamma_reverse": 0.3}),
-    ("d2", d2.definition, {"score": "forgetting", "neighbours": 5, "gamma_reverse": 2.0}),
-    ("facility_location", partial(submodular.definition, "facility_location"), {}),
-    ("graph_cut", partial(submodular.definition, "graph_cut"), {}),
-    ("log_determinant", partial(submodular.definition, "log_determinant"), {}),
-    ("craig", craig.definition, {}),
+# selector, parameters of it and of its module's definition
+DEFINITIONS: list[tuple[str, dict[str, Any]]] = [
+    ("d2", {"score": "el2n", "neighbours": 3, "gamma_forward": 0.7, "gamma_reverse": 0.3}),
+    ("d2", {"score": "forgetting", "neighbours": 5, "gamma_reverse": 2.0}),
+    ("facility_location", {}),
+    ("graph_cut", {}),
+    ("log_determinant", {}),
+    ("craig", {}),
+    ("ccs", {}),
+    ("ccs", {"score": "forgetting", "mis_ratio": 0.3, "strata": 7}),
+    ("ccs", {"score": "el2n", "mis_ratio": 0.1, "strata": 1}),
+    ("elfs", {}),
+    ("elfs", {"score": "forgetting", "mis_ratio": 0.2}),
+    ("glister", {}),
+    ("glister", {"eta": 0.3, "refresh": 5}),
+    ("gradmatch", {}),
+    ("gradmatch", {"lam": 0.0}),
+    ("gradmatch", {"lam": 20.0}),
+    ("top", {}),
+    ("top", {"score": "aum", "hardest": False}),
+    ("aum", {}),
+    ("el2n", {}),
+    ("forgetting", {"hardest": False}),
+    ("random", {}),
+    ("k_center", {}),
+    ("k_center", {"metric": "cosine"}),
+    ("herding", {}),
+    ("herding", {"metric": "cosine"}),
+    ("contextual_diversity", {}),
+    ("cal", {}),
+    ("cal", {"neighbours": 3}),
+    ("semdedup", {}),
+    ("semdedup", {"clusters": 2}),
 ]
 BUDGET = 12
 N, DIM, CLASSES = 48, 16, 4
@@ -53,13 +78,25 @@ def random_signals(kind: str, seed: int) -> Signals:
     )
 
 
+def definition_of(entry: SelectorEntry) -> Callable[..., np.ndarray]:
+    """The module's definition, for the entry's name and fixed arguments where it is of several."""
+    definition = loaded(f"{entry.target.partition(':')[0]}:definition")
+    names = inspect.signature(definition).parameters
+    fixed = {name: value for name, value in {"name": entry.name, **entry.fixed}.items() if name in names}
+    return partial(definition, **fixed)
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("kind", ["different", "copies", "equal scores"])
-@pytest.mark.parametrize(
-    ("name", "definition", "params"), DEFINITIONS, ids=[name for name, _, _ in DEFINITIONS]
-)
-def test_engine_picks_as_defined(name, definition, params, kind, seed):
-    signals = random_signals(kind, seed)
-    expected = definition(signals, BUDGET, generator=np.random.default_rng(seed), **params)
-    selection = selectors.get(name)(signals, BUDGET, generator=np.random.default_rng(seed), **params)
+@pytest.mark.parametrize(("name", "params"), DEFINITIONS, ids=[name for name, _ in DEFINITIONS])
+def test_engine_picks_as_defined(name, params, kind, seed):
+    signals, entry = random_signals(kind, seed), selectors.get(name)
+    expected = definition_of(entry)(
+        signals=signals, budget=BUDGET, generator=np.random.default_rng(seed), **params
+    )
+    selection = entry(signals, BUDGET, generator=np.random.default_rng(seed), **params)
     assert selection.indices.tolist() == expected.tolist()
+
+
+def test_every_selector_has_a_definition():
+    assert {name for name, _ in DEFINITIONS} == set(selectors.names()) - {"full"}

@@ -12,14 +12,21 @@ from winnow.tasks.embed.knn import knn
 from winnow.tasks.errors import BadInput, MissingSignal
 from winnow.tasks.registry import selectors
 from winnow.tasks.score.gradients import softmax
-from winnow.tasks.select import cal as cal_module
-from winnow.tasks.select import herding as herding_module
-from winnow.tasks.select import k_center as k_center_module
-from winnow.tasks.select import semdedup as semdedup_module
+from winnow.tasks.select import (
+    cal,
+    contextual_diversity,
+    farthest_first,
+    herding,
+    k_center,
+    pool,
+    semdedup,
+    space,
+)
 from winnow.tasks.select.budget import per_class
-from winnow.tasks.select.contextual_diversity import TINY, jeffreys
-from winnow.tasks.select.k_center import Rows
+from winnow.tasks.select.jeffreys import jeffreys
 from winnow.tasks.select.signals import Signals
+from winnow.tasks.select.space import Points
+from winnow.tasks.select.upstream.k_center import first_pick
 
 GEOMETRIC = ["k_center", "herding", "contextual_diversity", "uncertainty", "cal", "semdedup", "zcore"]
 ON_FEATURES = ["k_center", "herding", "semdedup", "zcore"]
@@ -46,31 +53,6 @@ def choose(name, given, budget, *, seed=0, **params):
     if name == "zcore":
         params.setdefault("samples", 400)
     return selectors.get(name)(given, budget, generator=rng(seed), **params)
-
-
-def naive_greedy(distances, budget, keys):
-    """Farthest-point picks from a full matrix of distances."""
-    picks = [int(np.argmin(keys))]
-    near = distances[picks[0]].copy()
-    while len(picks) < budget:
-        near[picks] = -1
-        best = np.flatnonzero(near == near.max())
-        picks.append(int(best[np.argmin(keys[best])]))
-        near = np.minimum(near, distances[picks[-1]])
-    return picks
-
-
-def naive_herding(x, budget, keys):
-    """The running target of the docstring, term by term."""
-    mean = x.mean(0)
-    picks: list[int] = []
-    for step in range(budget):
-        target = (step + 1) * mean - x[picks].sum(0)
-        apart = np.linalg.norm(target - x, axis=1)
-        apart[picks] = np.inf
-        best = np.flatnonzero(apart <= apart.min() * (1 + 1e-12))
-        picks.append(int(best[np.argmin(keys[best])]))
-    return picks
 
 
 def unit(features):
@@ -188,13 +170,15 @@ def test_copies_are_tied_by_their_ids(name):
 def test_blocks_and_tiles_decide_nothing(name, size, monkeypatch):
     signals = problem(n=700)
     before = choose(name, signals, 300)
-    monkeypatch.setattr(k_center_module, "BLOCK", (min(size, 16), size))
-    monkeypatch.setattr(k_center_module, "ROWS", size)
-    monkeypatch.setattr(k_center_module, "TILE", 10 * size)
-    monkeypatch.setattr(k_center_module, "PAIRS", size)
-    monkeypatch.setattr(cal_module, "PAIRS", size)
-    monkeypatch.setattr(semdedup_module, "TILE", size)
-    monkeypatch.setattr(herding_module, "SCAN_FROM", 100 * size)
+    monkeypatch.setattr(farthest_first, "BLOCK", (min(size, 16), size))
+    monkeypatch.setattr(farthest_first, "ROWS", size)
+    monkeypatch.setattr(farthest_first, "TILE", 10 * size)
+    monkeypatch.setattr(farthest_first, "PAIRS", size)
+    monkeypatch.setattr(space, "ROWS", size)
+    monkeypatch.setattr(pool, "ROWS", size)
+    monkeypatch.setattr(cal, "PAIRS", size)
+    monkeypatch.setattr(semdedup, "TILE", size)
+    monkeypatch.setattr(pool, "SCAN_FROM", 100 * size)
     after = choose(name, signals, 300)
     assert before.indices.tolist() == after.indices.tolist()
     np.testing.assert_array_equal(before.gains, after.gains)
@@ -255,6 +239,34 @@ def test_probabilities_of_zero_and_one(name):
     assert not np.isnan(chosen.gains).any()
 
 
+@pytest.mark.parametrize("exponent", [-100, 100])
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("k_center", {}),
+        ("k_center", {"metric": "cosine"}),
+        ("herding", {}),
+        ("herding", {"metric": "cosine"}),
+        ("cal", {}),
+        ("semdedup", {}),
+    ],
+)
+def test_scale_decides_nothing(name, params, exponent):
+    signals = problem()
+    scaled = signals.replace(features=np.ldexp(signals.features, exponent))
+    picks = choose(name, signals, 50, **params).indices.tolist()
+    assert choose(name, scaled, 50, **params).indices.tolist() == picks
+
+
+@pytest.mark.parametrize("exponent", [-100, 100])
+@pytest.mark.parametrize("name", ["contextual_diversity", "cal"])
+def test_scaled_probabilities_are_refused(name, exponent):
+    signals = problem()
+    scaled = signals.replace(probabilities=np.ldexp(signals.probabilities, exponent))
+    with pytest.raises(BadInput, match="probabilities: row 0 sums to"):
+        choose(name, scaled, 50)
+
+
 @pytest.mark.parametrize("name", ["k_center", "herding"])
 def test_another_metric_is_refused(name):
     with pytest.raises(BadInput, match="metric = 'cossim': it is 'euclidean' or 'cosine'"):
@@ -271,7 +283,7 @@ def test_k_center_is_the_greedy_farthest_point(seed, metric, offset):
     signals = problem(seed=seed, offset=offset)
     x = unit(signals.features) if metric == "cosine" else signals.features.astype(np.float64)
     distances = all_pairs(x)
-    expected = naive_greedy(distances, 250, rng(seed).random(400))
+    expected = k_center.definition(signals, 250, generator=rng(seed), metric=metric).tolist()
     chosen = choose("k_center", signals, 250, seed=seed, metric=metric)
     assert chosen.indices.tolist() == expected
     assert np.isinf(chosen.gains[0])
@@ -284,30 +296,19 @@ def test_k_center_is_the_greedy_farthest_point(seed, metric, offset):
 
 def test_k_center_on_exact_ties():
     """A grid of whole numbers, each twice: most distances are tied, and keys decide."""
-    x = np.array([(i, j) for i in range(12) for j in range(12)] * 2, float)
+    grid = Signals(n=288, features=np.array([(i, j) for i in range(12) for j in range(12)] * 2, float))
     for seed in range(3):
-        expected = naive_greedy(all_pairs(x), 288, rng(seed).random(288))
-        assert (
-            choose("k_center", Signals(n=288, features=x), 288, seed=seed).indices.tolist()[:144]
-            == expected[:144]
-        )
+        expected = k_center.definition(grid, 288, generator=rng(seed)).tolist()
+        assert choose("k_center", grid, 288, seed=seed).indices.tolist() == expected
 
 
 def test_k_center_resolves_what_float32_does_not():
     """Points far closer to one another than the rounding of a float32 product of such length."""
     x = 1.0 + 1e-6 * rng(2).random((300, 3))
     x[0] = [-1, 0, 0]
-    expected = naive_greedy(all_pairs(x), 120, rng(4).random(300))
-    assert choose("k_center", Signals(n=300, features=x), 120, seed=4).indices.tolist() == expected
-
-
-@pytest.mark.parametrize("scale", [1e-30, 1e30])
-@pytest.mark.parametrize("name", ["k_center", "herding"])
-def test_scale_decides_nothing(name, scale):
-    x = problem().features.astype(np.float64)
-    power = 2.0 ** np.round(np.log2(scale))
-    plain, scaled = (choose(name, Signals(n=400, features=f), 50) for f in (x, x * power))
-    assert plain.indices.tolist() == scaled.indices.tolist()
+    signals = Signals(n=300, features=x)
+    expected = k_center.definition(signals, 120, generator=rng(4)).tolist()
+    assert choose("k_center", signals, 120, seed=4).indices.tolist() == expected
 
 
 def test_k_center_covers_every_cluster():
@@ -319,7 +320,7 @@ def test_k_center_covers_every_cluster():
 
 def test_the_published_start_is_deepcores():
     np.random.seed(0)  # noqa: NPY002  # as DeepCore does
-    assert k_center_module.published_start(2000) == np.random.randint(0, 2000)  # noqa: NPY002
+    assert first_pick(2000) == np.random.randint(0, 2000)  # noqa: NPY002
 
 
 # -- herding -------------------------------------------------------------------------------------------------
@@ -329,10 +330,10 @@ def test_the_published_start_is_deepcores():
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
 def test_herding_follows_the_running_target(scan_from, metric, offset, monkeypatch):
-    monkeypatch.setattr(herding_module, "SCAN_FROM", scan_from)
+    monkeypatch.setattr(pool, "SCAN_FROM", scan_from)
     signals = problem(offset=offset)
     x = unit(signals.features) if metric == "cosine" else signals.features.astype(np.float64)
-    expected = naive_herding(x, 300, rng(3).random(400))
+    expected = herding.definition(signals, 300, generator=rng(3), metric=metric).tolist()
     chosen = choose("herding", signals, 300, seed=3, metric=metric)
     assert chosen.indices.tolist() == expected
     means = np.cumsum(x[expected], 0) / np.arange(1, 301)[:, None]
@@ -351,45 +352,46 @@ def test_herding_by_bytes_is_herding(kind, monkeypatch):
         x[17] *= 1e5
     signals = Signals(n=3000, features=x.astype(np.float32))
     by_products = choose("herding", signals, 500)
-    monkeypatch.setattr(herding_module, "SCAN_FROM", 0)
-    monkeypatch.setattr(herding_module, "LISTED", (2, 32))  # short lists must be noticed
+    monkeypatch.setattr(pool, "SCAN_FROM", 0)
+    monkeypatch.setattr(pool, "LISTED", (2, 32))  # short lists must be noticed
     by_bytes = choose("herding", signals, 500)
     assert by_bytes.indices.tolist() == by_products.indices.tolist()
 
 
 @pytest.mark.parametrize("scan_from", [0, 1 << 40])
 def test_herding_takes_copies_in_turn(scan_from, monkeypatch):
-    monkeypatch.setattr(herding_module, "SCAN_FROM", scan_from)
+    monkeypatch.setattr(pool, "SCAN_FROM", scan_from)
     x = rng(0).normal(size=(40, 6)).astype(np.float32)[rng(1).integers(0, 40, 300)]
+    signals = Signals(n=300, features=x)
     for seed in range(3):
-        expected = naive_herding(x.astype(np.float64), 200, rng(seed).random(300))
-        assert choose("herding", Signals(n=300, features=x), 200, seed=seed).indices.tolist() == expected
-    everything = choose("herding", Signals(n=300, features=x), 300)
+        expected = herding.definition(signals, 200, generator=rng(seed)).tolist()
+        assert choose("herding", signals, 200, seed=seed).indices.tolist() == expected
+    everything = choose("herding", signals, 300)
     assert sorted(everything.indices) == list(range(300))
 
 
 def test_distinct_rows():
     x = rng(0).normal(size=(20, 3)).astype(np.float32)[rng(1).integers(0, 20, 100)]
-    first, group = herding_module._distinct(x, x)
+    first, group = pool.distinct(x, x)
     assert len(first) == len(np.unique(x, axis=0))
     assert (x[first[group]] == x).all()
-    first, group = herding_module._distinct(np.zeros_like(x), x)  # codes that say nothing
+    first, group = pool.distinct(np.zeros_like(x), x)  # codes that say nothing
     assert (x[first[group]] == x).all()
 
 
 @pytest.mark.parametrize("reach", [0.1, 1.0, 10.0, 100.0])
 def test_a_scan_by_bytes_lists_the_nearest(reach):
     """Also for targets much farther out than any point."""
-    rows = Rows.of(rng(0).normal(size=(2000, 32)).astype(np.float32), "euclidean")
-    points = rows.centred(rows.mean())
-    scan = herding_module._ByteScan(points)
+    points = Points.of(rng(0).normal(size=(2000, 32)).astype(np.float32), "euclidean")
+    x = points.centred(points.mean())
+    scan = pool.ByteScan(x)
     decided = 0
     for seed in range(20):
-        excess = reach * rng(seed).normal(size=32) * points.std()
-        listed = scan.candidates(excess, lambda part: points[part].astype(np.float64))
+        target = reach * rng(seed).normal(size=32) * x.std()
+        listed = scan.nearest(target, lambda part: x[part].astype(np.float64))
         if listed is not None:
             decided += 1
-            assert np.linalg.norm(points + excess, axis=1).argmin() in listed
+            assert np.linalg.norm(x - target, axis=1).argmin() in listed
     assert decided > 10
 
 
@@ -414,7 +416,7 @@ def test_contextual_diversity_is_greedy_in_the_symmetric_kl(seed):
     signals = problem(seed=seed)
     p = signals.probabilities.astype(np.float64)
     divergence = np.array([[0.5 * ((a - b) * np.log(a / b)).sum() for b in p] for a in p])
-    expected = naive_greedy(divergence, 200, rng(seed).random(400))
+    expected = contextual_diversity.definition(signals, 200, generator=rng(seed)).tolist()
     chosen = choose("contextual_diversity", signals, 200, seed=seed)
     assert chosen.indices.tolist() == expected
     near = [divergence[row, expected[:i]].min() for i, row in enumerate(expected) if i]
@@ -426,10 +428,9 @@ def test_contextual_diversity_with_zeros():
     p[p < 1e-6] = 0
     p /= p.sum(1, keepdims=True)
     assert (p == 0).any()
-    clipped = np.maximum(p, TINY)
-    divergence = np.array([jeffreys(clipped, np.broadcast_to(row, p.shape)) for row in clipped])
-    expected = naive_greedy(divergence, 60, rng(0).random(200))
-    assert choose("contextual_diversity", Signals(n=200, probabilities=p), 60).indices.tolist() == expected
+    signals = Signals(n=200, probabilities=p)
+    expected = contextual_diversity.definition(signals, 60, generator=rng()).tolist()
+    assert choose("contextual_diversity", signals, 60).indices.tolist() == expected
 
 
 def test_jeffreys_is_the_symmetric_kl():
@@ -541,7 +542,7 @@ def test_cal_refuses():
     with pytest.raises(BadInput, match="neighbours = 0"):
         choose("cal", signals, 3, neighbours=0)
     graph = knn(signals.features, 5)
-    with pytest.raises(BadInput, match="neighbours = 10, but the graph lists 5"):
+    with pytest.raises(BadInput, match="graph: 5 neighbours a sample, neighbours = 10 asked for"):
         choose(
             "cal",
             Signals(n=30, features=signals.features, probabilities=signals.probabilities, graph=graph),
@@ -555,7 +556,7 @@ def test_cal_refuses():
         probabilities=signals.probabilities,
         graph=Graph(near, graph.similarity),
     )
-    with pytest.raises(BadInput, match=r"graph\.neighbours: row 4"):
+    with pytest.raises(BadInput, match=r"graph\.neighbours: row 4 lists 30"):
         choose("cal", wrong, 3, neighbours=5)
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import doctest
+
 import numpy as np
 import pytest
 
 from winnow.tasks.errors import BadInput, MissingSignal, UnknownName
 from winnow.tasks.registry import selectors
+from winnow.tasks.select.allocation import water_fill
 from winnow.tasks.select.budget import count, per_class
-from winnow.tasks.select.ccs import strata_of, water_fill
+from winnow.tasks.select.ccs import strata_of
 from winnow.tasks.select.signals import Signals
+from winnow.tasks.select.upstream import allocation as published_allocation
 
 
 class Recorded:
@@ -70,7 +74,7 @@ def test_ccs_strata_and_budgets(golden, case):
     counts = np.bincount(strata_of(data[str(data[f"{case}_key"])][kept], 50), minlength=50)
     assert counts.tolist() == data[f"{case}_counts"].tolist()
     budget = int(ratio * len(aum))
-    assert water_fill(counts, budget, upstream=True).tolist() == data[f"{case}_budgets"].tolist()
+    assert published_allocation.water_fill(counts, budget).tolist() == data[f"{case}_budgets"].tolist()
     for size in np.unique(counts):
         assert sorted(water_fill(counts, budget)[counts == size]) == sorted(
             data[f"{case}_budgets"][counts == size]
@@ -153,6 +157,22 @@ def test_top_equals_monotonic_selection(golden, case):
         assert chosen.indices.tolist() == data[f"{case}_index"].tolist()
 
 
+@pytest.mark.parametrize("name", ["aum", "el2n", "forgetting", "grand"])
+def test_scores_of_papers_are_names_of_top(name):
+    signals = Signals(n=60, scores={name: np.random.default_rng(2).integers(0, 9, 60)})
+    for hardest in (True, False):
+        ours = selectors.get(name)(signals, 20, hardest=hardest)
+        assert (
+            ours.indices.tolist()
+            == selectors.get("top")(signals, 20, score=name, hardest=hardest).indices.tolist()
+        )
+    for fixed in ({"score": "el2n"}, {"higher_is": "easier"}):
+        with pytest.raises(BadInput, match=f"{name} has no parameter '{next(iter(fixed))}'"):
+            selectors.get(name)(signals, 20, **fixed)
+    example = doctest.DocTestParser().get_doctest(selectors.get(name).doc, globals(), name, None, None)
+    assert doctest.DocTestRunner().run(example) == (0, 2)
+
+
 @pytest.mark.parametrize("case", ["cb0", "cb1"])
 def test_class_balanced_selection(golden, case):
     data = golden("ccs")
@@ -227,6 +247,19 @@ def test_prototypicality_baseline_of_elfs(golden):
         part = selectors.get("top")(signals.rows(rows), share, score="distance", higher_is="harder")
         chosen += rows[part.indices].tolist()
     assert sorted(chosen) == sorted(data["proto_index"].tolist())
+
+
+@pytest.mark.parametrize(("dtype", "power"), [(np.float32, -100), (np.float32, 100), (np.float64, -200)])
+@pytest.mark.parametrize(
+    ("name", "params"), [("ccs", {"mis_ratio": 0.1}), ("elfs", {}), ("top", {"score": "aum"})]
+)
+def test_magnitude_of_scores_does_not_matter(name, params, dtype, power):
+    values = np.random.default_rng(0).normal(size=400).astype(dtype)
+    ours, theirs = (
+        selectors.get(name)(Signals(n=400, scores={"aum": scaled}), 100, **params)
+        for scaled in (values, np.ldexp(values, power))
+    )
+    assert ours.indices.tolist() == theirs.indices.tolist()
 
 
 # -- refusals ------------------------------------------------------------------------------------------------

@@ -7,28 +7,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from winnow.tasks.errors import BadInput
 from winnow.tasks.registry import scores as registered_scores
 from winnow.tasks.score.el2n import el2n_of
-from winnow.tasks.score.recorder import EpochRows, Folds, Recorder
-from winnow.tasks.score.reducer import Reducer
+from winnow.tasks.score.recorder import EpochRows, Recorder
+from winnow.tasks.score.reducer import Array, Folds, Reducer, Scores, stored_scores
 from winnow.tasks.train.problems.classification import COLUMNS, measure
 
 __all__ = [
     "DynamicsAccumulator",
-    "checked",
     "reducers",
-    "replayed",
     "scores_from_epoch_rows",
     "scores_from_log_probs",
     "scores_from_logits",
 ]
-
-Array = np.ndarray | torch.Tensor
-Scores = dict[str, NDArray[np.float32]]
 
 
 def reducers(*, el2n_epochs: int = 10) -> dict[str, Reducer]:
@@ -202,7 +196,7 @@ def scores_from_log_probs(log_probs: Array, labels: Array, *, el2n_epochs: int =
     References:
         Coverage-centric-coreset-selection generate_importance_score.py
     """
-    return replayed(log_probs, labels, reducers(el2n_epochs=el2n_epochs), normalised=True)
+    return stored_scores(log_probs, labels, reducers(el2n_epochs=el2n_epochs), normalised=True)
 
 
 def scores_from_logits(logits: Array, labels: Array, *, el2n_epochs: int = 10) -> Scores:
@@ -214,41 +208,4 @@ def scores_from_logits(logits: Array, labels: Array, *, el2n_epochs: int = 10) -
     References:
         elfs generate_importance_score.py
     """
-    return replayed(logits, labels, reducers(el2n_epochs=el2n_epochs), normalised=False)
-
-
-def replayed(stored: Array, labels: Array, scores: Mapping[str, Reducer], *, normalised: bool) -> Scores:
-    """These scores from stored logits, or log-probabilities (``normalised``), as if they were streamed."""
-    outputs, targets = checked(stored, labels, "log_probs" if normalised else "logits")
-    n, classes = outputs.shape[1:]
-    accumulator = DynamicsAccumulator(n, classes, outputs.device, scores=scores)
-    take = accumulator.add_log_probs if normalised else accumulator
-    ids = torch.arange(n, device=outputs.device)
-    for epoch, rows in enumerate(outputs):
-        take(ids, rows, targets.to(outputs.device), epoch)
-    return accumulator.scores()
-
-
-def checked(outputs: Array, labels: Array, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Stored outputs (E, N, C) and labels (N,) as tensors.
-
-    Raises:
-        BadInput: wrong shapes, NaN, or a label outside the classes.
-    """
-    values, targets = torch.as_tensor(outputs), torch.as_tensor(labels).long()
-    if values.ndim != 3 or min(values.shape[:2]) < 1 or values.shape[2] < 2 or not values.is_floating_point():
-        raise BadInput(
-            f"{name} is {values.dtype} {tuple(values.shape)}, not a float array of (epochs, samples, 2 or "
-            "more classes)."
-        )
-    if targets.shape != values.shape[1:2]:
-        raise BadInput(f"labels have shape {tuple(targets.shape)}, {name} has {values.shape[1]} samples.")
-    wrong = ((targets < 0) | (targets >= values.shape[2])).nonzero()
-    if len(wrong):
-        row = int(wrong[0])
-        raise BadInput(f"labels[{row}] = {int(targets[row])} is not one of {values.shape[2]} classes.")
-    unusable = (values.isnan() | (values == torch.inf)).any(-1)
-    if unusable.any():
-        epoch, row = unusable.nonzero()[0].tolist()
-        raise BadInput(f"{name}[{epoch}, {row}] holds NaN or infinity.")
-    return values, targets
+    return stored_scores(logits, labels, reducers(el2n_epochs=el2n_epochs), normalised=False)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from winnow.tasks.score.dynamics import Array, checked
+from winnow.tasks.score.reducer import Array, checked
 from winnow.tasks.train.problems.classification import COLUMNS, measure
 
 __all__ = ["final_confidence", "final_entropy", "final_loss", "final_scores", "max_logit"]

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from winnow.tasks.errors import BadInput, WinnowError
 from winnow.tasks.hardware import by_device
-from winnow.tasks.score.reducer import Reducer, Visit
+from winnow.tasks.score.reducer import Folds, Reducer
 
-__all__ = ["EpochRows", "Folds", "Recorder"]
+__all__ = ["EpochRows", "Recorder"]
 
 HELD_VALUES = {
     "cpu": 1 << 15,
@@ -35,58 +35,6 @@ class EpochRows:
     epoch: int
     ids: NDArray[np.int64]
     columns: dict[str, NDArray[np.float32]]
-
-
-class Folds:
-    """The states of some reducers, O(n) float64, after the epochs so far."""
-
-    def __init__(self, n: int, reducers: Mapping[str, Reducer], device: torch.device) -> None:
-        self.reducers = dict(reducers)
-        self.epochs = 0
-        self.visits = torch.zeros(n, dtype=torch.float64, device=device)
-        shared = {id(reducer.update): reducer for reducer in self.reducers.values()}
-        self.states = {
-            update: {name: torch.zeros_like(self.visits) for name in reducer.state}
-            for update, reducer in shared.items()
-        }
-        self._updates = {update: reducer.update for update, reducer in shared.items()}
-
-    def fold(self, epoch: int, columns: Mapping[str, torch.Tensor], seen: torch.Tensor) -> None:
-        """Add an epoch: columns (n,); rows that are not ``seen`` keep their state."""
-        self.epochs += 1
-        self.visits += seen
-        visit = Visit(
-            epoch, self.visits.clamp(min=1), {name: values.double() for name, values in columns.items()}
-        )
-        for update, state in self.states.items():
-            for name, values in self._updates[update](state, visit).items():
-                state[name] = values.where(seen, state[name])
-
-    def scores(self) -> dict[str, NDArray[np.float32]]:
-        """Raises: BadInput: a sample was never seen."""
-        unseen = (self.visits == 0).nonzero()
-        if len(unseen):
-            raise BadInput(
-                f"sample {int(unseen[0])} was never seen ({len(unseen)} of {len(self.visits)}).",
-                remedy="record a whole epoch at least",
-            )
-        common = {"visits": self.visits, "epochs": torch.full_like(self.visits, self.epochs)}
-        return {
-            name: reducer.result({**self.states[id(reducer.update)], **common}).float().cpu().numpy()
-            for name, reducer in self.reducers.items()
-        }
-
-    def tensors(self) -> list[torch.Tensor]:
-        """All states in a fixed order, for checkpoints."""
-        return [self.visits, *(state[name] for state in self.states.values() for name in sorted(state))]
-
-    def restore(self, tensors: list[torch.Tensor]) -> None:
-        device = self.visits.device
-        self.visits = tensors[0].to(device)
-        rest = iter(tensors[1:])
-        for state in self.states.values():
-            for name in sorted(state):
-                state[name] = next(rest).to(device)
 
 
 class Recorder:

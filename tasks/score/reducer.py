@@ -9,9 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional as F
 
-__all__ = ["Reducer", "Visit"]
+from winnow.tasks.errors import BadInput
+from winnow.tasks.train.problems.classification import COLUMNS, measure
 
+__all__ = ["Array", "Folds", "Reducer", "Scores", "Visit", "checked", "stored_scores"]
+
+Array = np.ndarray | torch.Tensor
+Scores = dict[str, NDArray[np.float32]]
 State = Mapping[str, torch.Tensor]
 
 
@@ -58,6 +64,102 @@ class Reducer:
     result: Callable[[State], torch.Tensor]
 
     def __call__(self, log_probs: Any, labels: Any) -> NDArray[np.float32]:
-        from winnow.tasks.score.dynamics import replayed
+        return stored_scores(log_probs, labels, {"score": self}, normalised=True)["score"]
 
-        return replayed(log_probs, labels, {"score": self}, normalised=True)["score"]
+
+class Folds:
+    """The states of some reducers, O(n) float64, after the epochs so far."""
+
+    def __init__(self, n: int, reducers: Mapping[str, Reducer], device: torch.device) -> None:
+        self.reducers = dict(reducers)
+        self.epochs = 0
+        self.visits = torch.zeros(n, dtype=torch.float64, device=device)
+        shared = {id(reducer.update): reducer for reducer in self.reducers.values()}
+        self.states = {
+            update: {name: torch.zeros_like(self.visits) for name in reducer.state}
+            for update, reducer in shared.items()
+        }
+        self._updates = {update: reducer.update for update, reducer in shared.items()}
+
+    def fold(self, epoch: int, columns: Mapping[str, torch.Tensor], seen: torch.Tensor) -> None:
+        """Add an epoch: columns (n,); rows that are not ``seen`` keep their state."""
+        self.epochs += 1
+        self.visits += seen
+        visit = Visit(
+            epoch, self.visits.clamp(min=1), {name: values.double() for name, values in columns.items()}
+        )
+        for update, state in self.states.items():
+            for name, values in self._updates[update](state, visit).items():
+                state[name] = values.where(seen, state[name])
+
+    def scores(self) -> Scores:
+        """Raises: BadInput: a sample was never seen."""
+        unseen = (self.visits == 0).nonzero()
+        if len(unseen):
+            raise BadInput(
+                f"sample {int(unseen[0])} was never seen ({len(unseen)} of {len(self.visits)}).",
+                remedy="record a whole epoch at least",
+            )
+        common = {"visits": self.visits, "epochs": torch.full_like(self.visits, self.epochs)}
+        return {
+            name: reducer.result({**self.states[id(reducer.update)], **common}).float().cpu().numpy()
+            for name, reducer in self.reducers.items()
+        }
+
+    def tensors(self) -> list[torch.Tensor]:
+        """All states in a fixed order, for checkpoints."""
+        return [self.visits, *(state[name] for state in self.states.values() for name in sorted(state))]
+
+    def restore(self, tensors: list[torch.Tensor]) -> None:
+        device = self.visits.device
+        self.visits = tensors[0].to(device)
+        rest = iter(tensors[1:])
+        for state in self.states.values():
+            for name in sorted(state):
+                state[name] = next(rest).to(device)
+
+
+def stored_scores(
+    stored: Array, labels: Array, reducers: Mapping[str, Reducer], *, normalised: bool
+) -> Scores:
+    """These scores from stored logits (E, N, C), or log-probabilities (``normalised``), epoch by epoch.
+
+    Raises:
+        BadInput: wrong shapes, NaN, or a label outside the classes.
+    """
+    outputs, targets = checked(stored, labels, "log_probs" if normalised else "logits")
+    targets = targets.to(outputs.device)
+    folds, all_seen = (
+        Folds(len(targets), reducers, outputs.device),
+        torch.ones_like(targets, dtype=torch.bool),
+    )
+    for epoch, rows in enumerate(outputs):
+        rows = rows.float()
+        values = measure(rows if normalised else F.log_softmax(rows, dim=1), targets)
+        folds.fold(epoch, dict(zip(COLUMNS, values.T, strict=True)), all_seen)
+    return folds.scores()
+
+
+def checked(outputs: Array, labels: Array, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Stored outputs (E, N, C) and labels (N,) as tensors.
+
+    Raises:
+        BadInput: wrong shapes, NaN, or a label outside the classes.
+    """
+    values, targets = torch.as_tensor(outputs), torch.as_tensor(labels).long()
+    if values.ndim != 3 or min(values.shape[:2]) < 1 or values.shape[2] < 2 or not values.is_floating_point():
+        raise BadInput(
+            f"{name} is {values.dtype} {tuple(values.shape)}, not a float array of (epochs, samples, 2 or "
+            "more classes)."
+        )
+    if targets.shape != values.shape[1:2]:
+        raise BadInput(f"labels have shape {tuple(targets.shape)}, {name} has {values.shape[1]} samples.")
+    wrong = ((targets < 0) | (targets >= values.shape[2])).nonzero()
+    if len(wrong):
+        row = int(wrong[0])
+        raise BadInput(f"labels[{row}] = {int(targets[row])} is not one of {values.shape[2]} classes.")
+    unusable = (values.isnan() | (values == torch.inf)).any(-1)
+    if unusable.any():
+        epoch, row = unusable.nonzero()[0].tolist()
+        raise BadInput(f"{name}[{epoch}, {row}] holds NaN or infinity.")
+    return values, targets

@@ -5,23 +5,70 @@ from winnow.tasks.registry import selectors
 # what refuses a problem that is too large before anything is computed
 _DENSE, _FACTOR, _CRAIG = (".similarity:check_dense", ".submodular:check_factor", ".craig:check_size")
 
+
+def _top(score: str, kept: str, higher_is: str, *references: str) -> None:
+    """Register ``top`` by the score of a paper under the score's name."""
+    example = (
+        f'>>> s = Signals(n=3, scores={{"{score}": np.array([3.0, 1.0, 2.0])}})\n'
+        f'>>> selectors.get("{score}")(s, 1).indices.tolist()\n[{0 if higher_is == "harder" else 1}]'
+    )
+    about = "\n".join([f"Keep the samples {kept}.", "\nReferences:", *(f"    {r}" for r in references)])
+    fixed = {"score": score, "higher_is": higher_is}
+    selectors.add(score, ".top:top", needs=("scores",), fixed=fixed, about=f"{about}\n\n{example}")
+
+
 selectors.add("full", ".uniform:full")
 selectors.add("random", ".uniform:random")
 selectors.add("top", ".top:top", needs=("scores",))
-selectors.add("ccs", ".ccs:ccs", needs=("scores",))
-selectors.add("elfs", ".elfs:elfs", needs=("scores",), labels="pseudo")
-selectors.add("aum", ".top:aum", needs=("scores",))
-selectors.add("el2n", ".top:el2n", needs=("scores",))
-selectors.add("forgetting", ".top:forgetting", needs=("scores",))
-selectors.add("grand", ".top:grand", needs=("scores",))
+_top(
+    "aum",
+    "of smallest area under the margin",
+    "easier",
+    "Pleiss, Zhang, Elenberg and Weinberger, Identifying Mislabeled Data using the Area Under the Margin "
+    "Ranking, NeurIPS 2020.",
+    "Upstream: Coverage-centric-coreset-selection@b37f166 core/data/Coreset.py score_monotonic_selection "
+    "(accumulated_margin).",
+)
+_DIET = (
+    "Paul, Ganguli and Dziugaite, Deep Learning on a Data Diet: Finding Important Examples Early in "
+    "Training, NeurIPS 2021."
+)
+_top("el2n", "of longest error vector", "harder", _DIET)
+_top(
+    "grand",
+    "of longest gradient",
+    "harder",
+    _DIET,
+    "Upstream: PatrickZH/DeepCore@74ec709 deepcore/methods/grand.py.",
+)
+_top(
+    "forgetting",
+    "that were forgotten most often",
+    "harder",
+    "Toneva et al., An Empirical Study of Example Forgetting during Deep Neural Network Learning, ICLR 2019.",
+)
+selectors.add("ccs", ".ccs:ccs", needs=("scores",), upstream=".upstream.ccs:ccs")
+selectors.add("elfs", ".elfs:elfs", needs=("scores",), labels="pseudo", upstream=".upstream.elfs:elfs")
 selectors.add("moderate", ".moderate:moderate", needs=("features", "labels"))
 selectors.add("prototypicality", ".prototypicality:prototypicality", needs=("features",))
 selectors.add("badge", ".badge:badge", needs=("residuals", "features"))
 selectors.add(
     "d2", ".d2:d2", needs=("scores",), uses=("features", "graph", "labels"), upstream=".upstream.d2:d2"
 )
-selectors.add("gradmatch", ".gradmatch:gradmatch", needs=("residuals", "features"))
-selectors.add("glister", ".glister:glister", needs=("residuals", "features"), uses=("probabilities",))
+selectors.add(
+    "gradmatch",
+    ".gradmatch:gradmatch",
+    needs=("residuals", "features"),
+    upstream=".upstream.gradmatch:gradmatch",
+)
+selectors.add(
+    "glister",
+    ".glister:glister",
+    version=2,  # 1 let rounding decide between copies of a sample
+    needs=("residuals", "features"),
+    uses=("probabilities",),
+    upstream=".upstream.glister:glister",
+)
 selectors.add("deepfool", ".deepfool:deepfool", needs=("scores",))
 selectors.add(
     "facility_location",
@@ -54,10 +101,17 @@ selectors.add(
     limit=_CRAIG,
     upstream=".upstream.craig:craig",
 )
-selectors.add("k_center", ".k_center:k_center", needs=("features",))
-selectors.add("herding", ".herding:herding", needs=("features",))
-selectors.add("contextual_diversity", ".contextual_diversity:contextual_diversity", needs=("probabilities",))
+selectors.add("k_center", ".k_center:k_center", needs=("features",), upstream=".upstream.k_center:k_center")
+selectors.add("herding", ".herding:herding", needs=("features",), upstream=".upstream.herding:herding")
+selectors.add(
+    "contextual_diversity",
+    ".contextual_diversity:contextual_diversity",
+    needs=("probabilities",),
+    upstream=".upstream.contextual_diversity:contextual_diversity",
+)
 selectors.add("uncertainty", ".uncertainty:uncertainty", needs=("probabilities",), uses=("scores",))
-selectors.add("cal", ".cal:cal", needs=("features", "probabilities"), uses=("graph",))
+selectors.add(
+    "cal", ".cal:cal", needs=("features", "probabilities"), uses=("graph",), upstream=".upstream.cal:cal"
+)
 selectors.add("semdedup", ".semdedup:semdedup", needs=("features",))
 selectors.add("zcore", ".zcore:zcore", needs=("features",))

@@ -2,70 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from winnow.tasks.errors import BadInput
-from winnow.tasks.select.elfs import check_fits
+from winnow.tasks.select.allocation import check_fits, water_fill
+from winnow.tasks.select.graphs import rescaled
 from winnow.tasks.select.ranking import order
 from winnow.tasks.select.signals import Selection, Signals
 
-__all__ = ["ccs", "strata_of", "water_fill"]
+__all__ = ["ccs", "definition", "draw", "edges_of", "pools_of", "strata_of"]
 
 
-def strata_of(values: NDArray[Any], strata: int, *, upstream: bool = False) -> NDArray[np.int64]:
-    """Stratum of each value: ``strata`` intervals of equal width over [min, max + 10⁻⁴·|max|), in float32.
-
-    Args:
-        values: (N,) scores.
-        strata: number of strata.
-        upstream: upper edge 1.0001·max as published: below a negative maximum, so that the top values (−1
-            here) fall in no stratum.
-
-    >>> strata_of(np.array([0.0, 0.5, 1.0]), 2).tolist()
-    [0, 0, 1]
-    """
-    values = values.astype(np.float32)
-    low, top = values.min(), values.max()
-    high = top * np.float32(1.0001) if upstream else top + np.float32(1e-4) * np.abs(top)
-    edges = low + np.arange(strata + 1, dtype=np.float32) * ((high - low) / np.float32(strata))
-    if not upstream and edges[-1] <= edges[0]:
-        return np.zeros(len(values), np.int64)
-    found = np.searchsorted(edges, values, side="right") - 1
-    return np.where(found >= strata, -1, found) if upstream else np.minimum(found, strata - 1)
-
-
-def water_fill(populations: NDArray[np.int64], budget: int, *, upstream: bool = False) -> NDArray[np.int64]:
-    """Share a budget evenly over strata, small strata first: what a small one cannot use goes to the larger ones.
-
-    Args:
-        populations: int64 (strata,).
-        budget: to share.
-        upstream: order strata of equal population as torch's unstable sort does, which decides who gets an
-            odd sample.
-
-    Returns:
-        int64 (strata,) samples to take from each stratum; sums to min(budget, population).
-
-    References:
-        Zheng et al., ICLR 2023, algorithm 1.
-
-    >>> water_fill(np.array([1, 10, 4]), 9).tolist()
-    [1, 4, 4]
-    """
-    shares = np.zeros_like(populations)
-    left = budget
-    smallest_first = np.argsort(populations, kind="stable")
-    if upstream:
-        import torch
-
-        smallest_first = torch.argsort(torch.from_numpy(populations)).numpy()
-    for done, stratum in enumerate(smallest_first):
-        shares[stratum] = min(populations[stratum], left // (len(populations) - done))
-        left -= shares[stratum]
-    return shares
+def definition(
+    signals: Signals,
+    budget: int,
+    *,
+    generator: np.random.Generator,
+    score: str = "aum",
+    mis_ratio: float = 0.0,
+    strata: int = 50,
+) -> NDArray[np.int64]:
+    """CCS's picks in the paper's letters: the reference that tests hold the engine to."""
+    ties = generator.random(signals.n)
+    kept = np.lexsort((ties, signals.score("aum")))[int(mis_ratio * signals.n) :]  # β of lowest AUM dropped
+    s = signals.score(score)[kept].astype(np.float64)
+    width = s.max() + 1e-4 * abs(s.max()) - s.min()
+    stratum = np.floor((s - s.min()) * strata / (width or 1.0))
+    B = [kept[stratum == i] for i in range(strata)]
+    share, left = [0] * strata, budget
+    for done, i in enumerate(sorted(range(strata), key=lambda i: len(B[i]))):
+        share[i] = min(len(B[i]), left // (strata - done))
+        left -= share[i]
+    return np.concatenate([B[i][generator.permutation(len(B[i]))][: share[i]] for i in range(strata)])
 
 
 def ccs(
@@ -76,7 +48,6 @@ def ccs(
     score: str = "aum",
     mis_ratio: float = 0.0,
     strata: int = 50,
-    upstream: bool = False,
 ) -> Selection:
     """Cover the whole range of a score: drop the likely mislabelled, then sample evenly over strata of the score.
 
@@ -91,13 +62,12 @@ def ccs(
         score: that is stratified.
         mis_ratio: β in [0, 1), share of lowest-AUM samples to drop.
         strata: number of strata.
-        upstream: replay the published code.
 
     Returns:
         Selection, stratum by stratum; gains are the scores.
 
     Raises:
-        BadInput: ⌊βN⌋ + k > N.
+        BadInput: ⌊βN⌋ + k > N, or no strata.
 
     References:
         Zheng, Liu, Lai and Prakash, Coverage-centric Coreset Selection for High Pruning Rates, ICLR 2023,
@@ -114,18 +84,60 @@ def ccs(
     >>> len(ccs(s, 30, generator=np.random.default_rng(0), mis_ratio=0.1).indices)
     30
     """
+    dropped = check_fits(signals.n, budget, mis_ratio)
+    kept = order(signals.score("aum"), generator.random(signals.n))[dropped:]
+    pools = pools_of(strata_of(signals.score(score)[kept], strata), strata)
+    rows = kept[draw(pools, water_fill(np.array([len(pool) for pool in pools]), budget), generator)]
+    return Selection.of(rows, gains=signals.score(score)[rows])
+
+
+def strata_of(values: NDArray[Any], strata: int) -> NDArray[np.int64]:
+    """Stratum of each value: ``strata`` intervals of equal width over [min, max + 10⁻⁴·|max|), in float32.
+
+    Args:
+        values: (N,) scores, of any magnitude.
+        strata: number of strata.
+
+    Raises:
+        BadInput: no strata.
+
+    >>> strata_of(np.array([0.0, 0.5, 1.0]), 2).tolist()
+    [0, 0, 1]
+    """
+    values = rescaled(values)[0].astype(np.float32)
+    top = values.max()
+    edges = edges_of(values.min(), top + np.float32(1e-4) * np.abs(top), strata)
+    if edges[-1] <= edges[0]:
+        return np.zeros(len(values), np.int64)
+    return np.minimum(np.searchsorted(edges, values, side="right") - 1, strata - 1)
+
+
+def edges_of(low: np.float32, high: np.float32, strata: int) -> NDArray[np.float32]:
+    """Edges of intervals of equal width, float32 (strata + 1,).
+
+    Raises:
+        BadInput: no strata.
+    """
     if strata < 1:
         raise BadInput(f"strata = {strata}: there must be at least 1.")
-    dropped = int(mis_ratio * signals.n) if upstream else check_fits(signals.n, budget, mis_ratio)
-    kept = order(signals.score("aum"), generator.random(signals.n))[dropped:]
-    values = signals.score(score)[kept]
-    stratum = strata_of(values, strata, upstream=upstream)
-    counts = np.bincount(stratum + 1, minlength=strata + 1)  # the first: in no stratum
+    return low + np.arange(strata + 1, dtype=np.float32) * ((high - low) / np.float32(strata))
+
+
+def pools_of(stratum: NDArray[np.int64], strata: int) -> list[NDArray[np.int64]]:
+    """Rows of each stratum, ascending.
+
+    >>> [pool.tolist() for pool in pools_of(np.array([1, 0, 1]), 3)]
+    [[1], [0, 2], []]
+    """
     # NumPy sorts 16-bit integers by radix
-    by_stratum = np.argsort(stratum.astype(np.int16 if strata < 2**15 else np.int64), kind="stable")
-    pools = np.split(by_stratum, counts.cumsum()[:-1])[1:]
-    shares = water_fill(counts[1:], budget, upstream=upstream)
-    chosen = np.concatenate(
+    rows = np.argsort(stratum.astype(np.int16 if strata < 2**15 else np.int64), kind="stable")
+    return np.split(rows, np.bincount(stratum, minlength=strata).cumsum()[:-1])
+
+
+def draw(
+    pools: Sequence[NDArray[np.int64]], shares: NDArray[np.int64], generator: np.random.Generator
+) -> NDArray[np.int64]:
+    """As many rows of each pool as its share, drawn uniformly without replacement."""
+    return np.concatenate(
         [pool[generator.permutation(len(pool))][:share] for pool, share in zip(pools, shares, strict=True)]
     )
-    return Selection.of(kept[chosen], gains=values[chosen])

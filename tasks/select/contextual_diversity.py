@@ -1,4 +1,4 @@
-"""Contextual diversity: k-center on a network's probabilities, by their symmetric KL divergence."""
+"""Contextual diversity: k-center on a network's probabilities, by Jeffreys' divergence."""
 
 from __future__ import annotations
 
@@ -7,47 +7,45 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from winnow.tasks.select.k_center import Divergence, farthest_first, published_start, slack_of
+from winnow.tasks.select.farthest_first import Divergence, farthest_first
+from winnow.tasks.select.jeffreys import TINY, jeffreys
+from winnow.tasks.select.probabilities import checked_probabilities
+from winnow.tasks.select.ranking import order
 from winnow.tasks.select.signals import Selection, Signals
-from winnow.tasks.select.uncertainty import checked_probabilities
+from winnow.tasks.select.space import slack_of
 
-__all__ = ["TINY", "contextual_diversity", "jeffreys"]
+__all__ = ["contextual_diversity", "cover", "definition"]
 
-TINY = float(np.finfo(np.float32).tiny)  # a probability of 0 counts as the smallest that float32 has
-
-
-def jeffreys(p: NDArray[Any], q: NDArray[Any]) -> NDArray[np.float64]:
-    """½ KL(p‖q) + ½ KL(q‖p) = ½ Σ_c (p_c − q_c)(log p_c − log q_c) of rows, float64; no term is negative, none cancels.
-
-    Args:
-        p: (m, C) probabilities.
-        q: (m, C).
-
-    >>> jeffreys(np.array([[0.5, 0.5]]), np.array([[0.5, 0.5]])).tolist()
-    [0.0]
-    """
-    p, q = np.maximum(p.astype(np.float64), TINY), np.maximum(q.astype(np.float64), TINY)
-    return 0.5 * np.einsum("nc,nc->n", p - q, np.log(p) - np.log(q))
+ROWS = 8192  # samples handled together, which bounds temporary memory
 
 
-def contextual_diversity(
-    signals: Signals, budget: int, *, generator: np.random.Generator, upstream: bool = False
-) -> Selection:
-    """Cover what a network predicts: each pick's probabilities diverge most from those of all picks before it.
+def definition(signals: Signals, budget: int, *, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Contextual diversity's picks from all divergences: the reference in tests of the engine."""
+    p = np.maximum(signals.probabilities.astype(np.float64), TINY)
+    J = 0.5 * ((p[:, None] - p) * (np.log(p)[:, None] - np.log(p))).sum(axis=2)
+    ties = generator.random(signals.n)
+    S = [int(ties.argmin())]
+    while len(S) < budget:
+        to_nearest = J[:, S].min(axis=1)
+        to_nearest[S] = -np.inf
+        S.append(int(order(-to_nearest, ties)[0]))  # arg max
+    return np.array(S)
+
+
+def contextual_diversity(signals: Signals, budget: int, *, generator: np.random.Generator) -> Selection:
+    """Cover what a network predicts: each pick's probabilities are farthest from those of all picks before.
 
     The first pick is drawn; then, until there are k,
 
         next = argmax_i min over the picks j of J(p_i, p_j)
         J(p, q) = ½ KL(p‖q) + ½ KL(q‖p) = ½ Σ_c (p_c − q_c)(log p_c − log q_c)
 
-    J is a matrix product of [p, log p] with [log q, q], and so takes
-    :func:`~winnow.tasks.select.k_center.farthest_first`'s blocks.
+    J is a matrix product of [p, log p] with [log q, q], hence whole blocks of picks are measured at once.
 
     Args:
         signals: probabilities.
         budget: k, samples to keep.
         generator: draws the first pick and breaks ties.
-        upstream: replay the published code: its first pick, of ``RandomState(0)``, and ties by the lower row.
 
     Returns:
         Selection in the order of the picks, so that a smaller one is a prefix of a larger one; gains are the
@@ -66,30 +64,35 @@ def contextual_diversity(
     Differences from upstream:
         A probability of 0 counts as 1.2·10⁻³⁸, float32's smallest; upstream's divergence is then NaN and the
         first rows are selected (not replayed). The paper measures mixtures of a class's predictions over
-        regions of an image; like DeepCore, this one measures single samples' probabilities.
+        regions of an image; like DeepCore, this one measures single samples' probabilities. ``upstream=True``
+        replays the first pick, of ``RandomState(0)``, and ties, which go to the lower row.
 
     >>> s = Signals(n=3, probabilities=np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9]]))
     >>> 2 in contextual_diversity(s, 2, generator=np.random.default_rng(0)).indices
     True
     """
-    probabilities = checked_probabilities(signals)
-    keys = np.arange(signals.n, dtype=float) if upstream else generator.random(signals.n)
-    first = published_start(signals.n) if upstream else int(np.argmin(keys))
-    picks, gains = farthest_first(_divergences(probabilities), budget, keys, first)
+    ties = generator.random(signals.n)
+    return cover(checked_probabilities(signals), budget, ties, int(ties.argmin()))
+
+
+def cover(probabilities: NDArray[Any], budget: int, ties: NDArray[np.float64], first: int) -> Selection:
+    """The greedy farthest samples from ``first`` on."""
+    picks, gains = farthest_first(_divergences(probabilities), budget, ties, first)
     return Selection.of(picks, gains=gains)
 
 
 def _divergences(probabilities: NDArray[Any]) -> Divergence:
+    """J(p_i, p_j) = a_i + a_j − ⟨[p_i, log p_i], ½ [log p_j, p_j]⟩ with a = ½ Σ_c p_c log p_c."""
     n, classes = probabilities.shape
     left = np.empty((n, 2 * classes), np.float32)
     offset, steepest = np.empty(n), np.empty(n)
-    for start in range(0, n, 8192):
-        rows = slice(start, start + 8192)
+    for start in range(0, n, ROWS):
+        rows = slice(start, start + ROWS)
         p = np.maximum(probabilities[rows].astype(np.float64), TINY)
-        logs = np.log(p)
-        left[rows, :classes], left[rows, classes:] = p, logs
-        offset[rows] = 0.5 * (p * logs).sum(1)
-        steepest[rows] = np.abs(logs).max(1)
+        log_p = np.log(p)
+        left[rows, :classes], left[rows, classes:] = p, log_p
+        offset[rows] = 0.5 * (p * log_p).sum(axis=1)
+        steepest[rows] = np.abs(log_p).max(axis=1)
 
     def turn(part: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.concatenate([part[:, classes:], part[:, :classes]], axis=1) * np.float32(0.5)

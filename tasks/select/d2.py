@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.tasks.errors import BadInput, MissingSignal
-from winnow.tasks.select.ccs import water_fill
-from winnow.tasks.select.elfs import check_fits
+from winnow.tasks.select.allocation import check_fits, water_fill
 from winnow.tasks.select.graphs import Edges, checked_values, median_length, neighbourhoods
 from winnow.tasks.select.ranking import order
 from winnow.tasks.select.rounds import MessageStage, exact_grid, in_rounds

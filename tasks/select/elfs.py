@@ -3,37 +3,27 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from winnow.tasks.errors import BadInput
+from winnow.tasks.select.allocation import check_fits
 from winnow.tasks.select.ranking import order
 from winnow.tasks.select.signals import Selection, Signals
 
-__all__ = ["check_fits", "elfs"]
+__all__ = ["definition", "elfs"]
 
 
-def check_fits(n: int, budget: int, mis_ratio: float) -> int:
-    """Number of hardest samples to drop; an error when the cut and the budget do not fit into n samples.
-
-    >>> check_fits(200, 60, 0.2)
-    40
-    >>> check_fits(200, 140, 0.4)
-    Traceback (most recent call last):
-    winnow.BadInput: mis_ratio = 0.4 drops 80 of 200 samples; 140 of the remaining 120 cannot be kept.
-      next: lower mis_ratio to at most 0.3, or keep fewer samples
-    """
-    if not 0 <= mis_ratio < 1:
-        raise BadInput(
-            f"mis_ratio = {mis_ratio:g} is outside [0, 1).",
-            remedy="it is the share of hardest samples that is dropped first",
-        )
-    dropped = int(mis_ratio * n)
-    if dropped + budget > n:
-        raise BadInput(
-            f"mis_ratio = {mis_ratio:g} drops {dropped} of {n} samples; {budget} of the remaining "
-            f"{n - dropped} cannot be kept.",
-            remedy=f"lower mis_ratio to at most {1 - budget / n:g}, or keep fewer samples",
-        )
-    return dropped
+def definition(
+    signals: Signals,
+    budget: int,
+    *,
+    generator: np.random.Generator,
+    score: str = "aum",
+    mis_ratio: float = 0.0,
+) -> NDArray[np.int64]:
+    """S = order[⌊βN⌋ : ⌊βN⌋ + k], from hard to easy: the reference that tests hold the selector to."""
+    ties = generator.random(signals.n)
+    hard_to_easy = np.lexsort((ties, -signals.hardness(score).astype(np.float64)))
+    return hard_to_easy[int(mis_ratio * signals.n) :][:budget]
 
 
 def elfs(
@@ -44,7 +34,6 @@ def elfs(
     score: str = "aum",
     mis_ratio: float = 0.0,
     higher_is: str | None = None,
-    upstream: bool = False,
 ) -> Selection:
     """Keep the hard middle: drop the hardest samples as mislabelled, keep the next hardest, drop the easy rest.
 
@@ -59,7 +48,6 @@ def elfs(
         score: name of the score.
         mis_ratio: β in [0, 1), share of hardest samples to drop.
         higher_is: ``"harder"`` or ``"easier"`` for a score of your own.
-        upstream: replay the published code.
 
     Returns:
         Selection from hard to easy; gains are the scores.
@@ -80,12 +68,6 @@ def elfs(
     >>> elfs(s, 2, generator=np.random.default_rng(0), mis_ratio=0.2).indices.tolist()
     [2, 1]
     """
-    if upstream:
-        aum = signals.score("aum")
-        hard_to_easy = np.argsort(aum, kind="stable")
-        dropped = int(mis_ratio * signals.n)
-        chopped = signals.n - dropped - budget
-        return Selection.of(rows := hard_to_easy[dropped:-chopped], gains=aum[rows])
     dropped = check_fits(signals.n, budget, mis_ratio)
     hard_to_easy = order(-signals.hardness(score, higher_is).astype(np.float64), generator.random(signals.n))
     rows = hard_to_easy[dropped : dropped + budget]

@@ -8,24 +8,49 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.tasks.errors import BadInput
-from winnow.tasks.score.gradients import softmax
-from winnow.tasks.select.badge import Gradients
-from winnow.tasks.select.gradmatch import (
+from winnow.tasks.score.gradients import LastLayer, softmax
+from winnow.tasks.select.graphs import rescaled
+from winnow.tasks.select.last_layer import (
     ROUNDING,
+    arg_max,
     correlation,
-    first,
-    gradients_of,
     mean_gradient,
-    of_batches,
     relevant,
+    rescaled_gradients,
 )
 from winnow.tasks.select.ranking import order
 from winnow.tasks.select.signals import Selection, Signals
 
-__all__ = ["glister"]
+__all__ = ["definition", "glister"]
 
 LOST = 2.0**-25  # a label's probability below this is 0 once 1 has been taken from it in float32 …
 SMALLEST = 2.0**-126  # … and this is the smallest of the probabilities themselves
+
+
+def definition(
+    signals: Signals,
+    budget: int,
+    *,
+    generator: np.random.Generator,
+    eta: float | None = None,
+    refresh: int = 1,
+) -> NDArray[np.int64]:
+    """GLISTER's picks in the paper's letters, watching the samples themselves: the reference for tests."""
+    n, b = signals.n, signals.residuals.astype(np.float64)
+    u = np.column_stack([signals.features, np.ones(n)]).astype(np.float64)
+    label, z = np.eye(b.shape[1])[b.argmin(axis=1)], np.log(signals.probabilities.astype(np.float64))
+    step = 0.2 / (u**2).sum(axis=1).mean() if eta is None else eta
+    ties = generator.random(n)
+    S: list[int] = []
+    while len(S) < budget:
+        p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+        slope = (p - label).T @ u / n  # ∇L_V(θ_S)
+        gain = step * (b @ slope * u).sum(axis=1)
+        gain[S] = -np.inf
+        picks = order(-gain.round(9), ties)[: min(refresh, budget - len(S))]
+        z -= step * u @ u[picks].T @ b[picks]
+        S += picks.tolist()
+    return np.array(S)
 
 
 def glister(
@@ -36,8 +61,6 @@ def glister(
     eta: float | None = None,
     refresh: int = 1,
     validation: Signals | None = None,
-    upstream: bool = False,
-    batch: int = 256,
 ) -> Selection:
     """Keep the samples whose gradient steps lower the validation loss most, picked greedily.
 
@@ -61,15 +84,13 @@ def glister(
         validation: samples whose loss is to fall, given by residuals and features; default ``signals``
             themselves. If both have labels, only those count whose label occurs in ``signals``: with
             ``balanced=True`` each class has its own.
-        upstream: replay the published code, which takes no step.
-        batch: size of the batches by which upstream divides gradients.
 
     Returns:
         Selection in the order of the picks: a smaller one is a prefix of a larger one. Gains as above.
 
     Raises:
-        BadInput: ``eta`` or ``refresh`` not positive, a validation that does not fit, residuals that are no
-            softmax minus one-hot.
+        BadInput: ``eta`` or ``refresh`` not positive, steps that move logits beyond float32, a validation
+            that does not fit, residuals that are no softmax minus one-hot.
 
     Cost:
         O(N·C·D) a refresh and O(N·D) a pick; memory O(N·(C + D)).
@@ -89,42 +110,46 @@ def glister(
     >>> glister(s, 3, generator=np.random.default_rng(0), eta=1.0).indices.tolist()  # after 0, the other class is wrong
     [0, 1, 2]
     """
-    watched = relevant(signals, validation)
-    if upstream:
-        products = correlation(of_batches(signals, batch), mean_gradient(of_batches(watched, batch)))
-        rows = np.argsort(-products, kind="stable")[:budget]
-        return Selection.of(rows, gains=products[rows])
     if refresh < 1 or (eta is not None and not eta > 0):
         raise BadInput(f"eta = {eta}, refresh = {refresh}: they must be positive.")
-    # sums follow the order of the rows: make that the order of the ids
-    rows = np.arange(signals.n)
-    keys = generator.random(signals.n)[rows]
-    watched = signals.rows(rows) if validation is None else watched
-    gradients = gradients_of(signals.rows(rows))
-    slopes = gradients if validation is None else gradients_of(watched)
+    watched = relevant(signals, validation)
+    layer = LastLayer.of(signals.residuals, signals.features)
+    theirs = layer if validation is None else LastLayer.of(watched.residuals, watched.features)
+    logits, labels = _logits(theirs.b, watched.probabilities if watched.has("probabilities") else None)
+    # with g_i = ĝ_i·2ᵉ and u_v = û_v·2ᶠ a step moves logits by η·2ᵉ⁺ᶠ (û_v ⊗ ĝ_i), and gains are η·2ᵉ⁺ᶠ ⟨ĝ_i, ∇⟩
+    (gradients, exponent), (u, u_exponent) = rescaled_gradients(layer), rescaled(theirs.u)
+    squared = np.einsum("nd,nd->n", u, u, dtype=np.float64)
     if eta is None:
-        eta = float(0.2 / np.einsum("nd,nd->n", slopes.u, slopes.u, dtype=np.float64).mean())
-    logits, labels = _logits(slopes.b, watched.probabilities if watched.has("probabilities") else None)
+        step = float(np.ldexp(0.2 / squared.mean(), exponent - u_exponent))
+    else:
+        step = float(np.ldexp(eta, exponent + u_exponent))
     lengths = np.sqrt(gradients.squared)
+    _check_step(step, budget * lengths.max() * np.sqrt(squared.max()))
+    ties = generator.random(signals.n)
     picks, gains = np.empty(budget, np.int64), np.empty(budget)
-    taken = np.zeros(signals.n, bool)
-    done = 0
-    while done < budget:
+    for start in range(0, budget, refresh):
         errors = softmax(logits)
         errors[np.arange(len(labels)), labels] -= 1
-        slope = mean_gradient(Gradients(errors, slopes.u, slopes.squared))
-        products = np.where(taken, -np.inf, correlation(gradients, slope))
-        count = min(refresh, budget - done)
-        slack = ROUNDING * float(np.linalg.norm(slope))
-        if count == 1:
-            chosen = np.array([first(products, keys, slack * lengths[int(np.argmax(products))])])
-        else:
-            chosen = order(-products, keys)[:count]
-        picks[done : done + count], gains[done : done + count] = chosen, eta * products[chosen]
-        taken[chosen] = True
-        logits -= eta * (slopes.u @ gradients.u[chosen].T) @ gradients.b[chosen]
-        done += count
-    return Selection.of(rows[picks], gains=gains)
+        slope = mean_gradient(LastLayer(errors, u, squared))
+        products = correlation(gradients, slope)
+        products[picks[:start]] = -np.inf
+        rounding = ROUNDING * float(np.linalg.norm(slope))
+        block = slice(start, min(start + refresh, budget))
+        for pick in range(block.start, block.stop):
+            row = arg_max(products, ties, rounding * lengths[int(np.argmax(products))])
+            picks[pick], gains[pick], products[row] = row, step * products[row], -np.inf
+        chosen = picks[block]
+        logits -= step * (u @ gradients.u[chosen].T) @ gradients.b[chosen]
+    return Selection.of(picks, gains=gains)
+
+
+def _check_step(step: float, reach: float) -> None:
+    """Refuse steps that float32 does not hold, or ``step · reach``, by how much all of them may move a logit."""
+    if 4 * step * max(1.0, reach) > float(np.finfo(np.float32).max):
+        raise BadInput(
+            f"eta, features and residuals: steps may move logits by {step * reach:.0e}, more than float32 holds.",
+            remedy="pass a smaller eta, or divide the features by their largest value",
+        )
 
 
 def _logits(
@@ -132,14 +157,14 @@ def _logits(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Log-probabilities and labels that softmax − one-hot was made of: the label's entry alone is negative."""
     labels = residuals.argmin(axis=1)
-    found = residuals.copy()
-    found[np.arange(len(labels)), labels] += 1
-    wrong = np.flatnonzero((found.min(1) < -1e-3) | (np.abs(found.sum(1) - 1) > 1e-2))
+    recovered = residuals.copy()
+    recovered[np.arange(len(labels)), labels] += 1
+    wrong = np.flatnonzero((recovered.min(1) < -1e-3) | (np.abs(recovered.sum(1) - 1) > 1e-2))
     if len(wrong):
         raise BadInput(
             f"residuals: row {wrong[0]} is not a softmax minus one-hot.",
-            remedy="winnow.tasks.select.signals.residuals_of makes them",
+            remedy="winnow.tasks.score.gradients.residuals_of makes them",
         )
     if probabilities is None:
-        return np.log(np.maximum(found, LOST)), labels
+        return np.log(np.maximum(recovered, LOST)), labels
     return np.log(np.maximum(probabilities.astype(np.float32), SMALLEST)), labels

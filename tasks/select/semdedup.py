@@ -8,17 +8,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.tasks.errors import BadInput
-from winnow.tasks.select.k_center import Rows
 from winnow.tasks.select.ranking import order
 from winnow.tasks.select.signals import Selection, Signals
+from winnow.tasks.select.space import Points
 
-__all__ = ["semdedup"]
+__all__ = ["definition", "semdedup"]
 
 ITERATIONS = 50  # of k-means, which settles before
 TILE = 2048  # members of a cluster that are compared with all before them
-DIGITS = (
-    2.0**-40
-)  # cosines are rounded to it: coarser than the rounding of a product, so that copies are tied
+GRID = 2.0**-40  # cosines are rounded to it: coarser than the rounding of a product, so that copies are tied
+
+
+def definition(
+    signals: Signals, budget: int, *, generator: np.random.Generator, clusters: int | None = None
+) -> NDArray[np.int64]:
+    """SemDeDup's picks from all cosines within clusters: the reference that tests hold the engine to."""
+    ties, seed = generator.random(signals.n), int(generator.integers(2**31))
+    rows = ties.argsort()
+    unit = Points.of(signals.features[rows], "cosine")
+    to_centre, cluster = _spherical_kmeans(unit, clusters or round(signals.n**0.5), seed)
+    x, m = unit[:], np.empty(signals.n)
+    for c in np.unique(cluster):
+        members = np.flatnonzero(cluster == c)
+        members = members[to_centre[members].argsort(kind="stable")]  # farthest first
+        before = np.tri(len(members), k=-1, dtype=bool)
+        m[rows[members]] = np.where(before, x[members] @ x[members].T, -1.0).max(axis=1)
+    return order(m.round(12), ties)[:budget]  # rounding ties what is alike
 
 
 def semdedup(
@@ -62,69 +77,66 @@ def semdedup(
         images (50,000 clusters); its maximum is at least 0.
 
     >>> s = Signals(n=4, features=np.array([[1.0, 0.0], [1.0, 0.01], [0.0, 1.0], [-1.0, 1.0]]))
-    >>> sorted(semdedup(s, 3, generator=np.random.default_rng(0), clusters=1).indices.tolist()) in ([0, 2, 3], [1, 2, 3])
+    >>> chosen = semdedup(s, 3, generator=np.random.default_rng(0), clusters=1)
+    >>> sorted(chosen.indices.tolist()) in ([0, 2, 3], [1, 2, 3])
     True
     """
     if clusters is None:
         clusters = max(1, round(signals.n**0.5))
     if not 1 <= clusters <= signals.n:
-        raise BadInput(
-            f"clusters = {clusters} of {signals.n} samples.", remedy=f"pass 1 to {signals.n} clusters"
-        )
-    keys = generator.random(signals.n)
-    seed = int(generator.integers(2**31))
-    # in the order of the keys, nothing depends on the order of storage, and of equals the first has the
-    # lowest key
-    rows = np.argsort(keys)
-    similar = np.empty(signals.n)
-    similar[rows] = _redundancy(Rows.of(signals.features[rows], "cosine"), clusters, seed)
-    kept = order(similar, keys)[:budget]
-    return Selection.of(kept, gains=similar[kept])
+        remedy = f"pass 1 to {signals.n} clusters"
+        raise BadInput(f"clusters = {clusters} of {signals.n} samples.", remedy=remedy)
+    ties, seed = generator.random(signals.n), int(generator.integers(2**31))
+    rows = np.argsort(ties)  # of copies, the lowest tie comes first
+    m = np.empty(signals.n)
+    m[rows] = _redundancy(Points.of(signals.features[rows], "cosine"), clusters, seed)
+    kept = order(m, ties)[:budget]
+    return Selection.of(kept, gains=m[kept])
 
 
-def _redundancy(points: Rows, clusters: int, seed: int) -> NDArray[np.float64]:
-    """m of each sample."""
-    to_centre, nearest = _clusters(points, clusters, seed)
-    similar = np.empty(len(nearest))
-    sizes = np.bincount(nearest, minlength=clusters)
-    for members in np.split(np.argsort(nearest, kind="stable"), sizes.cumsum()[:-1]):
+def _redundancy(x: Points, clusters: int, seed: int) -> NDArray[np.float64]:
+    """m of each sample; of samples as far from the centre as each other, the first is before."""
+    to_centre, cluster = _spherical_kmeans(x, clusters, seed)
+    m = np.empty(len(x))
+    ends = np.bincount(cluster, minlength=clusters).cumsum()
+    for members in np.split(np.argsort(cluster, kind="stable"), ends[:-1]):
         outermost = members[np.argsort(to_centre[members], kind="stable")]
-        similar[outermost] = _before(points[outermost]) if len(outermost) else 0
-    return np.rint(similar / DIGITS) * DIGITS
+        m[outermost] = _most_similar_before(x[outermost])
+    return np.rint(m / GRID) * GRID
 
 
-def _before(x: NDArray[np.float64]) -> NDArray[np.float64]:
+def _most_similar_before(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Largest product of each row with one before it; −1 for the first."""
-    found = np.full(len(x), -1.0)
+    largest = np.full(len(x), -1.0)
     for start in range(0, len(x), TILE):
-        part = x[start : start + TILE]
+        rows = slice(start, start + TILE)
         for other in range(0, start + 1, TILE):
-            products = part @ x[other : other + TILE].T
+            products = x[rows] @ x[other : other + TILE].T
             if other == start:
-                products[np.triu_indices(len(part))] = -1.0
-            found[start : start + TILE] = np.maximum(found[start : start + TILE], products.max(1))
-    return found
+                products[np.triu_indices(len(products))] = -1.0
+            largest[rows] = np.maximum(largest[rows], products.max(axis=1))
+    return largest
 
 
-def _clusters(points: Rows, clusters: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Cosine of each sample to the centre of its cluster, and that cluster; spherical k-means on all samples."""
+def _spherical_kmeans(x: Points, clusters: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Cosine of each sample to the centre of its cluster, and that cluster; trained on all samples."""
     import faiss
 
-    x = points.centred(np.zeros(points.features.shape[1]))
-    means = faiss.Kmeans(
-        x.shape[1],
+    points = x.centred(np.zeros(x.features.shape[1]))
+    kmeans = faiss.Kmeans(
+        points.shape[1],
         clusters,
         niter=ITERATIONS,
         spherical=True,
         seed=seed,
         min_points_per_centroid=1,
-        max_points_per_centroid=len(x),
+        max_points_per_centroid=len(points),
     )
-    means.train(x)
-    centres: Any = means.centroids
-    nearest = means.assign(x)[1].astype(np.int64)
+    kmeans.train(points)
+    centres: Any = kmeans.centroids
+    cluster = kmeans.assign(points)[1].astype(np.int64)
     cosine = np.empty(len(x))
     for start in range(0, len(x), TILE):
         rows = slice(start, start + TILE)
-        cosine[rows] = np.einsum("nd,nd->n", points[rows], centres[nearest[rows]].astype(np.float64))
-    return np.rint(cosine / DIGITS) * DIGITS, nearest
+        cosine[rows] = np.einsum("nd,nd->n", x[rows], centres[cluster[rows]].astype(np.float64))
+    return np.rint(cosine / GRID) * GRID, cluster

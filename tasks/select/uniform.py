@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from winnow.tasks.errors import BadInput
 from winnow.tasks.select.ranking import order
 from winnow.tasks.select.signals import Selection, Signals
 
-__all__ = ["full", "random"]
+__all__ = ["definition", "full", "random"]
+
+
+def definition(signals: Signals, budget: int, *, generator: np.random.Generator) -> NDArray[np.int64]:
+    """A random subset, those of the lowest random numbers: the reference that tests hold ``random`` to."""
+    return np.argsort(generator.random(signals.n))[:budget]
 
 
 def full(signals: Signals, budget: int, *, generator: np.random.Generator) -> Selection:

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.tasks.errors import BadInput
-from winnow.tasks.select.ccs import water_fill
+from winnow.tasks.select.allocation import check_fits
 from winnow.tasks.select.d2 import MODES, check_arguments, classes_among, messages
-from winnow.tasks.select.elfs import check_fits
 from winnow.tasks.select.graphs import Edges, checked_values, neighbourhoods
 from winnow.tasks.select.signals import Selection, Signals
+from winnow.tasks.select.upstream.allocation import water_fill
 
 __all__ = ["d2", "iterative_selection", "published_greedy"]
 
@@ -60,7 +60,7 @@ def d2(
     if graph_mode == "per_class":
         raw = raw - raw[kept].min() if score == "aum" else raw
         parts = classes_among(signals.labels, kept)
-        shares = water_fill(np.array([len(rows) for rows in parts]), budget, upstream=True).tolist()
+        shares = water_fill(np.array([len(rows) for rows in parts]), budget).tolist()
     graphs = neighbourhoods(
         signals,
         parts,
