@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -9,8 +10,9 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parent.parent
+WINNOW = [sys.executable, "-c", "from winnow.flows.cli import main; main()"]
 
 if str(ROOT) not in sys.path:  # run as a script: the repository, not this folder, holds the packages
     sys.path.insert(0, str(ROOT))
@@ -49,11 +52,10 @@ def _cpu_model() -> str:
     )
 
 
-def _commit() -> str:
-    found = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() or "unknown"
+def commit_of(checkout: Path) -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:
@@ -71,9 +73,24 @@ def environment(device: str = "cpu") -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": numpy.__version__,
-        "commit": _commit(),
+        "commit": commit_of(ROOT),
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+@contextlib.contextmanager
+def fresh_home(checkout: Path = ROOT) -> Iterator[dict[str, str]]:
+    """Environment of commands of a checkout that see nobody's settings, store or server."""
+    with tempfile.TemporaryDirectory() as home:
+        environment = {**os.environ, "HOME": home, "WINNOW_STORE": f"{home}/store"}
+        environment |= {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PYTHONPATH": str(checkout.resolve())}
+        environment.pop("PREFECT_API_URL", None)
+        yield environment
+
+
+def options(*parameters: str) -> list[str]:
+    """Parameters of `winnow run`: ``seed=1`` becomes ``-p seed=1``."""
+    return [word for parameter in parameters for word in ("-p", parameter)]
 
 
 def timed(run: Callable[[], Any], device: str = "cpu") -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Dynamics scores: streamed with O(N) state against stored logs that are reduced afterwards, in time and peak memory.
+"""Dynamics scores streamed with O(N) state against stored logs reduced afterwards: time and peak memory.
 
 ``python benchmarks/accumulator.py [--samples 50000] [--classes 10 100] [--epochs 20 200]`` prints and records
 one JSON line. ``--imagenet`` adds the shape of ImageNet, streamed only: stored, 60 epochs are 154 GB. Each
@@ -26,7 +26,7 @@ BATCH = 256
 
 
 def batches(n: int, classes: int, epochs: int):
-    """(epoch, ids, logits, labels) batches; an epoch's logits are the same ones, shifted by a row, so that making them costs nothing."""
+    """Batches (epoch, ids, logits, labels); an epoch's logits are the last one's, shifted by a row."""
     generator = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(n + epochs, classes, generator=generator)
     labels = torch.randint(0, classes, (n,), generator=generator)
@@ -44,8 +44,8 @@ def streamed(n: int, classes: int, epochs: int) -> tuple[np.ndarray, float]:
         accumulator(ids, logits, labels, epoch)
         spent += time.process_time() - start
     start = time.process_time()
-    found = accumulator.scores()
-    return found["aum"] + found["el2n"] + found["forgetting"], spent + time.process_time() - start
+    scores = accumulator.scores()
+    return scores["aum"] + scores["el2n"] + scores["forgetting"], spent + time.process_time() - start
 
 
 def stored(n: int, classes: int, epochs: int) -> tuple[np.ndarray, float]:
@@ -58,12 +58,8 @@ def stored(n: int, classes: int, epochs: int) -> tuple[np.ndarray, float]:
         targets[ids] = labels.numpy()
         spent += time.process_time() - start
     start = time.process_time()
-    aum, el2n, forgetting, before = (
-        np.zeros(n, np.float32),
-        np.zeros(n, np.float32),
-        np.zeros(n, np.int32),
-        np.zeros(n, bool),
-    )
+    aum, el2n = np.zeros((2, n), np.float32)
+    forgetting, before = np.zeros(n, np.int32), np.zeros(n, bool)
     rows = np.arange(n)
     steps = len(log) // epochs
     for epoch in range(epochs):
@@ -72,19 +68,19 @@ def stored(n: int, classes: int, epochs: int) -> tuple[np.ndarray, float]:
             probs[ids] = values
         np.exp(probs, out=probs)
         now = probs.argmax(1) == targets
-        own = probs[rows, targets].copy()
-        probs[rows, targets] = own - 1
+        of_label = probs[rows, targets].copy()
+        probs[rows, targets] = of_label - 1
         if epoch < 10:
             el2n += np.linalg.norm(probs, axis=1)
         probs[rows, targets] = 0
-        aum += own - probs.max(1)
+        aum += of_label - probs.max(1)
         forgetting += before & ~now
         before = now
     return aum + el2n + forgetting, spent + time.process_time() - start
 
 
 def imagenet(epochs: int = 1, n: int = 1_281_167, classes: int = 1000, batch: int = 1024) -> dict[str, float]:
-    """Time and peak memory of streaming ImageNet's dynamics; logits come from a small pool, so that they take no memory themselves."""
+    """Time and peak memory of streaming ImageNet's dynamics, with logits from a small pool."""
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
     pool = 2 * torch.randn(8 * batch, classes, generator=generator)
@@ -99,15 +95,12 @@ def imagenet(epochs: int = 1, n: int = 1_281_167, classes: int = 1000, batch: in
             accumulator(ids, pool[first : first + len(ids)], labels[ids], epoch)
     accumulator.scores()
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    found = {
+    return {
         "samples": n,
         "classes": classes,
         "epochs": epochs,
         "batch": batch,
         "cpu_seconds": round(time.process_time() - start, 1),
-    }
-    return {
-        **found,
         "peak_mib": round(peak, 1),
         "bytes_a_sample": round(peak * 2**20 / n, 1),
         "one_batch_mib": round(pool.nbytes / 8 / 2**20, 1),
@@ -147,19 +140,18 @@ def main() -> None:
     for classes in arguments.classes:
         for epochs in arguments.epochs:
             sizes = {"samples": arguments.samples, "classes": classes, "epochs": epochs}
-            found = {}
+            ways = {}
             for way in ("streamed", "stored"):
                 command = [sys.executable, __file__, "--cell", way, *map(str, sizes.values())]
-                found[way] = json.loads(
-                    subprocess.run(command, check=True, capture_output=True, text=True).stdout
-                )
-            checks = [found[way].pop("check") for way in found]
+                done = subprocess.run(command, check=True, capture_output=True, text=True)
+                ways[way] = json.loads(done.stdout)
+            checks = [measured.pop("check") for measured in ways.values()]
             assert abs(checks[0] - checks[1]) < 1e-2, f"the two ways disagree: {checks}"
             ratio = {
-                "time": round(found["stored"]["cpu_seconds"] / found["streamed"]["cpu_seconds"], 2),
-                "memory": round(found["stored"]["peak_mib"] / found["streamed"]["peak_mib"], 2),
+                "time": round(ways["stored"]["cpu_seconds"] / ways["streamed"]["cpu_seconds"], 2),
+                "memory": round(ways["stored"]["peak_mib"] / ways["streamed"]["peak_mib"], 2),
             }
-            cells.append({**sizes, **found, "stored_over_streamed": ratio})
+            cells.append({**sizes, **ways, "stored_over_streamed": ratio})
             print(json.dumps(cells[-1]), file=sys.stderr)
     _common.record("accumulator", {"batch": BATCH, "cells": cells})
 

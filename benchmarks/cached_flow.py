@@ -8,30 +8,15 @@ The cached run is split into its parts: starting Python and Prefect, the tempora
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
 
-from _common import record
+from _common import WINNOW, fresh_home, options, record
 
-PARAMETERS = [
-    "-p",
-    "fractions=[0.1,0.3]",
-    "-p",
-    "seeds=[0,1,2]",
-    "-p",
-    "heads=2",
-    "-p",
-    "head_epochs=10",
-    "-p",
-    "iterations=50",
-    "-p",
-    "mis_ratio=0.2",
-]
-WINNOW = [sys.executable, "-c", "from winnow.flows.cli import main; main()"]
+RUN = [*WINNOW, "run", "elfs/digits", "--plain", *options("fractions=[0.1,0.3]", "seeds=[0,1,2]")]
+RUN += options("heads.heads=2", "heads.epochs=10", "training.iterations=50", "mis_ratio=0.2")
 
 
 def seconds(command: list[str], environment: dict[str, str]) -> tuple[float, str]:
@@ -51,21 +36,13 @@ def summary(values: list[float]) -> dict[str, float]:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as home:
-        environment = {
-            **os.environ,
-            "HOME": home,
-            "WINNOW_STORE": f"{home}/store",
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        }
-        environment.pop("PREFECT_API_URL", None)
-        run = [*WINNOW, "run", "elfs/digits", "--plain", *PARAMETERS]
-        first, _ = seconds(run, environment)
+    with fresh_home() as environment:
+        first, _ = seconds(RUN, environment)
         cached, steps = [], 0
         for _ in range(3):
-            elapsed, log = seconds(run, environment)
+            elapsed, log = seconds(RUN, environment)
             cached.append(elapsed)
-            steps = int(re.search(r"(\d+) steps", log).group(1))
+            steps, hits = map(int, re.search(r"(\d+) steps, (\d+) from the cache", log).groups())
         imports = [
             seconds([sys.executable, "-c", "import winnow.flows.elfs"], environment)[0] for _ in range(3)
         ]
@@ -74,10 +51,11 @@ def main() -> None:
     record(
         "cached_flow",
         {
-            "what": "elfs/digits again, every step from the cache; seconds of whole processes",
+            "what": "elfs/digits again, all results from the cache; seconds of whole processes",
             "first_run": round(first, 2),
             "cached_run": summary(cached),
             "steps": steps,
+            "steps_from_the_cache": hits,
             "importing_the_flow": summary(imports),
             "winnow_ls": summary(listing),
             "python_alone": summary(bare),

@@ -1,44 +1,34 @@
-"""elfs/digits with the whole pipeline repeated: how much of ELFS's gain at 10 % kept survives other seeds of clustering and dynamics.
+"""elfs/digits repeated: how much of ELFS's gain at 10 % kept survives other seeds of clustering and dynamics.
 
-    python benchmarks/elfs_digits_seeds.py
+    python benchmarks/elfs_digits_seeds.py [--seeds 5]
 
 The flow's own ± is over trainings on one coreset. Here heads, dynamics and selection are made anew for each
-of five seeds (five trainings each), so that the spread is that of the method. About five minutes on two
-cores; what is cached is not repeated.
+seed (five trainings each), so that the spread is that of the method. About five minutes on two cores; with
+WINNOW_STORE set, what is cached there is not repeated.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
 import subprocess
-import sys
-import tempfile
 
-from _common import record
-
-SEEDS = range(5)
-WINNOW = [sys.executable, "-c", "from winnow.flows.cli import main; main()"]
+from _common import WINNOW, fresh_home, options, record
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as home:
-        os.environ |= {"HOME": home, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-        os.environ.setdefault("WINNOW_STORE", f"{home}/store")
-        for seed in SEEDS:
-            command = [
-                *WINNOW,
-                "run",
-                "elfs/digits",
-                "--plain",
-                "-p",
-                "fractions=[0.1]",
-                "-p",
-                'baselines=["random"]',
-                "-p",
-                f"seed={seed}",
-            ]
-            subprocess.run(command, check=True, capture_output=True)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=5, help="two at least")
+    seeds = range(parser.parse_args().seeds)
+    with fresh_home() as environment:
+        store = os.environ.setdefault("WINNOW_STORE", environment["WINNOW_STORE"])
+        for seed in seeds:
+            parameters = options("fractions=[0.1]", 'baselines=["random"]', f"seed={seed}")
+            command = [*WINNOW, "run", "elfs/digits", "--plain", *parameters]
+            subprocess.run(
+                command, check=True, capture_output=True, env={**environment, "WINNOW_STORE": store}
+            )
         means, clusterings = accuracies()
     ours, random = means["elfs"], means["random"][0]
     result = {
@@ -56,7 +46,7 @@ def main() -> None:
 
 
 def accuracies() -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Mean test accuracy (%) of each pipeline seed's coreset, and the accuracy (%) of its pseudo-labels and of k-means."""
+    """Test accuracy (%) of each seed's coreset, and accuracy (%) of its pseudo-labels and of k-means."""
     from winnow.tasks.artifacts import Artifact
     from winnow.tasks.data.load import load_split
     from winnow.tasks.provenance import steps as recorded

@@ -1,4 +1,4 @@
-"""The accuracies of a flow's run as a line of benchmarks/results: of a run that took too long to be repeated here.
+"""The accuracies of a flow's run as a line of benchmarks/results: of a run too long to be repeated here.
 
     WINNOW_STORE=... python benchmarks/flow_accuracy.py NAME DIGEST --command "winnow run d2/cifar10 ..."
 
@@ -9,13 +9,14 @@ chosen are read from the store, device and versions from the provenance of the t
 from __future__ import annotations
 
 import argparse
+import sys
 
 from _common import record
 
-from winnow.tasks.artifacts import Artifact, find
+from winnow.tasks.artifacts import find
 from winnow.tasks.provenance import artifact_of, maker
 from winnow.tasks.provenance import steps as recorded
-from winnow.tasks.report.tables import mean_ranks, summarise
+from winnow.tasks.report.statistics import mean_ranks, summarise
 
 
 def main() -> None:
@@ -23,6 +24,8 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("digest")
     parser.add_argument("--command", required=True)
+    if len(sys.argv) == 1:
+        parser.exit(0, "flow_accuracy: skipped, no run is named\n")
     arguments = parser.parse_args()
     (digest,) = find(arguments.digest)
     trials = artifact_of(digest).table().to_pylist()
@@ -43,10 +46,10 @@ def main() -> None:
         for row in summarise(trials)
     ]
     pseudo = [
-        Artifact(**out).facts
+        output["facts"]
         for step in recorded()
-        for out in step["outputs"]
-        if out["kind"] == "pseudo_labels"
+        for output in step["outputs"]
+        if output["kind"] == "pseudo_labels"
     ]
     result = {
         "command": arguments.command,

@@ -1,11 +1,12 @@
-"""GradMatch and GLISTER on 50,000 samples of 512 dimensions in 10 classes, 10 % of each class kept; one JSON line each.
+"""GradMatch and GLISTER on 50,000 samples of 512 dimensions in 10 classes, 10 % of each class kept.
 
     python benchmarks/gradmatch.py [--what gradmatch glister] [--kept 0.1]
 
-The residuals are those of a linear head that gets most samples right. The floor is one pass of each pick over
-its class: the product of all inputs with a gradient of C·(D + 1) numbers, which both methods need to find the
-next pick, and nothing else. ``left_over`` is the distance of the weighted sum from the gradient of all, as a
-share of its length; for ``random`` each sample weighs the same, and it is the best of five draws.
+One JSON line each. The residuals are those of a linear head that gets most samples right. The floor is one
+pass of each pick over its class: the product of all inputs with a gradient of C·(D + 1) numbers, which both
+methods need to find the next pick, and nothing else. ``left_over`` is the distance of the weighted sum from
+the gradient of all, as a share of its length; for ``random`` each sample weighs the same, and it is the best
+of five draws.
 """
 
 from __future__ import annotations
@@ -55,9 +56,9 @@ def left_over(signals: Signals, rows: np.ndarray, weights: np.ndarray) -> float:
 
 
 def floor(signals: Signals, picks: int) -> None:
-    assert signals.labels is not None
+    assert signals.features is not None
     for label in range(CLASSES):
-        h = torch.from_numpy(np.ascontiguousarray(signals.features[signals.labels == label]))  # type: ignore[index]
+        h = torch.from_numpy(signals.features[signals.labels == label])
         directions = torch.ones(CLASSES, DIM)
         for _ in range(picks // CLASSES):
             torch.nn.functional.linear(h, directions)
