@@ -382,6 +382,25 @@ def test_badge_on_zero_gradients():
     assert sorted(everything.indices) == list(range(40))
 
 
+@pytest.mark.parametrize("power", [-100, -40, 40])
+def test_badge_does_not_depend_on_the_residuals_magnitude(power):
+    signals = problem()
+    scaled = signals.replace(residuals=np.ldexp(signals.residuals, power))
+    ours, theirs = (selectors.get("badge")(given, 60, generator=rng()) for given in (signals, scaled))
+    assert ours.indices.tolist() == theirs.indices.tolist()
+    assert np.array_equal(np.ldexp(ours.gains, 2 * power), theirs.gains)
+
+
+def test_badge_on_features_beside_which_the_bias_vanishes():
+    signals = problem()
+    large, larger = (signals.replace(features=np.ldexp(signals.features, power)) for power in (40, 55))
+    ours, theirs = (selectors.get("badge")(given, 60, generator=rng()) for given in (large, larger))
+    assert ours.indices.tolist() == theirs.indices.tolist()
+    for features in (np.ldexp(signals.features, 100), 1e20 * signals.features):
+        with pytest.raises(BadInput, match="features and residuals: squared distances of gradients"):
+            selectors.get("badge")(signals.replace(features=features), 60)
+
+
 def test_badge_needs_both_factors():
     with pytest.raises(MissingSignal, match="badge needs residuals"):
         selectors.get("badge")(Signals(n=2, features=np.eye(2)), 1)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from winnow.tasks.registry import selectors
-from winnow.tasks.select import craig, d2, submodular
+from winnow.tasks.select import badge, craig, d2, submodular
 from winnow.tasks.select.signals import Signals
 
 # selector, its definition, parameters of both
@@ -21,6 +21,7 @@ DEFINITIONS: list[tuple[str, Callable[..., np.ndarray], dict[str, Any]]] = [
     ("graph_cut", partial(submodular.definition, "graph_cut"), {}),
     ("log_determinant", partial(submodular.definition, "log_determinant"), {}),
     ("craig", craig.definition, {}),
+    ("badge", badge.definition, {}),
 ]
 BUDGET = 12
 N, DIM, CLASSES = 48, 16, 4
