@@ -57,7 +57,13 @@ selectors.add(
 selectors.add("k_center", ".k_center:k_center", needs=("features",))
 selectors.add("herding", ".herding:herding", needs=("features",))
 selectors.add("contextual_diversity", ".contextual_diversity:contextual_diversity", needs=("probabilities",))
-selectors.add("uncertainty", ".uncertainty:uncertainty", needs=("probabilities",), uses=("scores",))
+selectors.add(
+    "uncertainty",
+    ".uncertainty:uncertainty",
+    needs=("probabilities",),
+    uses=("scores",),
+    upstream=".upstream.uncertainty:uncertainty",
+)
 selectors.add("cal", ".cal:cal", needs=("features", "probabilities"), uses=("graph",))
 selectors.add("semdedup", ".semdedup:semdedup", needs=("features",))
 selectors.add("zcore", ".zcore:zcore", needs=("features",))
