@@ -127,6 +127,17 @@ def test_moderate_against_the_published_code(golden):
     )
 
 
+@pytest.mark.parametrize("centre", ["mean", "median"])
+@pytest.mark.parametrize("power", [-100, -40, 40, 100])
+def test_moderate_does_not_depend_on_the_features_magnitude(power, centre):
+    signals = problem()
+    scaled = signals.replace(features=np.ldexp(signals.features, power))
+    moderate = selectors.get("moderate")
+    ours, theirs = (moderate(given, 60, generator=rng(), centre=centre) for given in (signals, scaled))
+    assert ours.indices.tolist() == theirs.indices.tolist()
+    assert np.array_equal(np.ldexp(ours.gains, power), theirs.gains)
+
+
 def test_moderate_on_degenerate_data():
     moderate = selectors.get("moderate")
     flat = Signals(n=60, features=np.full((60, 3), 0.1), labels=np.arange(60) % 3)

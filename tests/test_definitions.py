@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from winnow.tasks.registry import selectors
-from winnow.tasks.select import badge, craig, d2, submodular, uncertainty
+from winnow.tasks.select import badge, craig, d2, moderate, submodular, uncertainty
 from winnow.tasks.select.signals import Signals
 
 # selector, its definition, parameters of both
@@ -22,6 +22,8 @@ DEFINITIONS: list[tuple[str, Callable[..., np.ndarray], dict[str, Any]]] = [
     ("log_determinant", partial(submodular.definition, "log_determinant"), {}),
     ("craig", craig.definition, {}),
     ("badge", badge.definition, {}),
+    ("moderate", moderate.definition, {}),
+    ("moderate", moderate.definition, {"centre": "median"}),
     ("uncertainty", uncertainty.definition, {}),
     ("uncertainty", uncertainty.definition, {"kind": "entropy"}),
     ("uncertainty", uncertainty.definition, {"kind": "margin"}),

@@ -14,7 +14,9 @@ selectors.add("aum", ".top:aum", needs=("scores",))
 selectors.add("el2n", ".top:el2n", needs=("scores",))
 selectors.add("forgetting", ".top:forgetting", needs=("scores",))
 selectors.add("grand", ".top:grand", needs=("scores",))
-selectors.add("moderate", ".moderate:moderate", needs=("features", "labels"))
+selectors.add(
+    "moderate", ".moderate:moderate", needs=("features", "labels"), upstream=".upstream.moderate:moderate"
+)
 selectors.add("prototypicality", ".prototypicality:prototypicality", needs=("features",))
 selectors.add("badge", ".badge:badge", needs=("residuals", "features"))
 selectors.add(
