@@ -255,6 +255,19 @@ def test_prototypicality_on_degenerate_data(metric, clusters):
     assert np.isfinite(prototypicality(np.zeros((50, 3)), clusters, metric=metric)).all()
 
 
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("power", [-100, -40, 40, 100])
+def test_prototypicality_does_not_depend_on_the_features_magnitude(power, metric):
+    features, _ = blobs()
+    method = selectors.get("prototypicality")
+    ours, theirs = (
+        method(Signals(n=300, features=x), 50, generator=rng(), clusters=4, metric=metric)
+        for x in (features, np.ldexp(features, power))
+    )
+    assert ours.indices.tolist() == theirs.indices.tolist()
+    assert np.array_equal(np.ldexp(ours.gains, power * (metric == "euclidean")), theirs.gains)
+
+
 def test_prototypicality_ties_go_to_the_generator():
     flat = Signals(n=60, features=np.full((60, 3), 0.3))
     method = selectors.get("prototypicality")

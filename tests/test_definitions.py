@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from winnow.tasks.registry import selectors
-from winnow.tasks.select import badge, craig, d2, moderate, submodular, uncertainty
+from winnow.tasks.select import badge, craig, d2, moderate, prototypicality, submodular, uncertainty
 from winnow.tasks.select.signals import Signals
 
 # selector, its definition, parameters of both
@@ -24,6 +24,9 @@ DEFINITIONS: list[tuple[str, Callable[..., np.ndarray], dict[str, Any]]] = [
     ("badge", badge.definition, {}),
     ("moderate", moderate.definition, {}),
     ("moderate", moderate.definition, {"centre": "median"}),
+    ("prototypicality", prototypicality.definition, {}),
+    ("prototypicality", prototypicality.definition, {"clusters": 5, "metric": "euclidean"}),
+    ("prototypicality", prototypicality.definition, {"clusters": 3, "hardest": False}),
     ("uncertainty", uncertainty.definition, {}),
     ("uncertainty", uncertainty.definition, {"kind": "entropy"}),
     ("uncertainty", uncertainty.definition, {"kind": "margin"}),
