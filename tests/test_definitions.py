@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from winnow.tasks.registry import selectors
-from winnow.tasks.select import badge, craig, d2, moderate, prototypicality, submodular, uncertainty
+from winnow.tasks.select import badge, craig, d2, moderate, prototypicality, submodular, uncertainty, zcore
 from winnow.tasks.select.signals import Signals
 
 # selector, its definition, parameters of both
@@ -30,6 +30,8 @@ DEFINITIONS: list[tuple[str, Callable[..., np.ndarray], dict[str, Any]]] = [
     ("uncertainty", uncertainty.definition, {}),
     ("uncertainty", uncertainty.definition, {"kind": "entropy"}),
     ("uncertainty", uncertainty.definition, {"kind": "margin"}),
+    ("zcore", partial(zcore.definition, samples=480), {}),
+    ("zcore", zcore.definition, {"samples": 200, "dimensions": 3, "exponent": 1.5}),
 ]
 BUDGET = 12
 N, DIM, CLASSES = 48, 16, 4

@@ -673,6 +673,15 @@ def test_zcore_triangular_draws():
     assert _triangular(0.0, 0.0, 0.0, 1.0) == 0.0
 
 
+@pytest.mark.parametrize("power", [-100, -40, 40, 100])
+def test_zcore_does_not_depend_on_the_features_magnitude(power):
+    signals = problem()
+    scaled = signals.replace(features=np.ldexp(signals.features, power))
+    ours, theirs = (choose("zcore", given, 50, neighbours=20) for given in (signals, scaled))
+    assert ours.indices.tolist() == theirs.indices.tolist()
+    assert ours.gains.tolist() == theirs.gains.tolist()
+
+
 def test_zcore_prefers_sparse_regions_to_crowds():
     generator = rng(0)
     x = np.r_[0.02 * generator.normal(size=(900, 4)), generator.uniform(-1, 1, (100, 4))]
