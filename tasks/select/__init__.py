@@ -24,7 +24,21 @@ selectors.add(
 )
 selectors.add("gradmatch", ".gradmatch:gradmatch", needs=("residuals", "features"))
 selectors.add("glister", ".glister:glister", needs=("residuals", "features"), uses=("probabilities",))
-selectors.add("deepfool", ".deepfool:deepfool", needs=("scores",))
+selectors.add(
+    "deepfool",
+    ".top:top",
+    needs=("scores",),
+    fixed={"score": "deepfool", "higher_is": "easier"},
+    about="""Keep the samples closest to the decision boundary.
+
+References:
+    Ducoffe and Precioso, Adversarial Active Learning for Deep Networks: a Margin Based Approach, 2018.
+    Upstream: PatrickZH/DeepCore@74ec709 deepcore/methods/deepfool.py.
+
+>>> s = Signals(n=3, scores={"deepfool": np.array([3.0, 1.0, 2.0])})
+>>> selectors.get("deepfool")(s, 2, generator=np.random.default_rng(0)).indices.tolist()
+[1, 2]""",
+)
 selectors.add(
     "facility_location",
     ".submodular:facility_location",
