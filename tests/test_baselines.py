@@ -176,7 +176,8 @@ def test_prototypicality_is_the_distance_to_the_nearest_centre():
     found = prototypicality(features, 3)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, 1 - (x @ centres.T).max(1), atol=1e-6)
-    np.testing.assert_allclose(prototypicality(1000 * features, 3), found, atol=1e-6)
+    for scale in (1000, np.float32(1e-30)):
+        np.testing.assert_allclose(prototypicality(scale * features, 3), found, atol=1e-6)
     np.testing.assert_allclose(prototypicality(features.astype(np.float16), 3), found, atol=1e-2)
 
 

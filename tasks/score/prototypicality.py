@@ -70,7 +70,8 @@ def prototypicality(
                 f"features: row {start + int(np.argwhere(~np.isfinite(rows))[0][0])} is not finite."
             )
         if metric == "cosine":
-            rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+            length = np.linalg.norm(rows, axis=1, keepdims=True)
+            np.divide(rows, length, out=rows, where=length > 0)
         points[start : start + ROWS] = rows
     centres, nearest = KMEANS[metric](points, clusters, seed)
     squared = np.empty(len(points))
