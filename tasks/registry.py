@@ -88,14 +88,9 @@ class Entry:
 
     def direct(self, *args: Any, upstream: bool = False, **kwargs: Any) -> Any:
         """Call the function, or with ``upstream`` its published replay, with what is fixed."""
-        given = (
-            {**self.fixed, **kwargs}
-            if self.variant is None
-            else {"variant": self.variant, **self.fixed, **kwargs}
-        )
-        if upstream and self.upstream is None and "upstream" in inspect.signature(self.function).parameters:
-            return self.function(*args, upstream=True, **given)
-        return (self.published if upstream else self.function)(*args, **given)
+        variant = {} if self.variant is None else {"variant": self.variant}
+        function = self.published if upstream else self.function
+        return function(*args, **variant, **{**self.fixed, **kwargs})
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -107,17 +102,16 @@ class Entry:
     @property
     def replays(self) -> bool:
         """Whether the published code can be replayed."""
-        return self.upstream is not None or "upstream" in inspect.signature(self.function).parameters
+        return self.upstream is not None
 
     def parameters(self, *, upstream: bool = False) -> Mapping[str, inspect.Parameter]:
         """Keyword parameters that a caller may choose: not what is fixed, nor the generator."""
-        found = inspect.signature(
-            self.published if upstream and self.upstream is not None else self.function
-        ).parameters
-        chosen = {
-            n: p for n, p in found.items() if p.kind is p.KEYWORD_ONLY and n not in ("generator", "upstream")
+        function = self.published if upstream and self.replays else self.function
+        return {
+            name: parameter
+            for name, parameter in inspect.signature(function).parameters.items()
+            if parameter.kind is parameter.KEYWORD_ONLY and name not in ("generator", *self.fixed)
         }
-        return {name: p for name, p in chosen.items() if name not in self.fixed}
 
     @cached_property
     def doc(self) -> str:

@@ -127,6 +127,17 @@ def test_moderate_against_the_published_code(golden):
     )
 
 
+@pytest.mark.parametrize("centre", ["mean", "median"])
+@pytest.mark.parametrize("power", [-100, -40, 40, 100])
+def test_moderate_does_not_depend_on_the_features_magnitude(power, centre):
+    signals = problem()
+    scaled = signals.replace(features=np.ldexp(signals.features, power))
+    moderate = selectors.get("moderate")
+    ours, theirs = (moderate(given, 60, generator=rng(), centre=centre) for given in (signals, scaled))
+    assert ours.indices.tolist() == theirs.indices.tolist()
+    assert np.array_equal(np.ldexp(ours.gains, power), theirs.gains)
+
+
 def test_moderate_on_degenerate_data():
     moderate = selectors.get("moderate")
     flat = Signals(n=60, features=np.full((60, 3), 0.1), labels=np.arange(60) % 3)
@@ -165,7 +176,8 @@ def test_prototypicality_is_the_distance_to_the_nearest_centre():
     found = prototypicality(features, 3)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, 1 - (x @ centres.T).max(1), atol=1e-6)
-    np.testing.assert_allclose(prototypicality(1000 * features, 3), found, atol=1e-6)
+    for scale in (1000, np.float32(1e-30)):
+        np.testing.assert_allclose(prototypicality(scale * features, 3), found, atol=1e-6)
     np.testing.assert_allclose(prototypicality(features.astype(np.float16), 3), found, atol=1e-2)
 
 
@@ -242,6 +254,19 @@ def test_prototypicality_on_degenerate_data(metric, clusters):
     if clusters == 50:
         np.testing.assert_allclose(found, 0, atol=1e-6)
     assert np.isfinite(prototypicality(np.zeros((50, 3)), clusters, metric=metric)).all()
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("power", [-100, -40, 40, 100])
+def test_prototypicality_does_not_depend_on_the_features_magnitude(power, metric):
+    features, _ = blobs()
+    method = selectors.get("prototypicality")
+    ours, theirs = (
+        method(Signals(n=300, features=x), 50, generator=rng(), clusters=4, metric=metric)
+        for x in (features, np.ldexp(features, power))
+    )
+    assert ours.indices.tolist() == theirs.indices.tolist()
+    assert np.array_equal(np.ldexp(ours.gains, power * (metric == "euclidean")), theirs.gains)
 
 
 def test_prototypicality_ties_go_to_the_generator():
@@ -382,6 +407,25 @@ def test_badge_on_zero_gradients():
     assert sorted(everything.indices) == list(range(40))
 
 
+@pytest.mark.parametrize("power", [-100, -40, 40])
+def test_badge_does_not_depend_on_the_residuals_magnitude(power):
+    signals = problem()
+    scaled = signals.replace(residuals=np.ldexp(signals.residuals, power))
+    ours, theirs = (selectors.get("badge")(given, 60, generator=rng()) for given in (signals, scaled))
+    assert ours.indices.tolist() == theirs.indices.tolist()
+    assert np.array_equal(np.ldexp(ours.gains, 2 * power), theirs.gains)
+
+
+def test_badge_on_features_beside_which_the_bias_vanishes():
+    signals = problem()
+    large, larger = (signals.replace(features=np.ldexp(signals.features, power)) for power in (40, 55))
+    ours, theirs = (selectors.get("badge")(given, 60, generator=rng()) for given in (large, larger))
+    assert ours.indices.tolist() == theirs.indices.tolist()
+    for features in (np.ldexp(signals.features, 100), 1e20 * signals.features):
+        with pytest.raises(BadInput, match="features and residuals: squared distances of gradients"):
+            selectors.get("badge")(signals.replace(features=features), 60)
+
+
 def test_badge_needs_both_factors():
     with pytest.raises(MissingSignal, match="badge needs residuals"):
         selectors.get("badge")(Signals(n=2, features=np.eye(2)), 1)
@@ -432,7 +476,8 @@ def test_grand_of_the_published_code_is_divided_by_the_batch(golden, file):
     found = scores.get("grand")(residuals, h)
     n, batch = len(y), int(data["batch"])
     published = data["GraNd.1.all.scores"]
-    np.testing.assert_allclose(scores.get("grand")(residuals, h, upstream_batch=batch), published, atol=1e-5)
+    replayed = scores.get("grand")(residuals, h, upstream=True, batch=batch)
+    np.testing.assert_allclose(replayed, published, atol=1e-5)
     kept = data["GraNd.1.all.indices"]
     divided = Signals(n=n, scores={"grand": published})
     assert set(selectors.get("grand")(divided, len(kept)).indices.tolist()) == set(kept.tolist())

@@ -46,6 +46,19 @@ DEFINITIONS: list[tuple[str, dict[str, Any]]] = [
     ("cal", {"neighbours": 3}),
     ("semdedup", {}),
     ("semdedup", {"clusters": 2}),
+    ("badge", {}),
+    ("moderate", {}),
+    ("moderate", {"centre": "median"}),
+    ("prototypicality", {}),
+    ("prototypicality", {"clusters": 5, "metric": "euclidean"}),
+    ("prototypicality", {"clusters": 3, "hardest": False}),
+    ("uncertainty", {}),
+    ("uncertainty", {"kind": "entropy"}),
+    ("uncertainty", {"kind": "margin"}),
+    ("zcore", {}),
+    ("zcore", {"samples": 200, "dimensions": 3, "exponent": 1.5}),
+    ("deepfool", {}),
+    ("grand", {}),
 ]
 BUDGET = 12
 N, DIM, CLASSES = 48, 16, 4
@@ -65,6 +78,8 @@ def random_signals(kind: str, seed: int) -> Signals:
         "aum": generator.normal(size=N)[rows].round(1),
         "el2n": generator.random(N)[rows],
         "forgetting": generator.integers(0, 5, N)[rows],
+        "grand": generator.random(N)[rows],
+        "deepfool": generator.random(N)[rows],
     }
     if kind == "equal scores":
         scores = {name: np.full_like(values, values[0]) for name, values in scores.items()}

@@ -1,4 +1,4 @@
-"""k-center, herding, contextual diversity, uncertainty, CAL, SemDeDup, ZCore: against naive formulas, DeepCore's output, and bad data."""
+"""k-center, herding, contextual diversity, uncertainty, CAL, SemDeDup, ZCore: formulas, DeepCore, bad data."""
 
 from __future__ import annotations
 
@@ -672,6 +672,15 @@ def test_zcore_triangular_draws():
     assert drawn.var() == pytest.approx((1 + 0.25 + 9 - (-0.5 - 3 + 1.5)) / 18, abs=1e-2)
     assert _triangular(0.3, 2.0, 2.0, 2.0) == 2.0
     assert _triangular(0.0, 0.0, 0.0, 1.0) == 0.0
+
+
+@pytest.mark.parametrize("power", [-100, -40, 40, 100])
+def test_zcore_does_not_depend_on_the_features_magnitude(power):
+    signals = problem()
+    scaled = signals.replace(features=np.ldexp(signals.features, power))
+    ours, theirs = (choose("zcore", given, 50, neighbours=20) for given in (signals, scaled))
+    assert ours.indices.tolist() == theirs.indices.tolist()
+    assert ours.gains.tolist() == theirs.gains.tolist()
 
 
 def test_zcore_prefers_sparse_regions_to_crowds():

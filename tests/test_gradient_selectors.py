@@ -519,8 +519,10 @@ def test_deepfool_is_the_naive_loop(overshoot, max_iterations):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.usefixtures("keep_torch_seed")
 def test_deepfool_of_a_linear_network_is_the_distance_to_the_boundary():
     generator = rng(1)
+    torch.manual_seed(1)
     layer = nn.Linear(5, 4).double()
     x = generator.normal(size=(60, 5))
     w, f = layer.weight.detach().numpy(), layer(torch.from_numpy(x)).detach().numpy()

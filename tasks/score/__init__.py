@@ -23,7 +23,14 @@ scores.add("final_loss", ".final:final_loss", higher_is="harder", **_final)
 scores.add("max_logit", ".final:max_logit", higher_is="easier", needs=("logits",))
 
 # their paper averages these over trainings
-scores.add("grand", ".gradients:grand", higher_is="harder", needs=("residuals", "features"), averaged=True)
+scores.add(
+    "grand",
+    ".gradients:grand",
+    higher_is="harder",
+    needs=("residuals", "features"),
+    averaged=True,
+    upstream=".upstream.grand:grand",
+)
 scores.add(
     "grand_full",
     ".gradients:grand_full",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from winnow.tasks.errors import BadInput
+from winnow.tasks.score.eval_mode import eval_mode
 
 __all__ = ["deepfool"]
 
@@ -71,33 +71,20 @@ def deepfool(
     if max_iterations < 1 or batch_size < 1 or not overshoot >= 0 or (classes is not None and classes < 2):
         raise BadInput(
             f"max_iterations = {max_iterations}, batch_size = {batch_size}, overshoot = {overshoot}, classes "
-            f"= {classes}: "
-            "at least 1, 1, 0 and 2 are needed."
+            f"= {classes}: at least 1, 1, 0 and 2 are needed."
         )
     batches = images.split(batch_size) if isinstance(images, torch.Tensor) else images
-    found: list[NDArray[np.float32]] = []
-    with _evaluated(network):
+    scores: list[NDArray[np.float32]] = []
+    with eval_mode(network):
         for batch in batches:
             if len(batch):
-                start = sum(map(len, found))
-                found.append(
+                start = sum(map(len, scores))
+                scores.append(
                     _squared_lengths(network, batch.detach(), max_iterations, 1 + overshoot, classes, start)
                 )
-    if not found:
+    if not scores:
         raise BadInput("images: there are none.")
-    return np.concatenate(found)
-
-
-@contextmanager
-def _evaluated(network: nn.Module) -> Iterator[None]:
-    """The network in eval mode; afterwards each of its modules is as before."""
-    training = [module for module in network.modules() if module.training]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+    return np.concatenate(scores)
 
 
 def _squared_lengths(
@@ -108,6 +95,7 @@ def _squared_lengths(
     classes: int | None,
     start: int,
 ) -> NDArray[np.float32]:
+    """‖r‖² of one batch, whose first row is row ``start`` of all."""
     total = torch.zeros_like(images)
     stuck = torch.zeros(len(images), dtype=torch.bool, device=images.device)
     active = torch.arange(len(images), device=images.device)
@@ -145,22 +133,23 @@ def _to_nearest(
     with torch.enable_grad():
         logits = network(images).gather(1, compared)
         candidates = compared.shape[1]
-        (own,) = torch.autograd.grad(logits[:, 0].sum(), images, retain_graph=True)
+        (gradient_y,) = torch.autograd.grad(logits[:, 0].sum(), images, retain_graph=True)
         nearest = torch.full((len(images),), torch.inf, dtype=images.dtype, device=images.device)
         towards = torch.zeros_like(images)  # of length 1
         for c in range(1, candidates):  # one class at a time: memory does not grow with their number
-            (other,) = torch.autograd.grad(logits[:, c].sum(), images, retain_graph=c + 1 < candidates)
-            normal = other - own
-            length = normal.flatten(1).norm(dim=1)
-            distance = torch.where(
-                length > 0, (logits[:, c] - logits[:, 0]).detach().abs() / length, torch.inf
-            )
+            more = c + 1 < candidates
+            (gradient_c,) = torch.autograd.grad(logits[:, c].sum(), images, retain_graph=more)
+            w = gradient_c - gradient_y
+            length = w.flatten(1).norm(dim=1)
+            gap = (logits[:, c] - logits[:, 0]).detach().abs()
+            distance = torch.where(length > 0, gap / length, torch.inf)
             closer = distance < nearest
             nearest = torch.where(closer, distance, nearest)
-            towards = torch.where(_like(closer, images), normal / _like(length, images), towards)
+            towards = torch.where(_like(closer, images), w / _like(length, images), towards)
     moved = nearest.isfinite()
     return _like(torch.where(moved, nearest, 0.0), images) * towards, moved
 
 
 def _like(values: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Numbers (N,), shaped so that they broadcast over the images."""
     return values.reshape(-1, *[1] * (images.ndim - 1))

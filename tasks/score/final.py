@@ -32,17 +32,13 @@ def final_scores(logits: Array, labels: Array) -> dict[str, np.ndarray]:
         d2pruning generate_importance_score.py (post_training_metrics)
 
     Differences from upstream:
-        upstream feeds images that are not normalised to a network trained on normalised ones; pass such
+        Upstream feeds images that are not normalised to a network trained on normalised ones; pass such
         logits to replay that. Its entropy adds 1e-10 inside the logarithm.
     """
     outputs, targets = checked(torch.as_tensor(logits).unsqueeze(0), labels, "logits")
     columns = measure(F.log_softmax(outputs[0].float(), dim=1), targets.to(outputs.device)).cpu().numpy()
-    loss_ = columns[:, COLUMNS.index("loss")]
-    return {
-        "entropy": columns[:, COLUMNS.index("entropy")].copy(),
-        "loss": loss_.copy(),
-        "confidence": np.exp(-loss_),
-    }
+    entropy, loss = (columns[:, COLUMNS.index(name)].copy() for name in ("entropy", "loss"))
+    return {"entropy": entropy, "loss": loss, "confidence": np.exp(-loss)}
 
 
 def final_entropy(logits: Array, labels: Array) -> np.ndarray:
@@ -87,12 +83,11 @@ def final_confidence(logits: Array, labels: Array) -> np.ndarray:
     return final_scores(logits, labels)["confidence"]
 
 
-def max_logit(logits: Array, labels: Array | None = None) -> np.ndarray:
-    """The largest logit after training: what DeepCore's least confidence goes by, in place of the largest probability.
+def max_logit(logits: Array) -> np.ndarray:
+    """The largest logit after training: DeepCore's least confidence goes by it, not by the probability.
 
     Args:
         logits: float (N, C), from eval mode, without augmentation.
-        labels: not read.
 
     Returns:
         float32 (N,).

@@ -1,4 +1,4 @@
-"""GraNd: from the last layer's gradients, which are never written out, g_i = b_i ⊗ [h_i, 1]; and from those of all parameters."""
+"""Gradients of the loss: of the last layer, g_i = b_i ⊗ [h_i, 1], never written out, or of all; GraNd."""
 
 from __future__ import annotations
 
@@ -10,12 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.tasks.errors import BadInput
+from winnow.tasks.score.eval_mode import eval_mode
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["LastLayer", "batch_sizes", "grand", "grand_full", "residuals_of", "softmax"]
+__all__ = [
+    "LastLayer",
+    "Repeats",
+    "batch_sizes",
+    "grand",
+    "grand_full",
+    "mean_lengths",
+    "residuals_of",
+    "softmax",
+]
 
 CHUNK_NUMBERS = 2**26  # of the gradients that are held at a time: 256 MiB in float32
 
@@ -79,8 +89,8 @@ class LastLayer:
 Repeats = NDArray[Any] | Sequence[NDArray[Any]]
 
 
-def grand(residuals: Repeats, features: Repeats, *, upstream_batch: int | None = None) -> NDArray[np.float32]:
-    """GraNd: length of the loss's gradient with respect to the last layer, averaged over trainings; long is hard.
+def grand(residuals: Repeats, features: Repeats) -> NDArray[np.float32]:
+    """GraNd: length of the loss's gradient in the last layer, averaged over trainings; long is hard.
 
     The gradient of the cross-entropy in a linear layer's weights and bias is g_i = b_i ⊗ [h_i, 1] with b_i =
     softmax(z_i) − onehot(y_i), so that its length needs no gradient:
@@ -90,7 +100,6 @@ def grand(residuals: Repeats, features: Repeats, *, upstream_batch: int | None =
     Args:
         residuals: b, float (N, C); of several trainings a list of these, or (R, N, C).
         features: h, the layer's input: float (N, D); of several trainings a list, or (R, N, D).
-        upstream_batch: replay the published code, whose batches have this size.
 
     Returns:
         float32 (N,).
@@ -109,8 +118,14 @@ def grand(residuals: Repeats, features: Repeats, *, upstream_batch: int | None =
     Differences from upstream:
         The paper takes the gradient in all weights (:func:`grand_full`) and averages over 10 trainings early
         on; DeepCore takes the last layer, as here. DeepCore divides each gradient by the size of its batch,
-        which makes the samples of a smaller last batch look harder: ``upstream_batch`` does so.
+        which makes the samples of a smaller last batch look harder: ``upstream=True`` does so, with batches
+        of ``batch``.
     """
+    return mean_lengths(residuals, features).astype(np.float32)
+
+
+def mean_lengths(residuals: Repeats, features: Repeats) -> NDArray[np.float64]:
+    """Mean of ‖g_i‖ = ‖b_i‖ · √(1 + ‖h_i‖²) over trainings, float64 (N,); Args as in :func:`grand`."""
     errors, inputs = _repeats(residuals), _repeats(features)
     if len(errors) != len(inputs) or not errors:
         raise BadInput(f"residuals of {len(errors)} trainings, features of {len(inputs)}.")
@@ -128,9 +143,7 @@ def grand(residuals: Repeats, features: Repeats, *, upstream_batch: int | None =
                 "is not finite."
             )
         total += lengths
-    if upstream_batch is not None:
-        total /= batch_sizes(len(total), upstream_batch)
-    return (total / len(errors)).astype(np.float32)
+    return total / len(errors)
 
 
 def grand_full(
@@ -186,14 +199,13 @@ def grand_full(
     if chunk < 1:
         raise BadInput(f"chunk = {chunk}: there must be at least 1 sample in it.")
 
-    def loss(given: dict[str, torch.Tensor], image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.cross_entropy(functional_call(network, given, (image[None],)), label[None])
+    def loss(weights: dict[str, torch.Tensor], image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        logits = functional_call(network, weights, (image[None],))
+        return torch.nn.functional.cross_entropy(logits, label[None])
 
     per_sample = vmap(grad(loss), in_dims=(None, 0, 0))
     lengths = np.empty(len(images), np.float32)
-    training = [module for module in network.modules() if module.training]
-    network.eval()
-    try:
+    with eval_mode(network):
         for start in range(0, len(images), chunk):
             rows = slice(start, start + chunk)
             gradients = per_sample(parameters, images[rows], labels[rows].long())
@@ -201,9 +213,6 @@ def grand_full(
                 value.flatten(1).square().sum(1, dtype=torch.float64) for value in gradients.values()
             )
             lengths[rows] = torch.as_tensor(squared).sqrt().cpu().numpy()
-    finally:
-        for module in training:
-            module.training = True
     if not np.isfinite(lengths).all():
         raise BadInput(f"the gradient of row {np.flatnonzero(~np.isfinite(lengths))[0]} is not finite.")
     return lengths
@@ -224,11 +233,9 @@ def batch_sizes(n: int, batch: int) -> NDArray[np.int64]:
 
 
 def _repeats(values: Repeats) -> list[NDArray[Any]]:
-    return (
-        [values]
-        if isinstance(values, np.ndarray) and values.ndim != 3
-        else [np.asarray(one) for one in values]
-    )
+    if isinstance(values, np.ndarray) and values.ndim != 3:
+        return [values]
+    return [np.asarray(training) for training in values]
 
 
 def _squared(rows: NDArray[Any]) -> NDArray[np.float64]:

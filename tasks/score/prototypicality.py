@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from winnow.tasks.errors import BadInput
 
-__all__ = ["prototypicality"]
+__all__ = ["euclidean_kmeans", "prototypicality", "spherical_kmeans"]
 
 ITERATIONS = 100  # of spherical k-means, which settles before
 ROWS = 4096  # converted at a time
@@ -60,7 +60,7 @@ def prototypicality(
         raise BadInput(
             f"clusters = {clusters} of {len(features)} samples.", remedy=f"pass 1 to {len(features)} clusters"
         )
-    if metric not in ("cosine", "euclidean"):
+    if metric not in KMEANS:
         raise BadInput(f"metric = {metric!r}: it is 'cosine' or 'euclidean'.")
     points = np.empty(features.shape, np.float32)
     for start in range(0, len(features), ROWS):
@@ -70,9 +70,10 @@ def prototypicality(
                 f"features: row {start + int(np.argwhere(~np.isfinite(rows))[0][0])} is not finite."
             )
         if metric == "cosine":
-            rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+            length = np.linalg.norm(rows, axis=1, keepdims=True)
+            np.divide(rows, length, out=rows, where=length > 0)
         points[start : start + ROWS] = rows
-    centres, nearest = (_spherical if metric == "cosine" else _euclidean)(points, clusters, seed)
+    centres, nearest = KMEANS[metric](points, clusters, seed)
     squared = np.empty(len(points))
     for start in range(0, len(points), ROWS):
         # from differences: exact where a sample lies on its centre, and the same for copies of a sample
@@ -81,13 +82,13 @@ def prototypicality(
     return (squared / 2 if metric == "cosine" else np.sqrt(squared)).astype(np.float32)
 
 
-def _spherical(
+def spherical_kmeans(
     points: NDArray[np.float32], clusters: int, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Centres of unit length and each point's nearest, by faiss on all points, not on a sample."""
     import faiss
 
-    found = faiss.Kmeans(
+    kmeans = faiss.Kmeans(
         points.shape[1],
         clusters,
         niter=ITERATIONS,
@@ -96,21 +97,24 @@ def _spherical(
         min_points_per_centroid=1,
         max_points_per_centroid=len(points),
     )
-    found.train(points)
-    assert found.centroids is not None
-    return found.centroids, found.assign(points)[1]
+    kmeans.train(points)
+    assert kmeans.centroids is not None
+    return kmeans.centroids, kmeans.assign(points)[1]
 
 
-def _euclidean(
+def euclidean_kmeans(
     points: NDArray[np.float32], clusters: int, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Centres and each point's nearest, by scikit-learn."""
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
     # several OpenMP threads add partial sums in the order in which they finish
     with threadpool_limits(limits=1, user_api="openmp"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than clusters
-        found = KMeans(n_clusters=clusters, random_state=seed).fit(points)
-        return found.cluster_centers_, found.predict(
-            points
-        )  # with such points, labels_ are not of the nearest centre
+        kmeans = KMeans(n_clusters=clusters, random_state=seed).fit(points)
+        # with such points, labels_ are not of the nearest centre
+        return kmeans.cluster_centers_, kmeans.predict(points)
+
+
+KMEANS = {"cosine": spherical_kmeans, "euclidean": euclidean_kmeans}

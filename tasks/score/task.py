@@ -156,7 +156,7 @@ def _final_pass(
     tell: Any,
 ) -> tuple[dict[str, np.ndarray], dict[str, Artifact]]:
     """Scores of the trained network, and its features and logits as artifacts."""
-    from winnow.tasks.score.gradients import grand, residuals_of, softmax
+    from winnow.tasks.score.gradients import residuals_of, softmax
     from winnow.tasks.train.evaluate import predict
 
     channels = split.images.shape[-1] if split.images.shape else 3
@@ -180,7 +180,8 @@ def _final_pass(
         entry.name: entry.direct(**{need: known[need] for need in entry.needs}) for entry in final_scores()
     }
     if grand_batch is not None:
-        scores["grand"] = grand(known["residuals"], features, upstream_batch=grand_batch)
+        published = registered.get("grand").published
+        scores["grand"] = published(known["residuals"], features, batch=grand_batch)
     return scores, {
         "features": write(
             "embeddings",

@@ -49,7 +49,9 @@ _top(
 )
 selectors.add("ccs", ".ccs:ccs", needs=("scores",), upstream=".upstream.ccs:ccs")
 selectors.add("elfs", ".elfs:elfs", needs=("scores",), labels="pseudo", upstream=".upstream.elfs:elfs")
-selectors.add("moderate", ".moderate:moderate", needs=("features", "labels"))
+selectors.add(
+    "moderate", ".moderate:moderate", needs=("features", "labels"), upstream=".upstream.moderate:moderate"
+)
 selectors.add("prototypicality", ".prototypicality:prototypicality", needs=("features",))
 selectors.add("badge", ".badge:badge", needs=("residuals", "features"))
 selectors.add(
@@ -69,7 +71,13 @@ selectors.add(
     uses=("probabilities",),
     upstream=".upstream.glister:glister",
 )
-selectors.add("deepfool", ".deepfool:deepfool", needs=("scores",))
+_top(
+    "deepfool",
+    "closest to the decision boundary",
+    "easier",
+    "Ducoffe and Precioso, Adversarial Active Learning for Deep Networks: a Margin Based Approach, 2018.",
+    "Upstream: PatrickZH/DeepCore@74ec709 deepcore/methods/deepfool.py.",
+)
 selectors.add(
     "facility_location",
     ".submodular:facility_location",
@@ -109,7 +117,13 @@ selectors.add(
     needs=("probabilities",),
     upstream=".upstream.contextual_diversity:contextual_diversity",
 )
-selectors.add("uncertainty", ".uncertainty:uncertainty", needs=("probabilities",), uses=("scores",))
+selectors.add(
+    "uncertainty",
+    ".uncertainty:uncertainty",
+    needs=("probabilities",),
+    uses=("scores",),
+    upstream=".upstream.uncertainty:uncertainty",
+)
 selectors.add(
     "cal", ".cal:cal", needs=("features", "probabilities"), uses=("graph",), upstream=".upstream.cal:cal"
 )

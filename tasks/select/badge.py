@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from winnow.tasks.errors import BadInput
+from winnow.tasks.score.gradients import LastLayer
+from winnow.tasks.select.last_layer import rescaled_gradients
 from winnow.tasks.select.ranking import order
 from winnow.tasks.select.signals import Selection, Signals
 
-__all__ = ["badge"]
+__all__ = ["badge", "definition"]
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
 
 BLOCK = 128  # picks that are measured against all samples in one matrix product
 STALE = 8  # and at most this part of the picks so far: the distances drawn from must not be much too large
@@ -21,54 +26,28 @@ ROWS = 4096  # samples a tile
 CANCELS = 1e-3
 
 
-@dataclass(frozen=True)
-class Gradients:
-    """g_i = b_i ⊗ u_i with u_i = [h_i, 1], kept as its factors.
+def definition(signals: Signals, budget: int, *, generator: np.random.Generator) -> Rows:
+    """BADGE's picks on gradients written out: the reference that tests hold the engine to.
 
-    Args:
-        b: float32 (N, C).
-        u: float32 (N, D + 1).
-        squared: float64 (N,), ‖g_i‖² = ‖b_i‖²‖u_i‖².
+    The engine makes the very same draws up to 2 · ``STALE`` − 1 picks; then it draws in blocks, from the same
+    distribution.
     """
-
-    b: NDArray[np.float32]
-    u: NDArray[np.float32]
-    squared: NDArray[np.float64]
-
-    @classmethod
-    def of(cls, residuals: NDArray[Any], features: NDArray[Any]) -> Gradients:
-        b = np.ascontiguousarray(residuals, np.float32)
-        u = np.ones((len(features), features.shape[1] + 1), np.float32)
-        u[:, :-1] = features
-        return cls(b, u, _dot(b, b) * _dot(u, u))
-
-    def nearest(self, start: int, stop: int, centres: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Squared distance of rows start to stop to the nearest of the centres, float64 (m,): one matrix product for each factor."""
-        tile = self.u[start:stop] @ self.u[centres].T
-        tile *= self.b[start:stop] @ (-2 * self.b[centres]).T
-        tile += self.squared[centres].astype(np.float32)
-        near = tile.argmin(1)
-        own = self.squared[start:stop]
-        found = own + tile[np.arange(len(tile)), near]
-        close = np.flatnonzero(found < CANCELS * own)
-        found[close] = self.apart(start + close, centres[near[close]])
-        return found
-
-    def apart(self, i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.float64]:
-        """‖g_i − g_j‖² = ‖Δb‖²‖u_i‖² + ‖b_j‖²‖Δu‖² + 2⟨Δb, b_j⟩⟨Δu, u_i⟩, float64 (m,): 0 where both are the same."""
-        b, u = self.b[j].astype(np.float64), self.u[i].astype(np.float64)
-        db, du = self.b[i] - b, u - self.u[j]
-        return np.maximum(
-            _dot(db, db) * _dot(u, u) + _dot(b, b) * _dot(du, du) + 2 * _dot(db, b) * _dot(du, u), 0.0
-        )
-
-
-def _dot(left: NDArray[Any], right: NDArray[Any]) -> NDArray[np.float64]:
-    return np.einsum("nd,nd->n", left, right, dtype=np.float64)
+    h, b = signals.features.astype(np.float64), signals.residuals.astype(np.float64)
+    g = np.einsum("nc,nd->ncd", b, np.column_stack([h, np.ones(signals.n)])).reshape(signals.n, -1)
+    ties = generator.random(signals.n)
+    S, D2 = [int(ties.argmin())], np.full(signals.n, np.inf)
+    while len(S) < budget:
+        D2 = np.minimum(D2, ((g - g[S[-1]]) ** 2).sum(axis=1))
+        if D2.any():
+            total = D2.cumsum()
+            S.append(int(np.searchsorted(total, generator.random() * total[-1], side="right")))
+        else:  # only copies of picks are left
+            S.append(int(np.where(np.isin(np.arange(signals.n), S), np.inf, ties).argmin()))
+    return np.array(S)
 
 
 def badge(signals: Signals, budget: int, *, generator: np.random.Generator) -> Selection:
-    """Keep samples whose last-layer gradients are long and point in different directions, by k-means++ seeding.
+    """Keep samples with long last-layer gradients in different directions, by k-means++ seeding.
 
     With g_i = b_i ⊗ [h_i, 1] the gradient of the loss in the last layer, the first sample is drawn uniformly
     and each further one with probability proportional to D_i² = min over the samples j picked so far of ‖g_i
@@ -90,6 +69,9 @@ def badge(signals: Signals, budget: int, *, generator: np.random.Generator) -> S
     Returns:
         Selection in the order of the picks; gains are D² at the pick, of the first one ‖g‖².
 
+    Raises:
+        BadInput: gradients so long that D² may exceed float32.
+
     Cost:
         O(N·k·(C + D)) multiplications, in matrix products of 128 picks; memory O(N·(C + D)).
 
@@ -105,41 +87,43 @@ def badge(signals: Signals, budget: int, *, generator: np.random.Generator) -> S
         out, loops over all samples in Python at each pick, and stops in the debugger once every sample lies
         on a picked one.
 
-    >>> s = Signals(n=3, residuals=np.array([[0.9, -0.9], [0.9, -0.9], [-0.2, 0.2]]), features=np.ones((3, 2)))
+    >>> b = np.array([[0.9, -0.9], [0.9, -0.9], [-0.2, 0.2]])
+    >>> s = Signals(n=3, residuals=b, features=np.ones((3, 2)))
     >>> sorted(badge(s, 2, generator=np.random.default_rng(0)).indices.tolist()) in ([0, 2], [1, 2])
     True
     """
-    keys = generator.random(signals.n)
-    # draws follow the order of the rows: make that the order of the ids
-    rows = np.arange(signals.n)
-    gradients = Gradients.of(signals.residuals[rows], signals.features[rows])
-    picks, gains = seeds(gradients, budget, keys[rows], generator)
-    return Selection.of(rows[picks], gains=gains)
+    ties = generator.random(signals.n)
+    layer = LastLayer.of(signals.residuals, signals.features)
+    longest = float(np.sqrt(layer.squared.max()))
+    if 4 * longest**2 > float(np.finfo(np.float32).max):
+        raise BadInput(
+            f"features and residuals: squared distances of gradients of length {longest:.0e} exceed float32.",
+            remedy="divide the features by their largest value",
+        )
+    layer, exponent = rescaled_gradients(layer)
+    picks, squared = seeds(layer, budget, ties, generator)
+    return Selection.of(picks, gains=np.ldexp(squared, 2 * exponent))
 
 
-def seeds(
-    gradients: Gradients, k: int, keys: NDArray[np.float64], generator: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def seeds(layer: LastLayer, k: int, ties: Floats, generator: np.random.Generator) -> tuple[Rows, Floats]:
     """k-means++ seeding: rows in the order of their picks, and D² of each.
 
     Args:
-        gradients: of N samples.
+        layer: gradients of N samples.
         k: rows to pick.
-        keys: (N,) random numbers: the lowest is the first pick, and they order the rest once all distances
+        ties: (N,) random numbers: the lowest is the first pick, and they order the rest once all distances
             are 0.
         generator: of the other draws.
     """
-    n = len(keys)
-    picks = [int(np.argmin(keys))]
-    gains = [float(gradients.squared[picks[0]])]
+    n = len(ties)
+    picks = [int(np.argmin(ties))]
+    gains = [float(layer.squared[picks[0]])]
     squared = np.full(n, np.inf)  # to the nearest of the picks that have been measured, …
     waiting = picks.copy()  # … which these have not
     while len(picks) < k:
         for start in range(0, n, ROWS):
             tile = slice(start, start + ROWS)
-            squared[tile] = np.minimum(
-                squared[tile], gradients.nearest(start, start + ROWS, np.array(waiting))
-            )
+            squared[tile] = np.minimum(squared[tile], _to_nearest(layer, tile, np.array(waiting)))
         total = np.cumsum(squared)
         if total[-1] == 0:
             break
@@ -150,13 +134,38 @@ def seeds(
             row = min(int(np.searchsorted(total, generator.random() * total[-1], side="right")), last)
             distance = float(squared[row])
             if waiting:
-                distance = min(distance, float(gradients.nearest(row, row + 1, np.array(waiting))[0]))
+                to_waiting = _to_nearest(layer, slice(row, row + 1), np.array(waiting))
+                distance = min(distance, float(to_waiting[0]))
                 if generator.random() * squared[row] >= distance:
                     refused += 1
                     continue
             waiting.append(row)
             picks.append(row)
             gains.append(distance)
-    rest = order(keys, keys)
+    rest = order(ties, ties)
     rest = rest[~np.isin(rest, picks)][: k - len(picks)]
     return np.concatenate([picks, rest]).astype(np.int64), np.concatenate([gains, np.zeros(len(rest))])
+
+
+def _to_nearest(layer: LastLayer, rows: slice, centres: Rows) -> Floats:
+    """Squared distance of each of the rows to the nearest centre: one matrix product for each factor."""
+    tile = layer.u[rows] @ layer.u[centres].T
+    tile *= layer.b[rows] @ (-2 * layer.b[centres]).T
+    tile += layer.squared[centres].astype(np.float32)
+    near = tile.argmin(1)
+    squared = layer.squared[rows] + tile[np.arange(len(tile)), near]
+    close = np.flatnonzero(squared < CANCELS * layer.squared[rows])
+    squared[close] = _apart(layer, rows.start + close, centres[near[close]])
+    return squared
+
+
+def _apart(layer: LastLayer, i: Rows, j: Rows) -> Floats:
+    """‖g_i − g_j‖² = ‖Δb‖²‖u_i‖² + ‖b_j‖²‖Δu‖² + 2⟨Δb, b_j⟩⟨Δu, u_i⟩: 0 where both are the same."""
+    b, u = layer.b[j].astype(np.float64), layer.u[i].astype(np.float64)
+    db, du = layer.b[i] - b, u - layer.u[j]
+    squared = _dot(db, db) * _dot(u, u) + _dot(b, b) * _dot(du, du) + 2 * _dot(db, b) * _dot(du, u)
+    return np.maximum(squared, 0.0)
+
+
+def _dot(left: NDArray[Any], right: NDArray[Any]) -> Floats:
+    return np.einsum("nd,nd->n", left, right, dtype=np.float64)

@@ -79,7 +79,7 @@ def check_size(selector: SelectorEntry, n: int, k: int, params: Mapping[str, Any
 
 
 def per_class(labels: NDArray[np.int64], k: int) -> dict[int, int]:
-    """Split k over the classes in proportion to their sizes: largest remainder, at least 1 per non-empty class where k allows.
+    """Split k over the classes by their sizes: largest remainder, at least 1 a class where k allows.
 
     >>> per_class(np.repeat([0, 1, 2], [90, 9, 1]), 10)
     {0: 8, 1: 1, 2: 1}
@@ -130,7 +130,8 @@ def run(
     missing = [need for need in dict.fromkeys(needs) if not signals.has(need)]
     if missing:
         raise MissingSignal(
-            f"{selector.name} needs {', '.join(missing)}; {'none is' if len(missing) == 1 else 'they are not'} given.",
+            f"{selector.name} needs {', '.join(missing)}; "
+            f"{'none is' if len(missing) == 1 else 'they are not'} given.",
             remedy="; ".join(HOW_TO_MAKE[need] for need in missing),
         )
     k = count(budget, signals.n, upstream=upstream)

@@ -49,7 +49,7 @@ def ccs(
     mis_ratio: float = 0.0,
     strata: int = 50,
 ) -> Selection:
-    """Cover the whole range of a score: drop the likely mislabelled, then sample evenly over strata of the score.
+    """Cover the range of a score: drop the likely mislabelled, then sample evenly over strata of the score.
 
     The ⌊βN⌋ samples of lowest AUM are dropped, whatever the score; the rest is cut into strata of equal width
     in the score, the budget is water-filled over them from the smallest up, and each stratum is sampled

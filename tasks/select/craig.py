@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from winnow.tasks.errors import BadInput
 from winnow.tasks.score.gradients import LastLayer
-from winnow.tasks.select.graphs import rescaled
 from winnow.tasks.select.greedy import check, greedy
+from winnow.tasks.select.last_layer import rescaled_gradients
 from winnow.tasks.select.ranking import order
 from winnow.tasks.select.set_functions import FacilityLocation, Function, SparseFacilityLocation
 from winnow.tasks.select.signals import Selection, Signals
@@ -59,10 +59,9 @@ class Gradients:
 
     @classmethod
     def of(cls, residuals: NDArray[Any], features: NDArray[Any]) -> Gradients:
-        layer = LastLayer.of(residuals, features)
-        (b, of_b), (u, of_u) = rescaled(layer.b), rescaled(layer.u)
-        squared = np.ldexp(layer.squared, -2 * (of_b + of_u))
-        return cls(b, u, squared.astype(np.float32), 2 * float(np.sqrt(squared.max())), of_b + of_u)
+        layer, exponent = rescaled_gradients(LastLayer.of(residuals, features))
+        reach = 2 * float(np.sqrt(layer.squared.max()))
+        return cls(layer.b, layer.u, layer.squared.astype(np.float32), reach, exponent)
 
     def __len__(self) -> int:
         return len(self.squared)

@@ -35,7 +35,7 @@ def elfs(
     mis_ratio: float = 0.0,
     higher_is: str | None = None,
 ) -> Selection:
-    """Keep the hard middle: drop the hardest samples as mislabelled, keep the next hardest, drop the easy rest.
+    """Keep the hard middle: drop the hardest as mislabelled, keep the next hardest, drop the easy rest.
 
     With the samples ordered from hard to easy, β the ``mis_ratio`` and k the budget, S = order[⌊βN⌋ : ⌊βN⌋ +
     k]. On pseudo-labels the hardest samples are mostly wrongly labelled, and the easiest say little; both

@@ -106,8 +106,9 @@ def glister(
         gradients by the size of their batch, which favours the samples of a smaller last batch, and loses the
         order.
 
-    >>> s = Signals(n=3, residuals=np.array([[0.6, -0.6], [-0.5, 0.5], [0.5, -0.5]]), features=np.zeros((3, 1)))
-    >>> glister(s, 3, generator=np.random.default_rng(0), eta=1.0).indices.tolist()  # after 0, the other class is wrong
+    >>> b = np.array([[0.6, -0.6], [-0.5, 0.5], [0.5, -0.5]])  # after 0, the other class is wrong
+    >>> s = Signals(n=3, residuals=b, features=np.zeros((3, 1)))
+    >>> glister(s, 3, generator=np.random.default_rng(0), eta=1.0).indices.tolist()
     [0, 1, 2]
     """
     if refresh < 1 or (eta is not None and not eta > 0):
@@ -116,7 +117,8 @@ def glister(
     layer = LastLayer.of(signals.residuals, signals.features)
     theirs = layer if validation is None else LastLayer.of(watched.residuals, watched.features)
     logits, labels = _logits(theirs.b, watched.probabilities if watched.has("probabilities") else None)
-    # with g_i = ĝ_i·2ᵉ and u_v = û_v·2ᶠ a step moves logits by η·2ᵉ⁺ᶠ (û_v ⊗ ĝ_i), and gains are η·2ᵉ⁺ᶠ ⟨ĝ_i, ∇⟩
+    # with g_i = ĝ_i·2ᵉ and u_v = û_v·2ᶠ a step moves logits by η·2ᵉ⁺ᶠ (û_v ⊗ ĝ_i), and gains are η·2ᵉ⁺ᶠ
+    # ⟨ĝ_i, ∇⟩
     (gradients, exponent), (u, u_exponent) = rescaled_gradients(layer), rescaled(theirs.u)
     squared = np.einsum("nd,nd->n", u, u, dtype=np.float64)
     if eta is None:
@@ -144,10 +146,10 @@ def glister(
 
 
 def _check_step(step: float, reach: float) -> None:
-    """Refuse steps that float32 does not hold, or ``step · reach``, by how much all of them may move a logit."""
+    """Refuse steps that float32 does not hold, or ``step · reach``, as far as all may move a logit."""
     if 4 * step * max(1.0, reach) > float(np.finfo(np.float32).max):
         raise BadInput(
-            f"eta, features and residuals: steps may move logits by {step * reach:.0e}, more than float32 holds.",
+            f"eta, features and residuals: steps may move logits by {step * reach:.0e}, beyond float32.",
             remedy="pass a smaller eta, or divide the features by their largest value",
         )
 
@@ -155,7 +157,7 @@ def _check_step(step: float, reach: float) -> None:
 def _logits(
     residuals: NDArray[np.float32], probabilities: NDArray[np.floating[Any]] | None
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Log-probabilities and labels that softmax − one-hot was made of: the label's entry alone is negative."""
+    """Log-probabilities and labels behind softmax − one-hot: the label's entry alone is negative."""
     labels = residuals.argmin(axis=1)
     recovered = residuals.copy()
     recovered[np.arange(len(labels)), labels] += 1

@@ -1,4 +1,4 @@
-"""GradMatch: weighted samples whose last-layer gradients add up to that of all, by orthogonal matching pursuit."""
+"""GradMatch: weighted samples whose last-layer gradients add up to that of all, by matching pursuit."""
 
 from __future__ import annotations
 
@@ -91,7 +91,8 @@ def gradmatch(
         weights be negative until the end, then drops these samples and returns fewer than asked for; loses
         the order; writes all gradients out and solves from scratch at each pick.
 
-    >>> s = Signals(n=3, residuals=np.array([[1.0, -1.0], [-0.5, 0.5], [0.1, -0.1]]), features=np.zeros((3, 1)))
+    >>> b = np.array([[1.0, -1.0], [-0.5, 0.5], [0.1, -0.1]])
+    >>> s = Signals(n=3, residuals=b, features=np.zeros((3, 1)))
     >>> chosen = gradmatch(s, 1, generator=np.random.default_rng(0), lam=0)
     >>> chosen.indices, chosen.weights  # the gradients add up to [0.6, -0.6]
     (array([0]), array([0.6], dtype=float32))
@@ -109,8 +110,7 @@ def gradmatch(
     length = float(np.ldexp(np.linalg.norm(target), theirs_exponent))
     if length**2 > float(np.finfo(np.float32).max):
         raise BadInput(
-            f"features and residuals: the square of the mean gradient's length, {length:.0e}, is more than float32 "
-            "holds.",
+            f"features and residuals: the mean gradient's length squared, {length:.0e}², is beyond float32.",
             remedy="divide the features by their largest value",
         )
     if scaled_lam > _OVERWHELMING * gradients.squared.max() > 0:

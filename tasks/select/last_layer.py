@@ -1,4 +1,4 @@
-"""What methods on the last layer's gradients share: their mean, inner products with it, validation samples."""
+"""What methods on the last layer's gradients share: mean, inner products with it, validation samples."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TILE = 4096  # rows that float32 adds up
 
 
 def rescaled_gradients(layer: LastLayer) -> tuple[LastLayer, int]:
-    """Gradients whose products float32 holds, and the exponent e: g_i = b_i ⊗ u_i · 2ᵉ; e = 0 for ordinary ones.
+    """Gradients whose products float32 holds, and e in g_i = b_i ⊗ u_i · 2ᵉ, 0 for ordinary ones.
 
     >>> layer, exponent = rescaled_gradients(LastLayer.of(np.array([[3e30]]), np.zeros((1, 0))))
     >>> float(layer.b[0, 0]) < 1, bool(np.ldexp(layer.b[0, 0], exponent) == np.float32(3e30))

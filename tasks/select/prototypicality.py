@@ -3,12 +3,38 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from winnow.tasks.score import prototypicality as scoring
+from winnow.tasks.select.graphs import rescaled
 from winnow.tasks.select.ranking import order
 from winnow.tasks.select.signals import Selection, Signals
 
-__all__ = ["prototypicality"]
+__all__ = ["definition", "prototypicality"]
+
+
+def definition(
+    signals: Signals,
+    budget: int,
+    *,
+    generator: np.random.Generator,
+    clusters: int | None = None,
+    metric: str = "cosine",
+    hardest: bool = True,
+) -> NDArray[np.int64]:
+    """The picks by all distances to all k-means centres: the reference that tests hold the engine to."""
+    x = signals.features.astype(np.float64)
+    ties, seed = generator.random(signals.n), int(generator.integers(2**31))
+    k = clusters or len(np.unique(signals.labels))
+    if metric == "cosine":
+        x /= np.linalg.norm(x, axis=1, keepdims=True)
+        c, _ = scoring.spherical_kmeans(x.astype(np.float32), k, seed)
+        s = 1 - (x @ c.T).max(axis=1)
+    else:
+        c, _ = scoring.euclidean_kmeans(x.astype(np.float32), k, seed)
+        s = np.linalg.norm(x[:, None] - c, axis=2).min(axis=1)
+    s = s.round(12)  # rounding ties what is alike
+    return order(-s if hardest else s, ties)[:budget]
 
 
 def prototypicality(
@@ -58,13 +84,11 @@ def prototypicality(
     >>> prototypicality(s, 1, generator=np.random.default_rng(0), clusters=1).indices.tolist()
     [3]
     """
-    keys = generator.random(signals.n)
+    ties = generator.random(signals.n)
     seed = int(generator.integers(2**31))
     if clusters is None:
-        clusters = round(signals.n**0.5) if not signals.has("labels") else len(np.unique(signals.labels))
-    # the starting centres follow the order of the rows: make that the order of the ids
-    rows = np.arange(signals.n)
-    distances = np.empty(signals.n, np.float32)
-    distances[rows] = scoring.prototypicality(signals.features[rows], clusters, metric=metric, seed=seed)
-    chosen = order(-distances if hardest else distances, keys)[:budget]
-    return Selection.of(chosen, gains=distances[chosen])
+        clusters = len(np.unique(signals.labels)) if signals.has("labels") else round(signals.n**0.5)
+    features, exponent = rescaled(signals.features)
+    distances = scoring.prototypicality(features, clusters, metric=metric, seed=seed)
+    rows = order(-distances if hardest else distances, ties)[:budget]
+    return Selection.of(rows, gains=np.ldexp(distances[rows], exponent if metric == "euclidean" else 0))

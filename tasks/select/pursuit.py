@@ -90,7 +90,7 @@ class _Support:
         return self.rows[first_in], self.weights[first_in], self.gains[first_in]
 
     def enter(self, row: int) -> list[int]:
-        """Take a sample in and solve for the weights; which leave thereby and may come back, never the one that came in."""
+        """Take a sample in and solve for the weights; those that leave, never the one that came in."""
         m = self.size
         b, u = self.gradients.b[row].astype(np.float64), self.gradients.u[row].astype(np.float64)
         products = (self.b[:m] @ b) * (self.u[:m] @ u)
@@ -114,7 +114,7 @@ class _Support:
         return [other for other in gone if other != row] if self.lowered > before else []
 
     def _solve(self, goal: Vector) -> list[int]:
-        """Lawson and Hanson's inner loop: towards the unconstrained weights, ``goal``, as far as none is negative."""
+        """Lawson and Hanson's inner loop: towards the unconstrained ``goal``, as far as none is negative."""
         gone: list[int] = []
         while len(below := np.flatnonzero(goal <= 0)):
             weights = self.weights[: self.size]
@@ -141,11 +141,11 @@ class _Support:
 
 
 class _Inverse:
-    """A symmetric matrix P that changes by products f v vᵀ; the inverse of a Gram matrix does as samples come and go.
+    """A symmetric matrix P that changes by products f v vᵀ, as the inverse of a Gram matrix does.
 
-    With P = G⁻¹, a sample with products c to the others and s with itself adds (P c, −1)(P c, −1)ᵀ / (s − cᵀ P
-    c); one that leaves takes away p pᵀ / p_i, with p its column. The changes wait, as columns of ``waiting``,
-    until there are enough of them for one matrix product.
+    With P = G⁻¹, a sample with products c to the others and s with itself adds (P c, −1)(P c, −1)ᵀ / (s − cᵀ
+    P c); one that leaves takes away p pᵀ / p_i, with p its column. The changes wait, as columns of
+    ``waiting``, until there are enough of them for one matrix product.
     """
 
     def __init__(self) -> None:

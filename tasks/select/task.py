@@ -15,7 +15,7 @@ __all__ = ["inputs_of", "select"]
 
 
 def inputs_of(method: str, signals: Mapping[str, Artifact], *, balanced: bool = False) -> dict[str, Any]:
-    """What ``select`` has to be given of these artifacts for that selector: what it needs or uses, and nothing that it does not.
+    """What ``select`` has to be given of these artifacts: what that selector needs or uses, and no more.
 
     Raises:
         MissingSignal: something that it needs is not among them.

@@ -1,4 +1,4 @@
-"""Keep the hardest, or the easiest, samples by one score; papers' scores have names of their own in the registry."""
+"""Keep the hardest, or the easiest, samples by one score; the registry names those of papers."""
 
 from __future__ import annotations
 

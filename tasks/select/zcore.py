@@ -11,12 +11,48 @@ from winnow.tasks.errors import BadInput
 from winnow.tasks.select.ranking import order
 from winnow.tasks.select.signals import Selection, Signals
 
-__all__ = ["zcore"]
+__all__ = ["definition", "zcore"]
 
 MOST = 1_000_000  # draws by default, …
 EACH = 10  # … or this many a sample where that is less
 ROWS = 4096
 SPARSE = 16  # one value in so many is looked at to guess how large the smallest are
+
+
+def definition(
+    signals: Signals,
+    budget: int,
+    *,
+    generator: np.random.Generator,
+    samples: int | None = None,
+    dimensions: int = 2,
+    neighbours: int = 1000,
+    exponent: float = 4.0,
+) -> NDArray[np.int64]:
+    """ZCore's picks, one draw after another: the reference that tests hold the engine to.
+
+    Of neighbours at the same distance, of which only some are asked for, the engine may take others.
+    """
+    ties = generator.random(signals.n)
+    rows = ties.argsort()
+    x = (signals.features / np.abs(signals.features).max()).astype(np.float32)[rows]
+    least, median, most = x.min(axis=0), np.median(x, axis=0), x.max(axis=0)
+    score = generator.random(signals.n)
+    for _ in range(samples or 10 * signals.n):
+        dims = generator.choice(x.shape[1], dimensions, replace=False)
+        u, a, m, b = generator.random(dimensions), *np.array([least, median, most], np.float64)[:, dims]
+        below, above = a + np.sqrt(u * (b - a) * (m - a)), b - np.sqrt((1 - u) * (b - a) * (b - m))
+        point = np.where(u * (b - a) < m - a, below, above).astype(np.float32)
+        i = np.abs(x[:, dims] - point).sum(axis=1).argmin()
+        apart = np.abs(x[:, dims] - x[i, dims]).sum(axis=1).astype(np.float64)
+        apart[i] = np.inf
+        copies = np.flatnonzero(apart == 0)
+        near = copies if len(copies) else apart.argsort()[:neighbours]
+        w = np.ones(len(copies)) if len(copies) else apart[near] ** -exponent
+        score[i] += 1
+        score[near] -= w / w.sum()
+    score[rows] = score.copy()
+    return order(-score, ties)[:budget]
 
 
 def zcore(
@@ -36,8 +72,8 @@ def zcore(
     minimum and maximum with its mode at the median. With ‖·‖₁ in these dimensions,
 
         covered      the sample i nearest to the point scores +1
-        redundant    each of the nearest neighbours j of i scores −w_j,   w_j ∝ 1 / ‖x_j − x_i‖₁^exponent,   Σ
-        w = 1
+        redundant    each of the nearest neighbours j of i scores −w_j,
+                     w_j ∝ 1 / ‖x_j − x_i‖₁^exponent,   Σ w = 1
 
     (samples that coincide with i in these dimensions share the whole −1), and the k samples of highest score
     are kept.
@@ -78,40 +114,33 @@ def zcore(
         and scales the scores to [0, 1], which changes no rank.
 
     >>> features = np.r_[np.zeros((8, 2)), [[1.0, 1.0], [-1.0, 1.0]]]  # eight copies and two others
-    >>> kept = zcore(Signals(n=10, features=features), 3, generator=np.random.default_rng(0), samples=200).indices
+    >>> s = Signals(n=10, features=features)
+    >>> kept = zcore(s, 3, generator=np.random.default_rng(0), samples=200).indices
     >>> {8, 9} < set(kept.tolist())
     True
     """
     if samples is None:
         samples = min(MOST, EACH * signals.n)
-    for name, value in (
-        ("samples", samples),
-        ("dimensions", dimensions),
-        ("neighbours", neighbours),
-        ("exponent", exponent),
-    ):
+    positive = {"samples": samples, "dimensions": dimensions, "neighbours": neighbours, "exponent": exponent}
+    for name, value in positive.items():
         if not value > 0:
             raise BadInput(f"{name} = {value}: it must be positive.")
-    keys = generator.random(signals.n)
-    rows = np.argsort(keys)  # in the order of the keys, so that nothing depends on the order of storage
+    ties = generator.random(signals.n)
+    rows = np.argsort(ties)  # so that of samples equally near, chance decides
     scores = np.empty(signals.n)
-    scores[rows] = _scores(
-        _columns(signals.features, rows), samples, dimensions, neighbours, exponent, generator
-    )
-    chosen = order(-scores, keys)[:budget]
-    return Selection.of(chosen, gains=scores[chosen])
+    columns = _columns(signals.features, rows)
+    scores[rows] = _scores(columns, samples, dimensions, neighbours, exponent, generator)
+    kept = order(-scores, ties)[:budget]
+    return Selection.of(kept, gains=scores[kept])
 
 
 def _columns(features: NDArray[np.floating], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """The features by dimension, float32 (D, N), scaled to at most 1: distances count only by their ratios."""
+    """The features by dimension, float32 (D, N), scaled to at most 1: only ratios of distances count."""
+    blocks = range(0, len(rows), ROWS)
+    largest = max(float(np.abs(features[start : start + ROWS]).max(initial=0)) for start in blocks) or 1.0
     columns = np.empty((features.shape[1], len(rows)), np.float32)
-    largest = max(
-        float(np.abs(features[start : start + ROWS]).max(initial=0)) for start in range(0, len(rows), ROWS)
-    )
-    for start in range(0, len(rows), ROWS):
-        columns[:, start : start + ROWS] = features[rows[start : start + ROWS]].T.astype(np.float64) / (
-            largest or 1.0
-        )
+    for start in blocks:
+        columns[:, start : start + ROWS] = features[rows[start : start + ROWS]].T.astype(np.float64) / largest
     return columns
 
 
@@ -153,11 +182,14 @@ def _scores(
 
 
 def _smallest(values: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """Positions of the ``count`` smallest; a part of the values tells about how large these are, which leaves few to be partitioned."""
+    """Positions of the ``count`` smallest.
+
+    A part of the values tells about how large these are, which leaves few to be partitioned.
+    """
     part = values[::SPARSE]
-    place = 2 * count // SPARSE
-    if place < len(part):
-        few = np.flatnonzero(values <= np.partition(part, place)[place])
+    rank = 2 * count // SPARSE
+    if rank < len(part):
+        few = np.flatnonzero(values <= np.partition(part, rank)[rank])
         if len(few) >= count:
             return few[np.argpartition(values[few], count - 1)[:count]]
     return np.argpartition(values, count - 1)[:count]
@@ -176,12 +208,12 @@ def _triangular(u: float, least: float, mode: float, most: float) -> float:
 def _measure(
     columns: NDArray[np.float32], chosen: NDArray[np.int64], point: Any, out: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """L1 distance of all samples to a point, in some dimensions; ``out`` (2, N) is overwritten, its first row the result."""
+    """L1 distance of all samples to a point, in the chosen dimensions: the first row of ``out`` (2, N)."""
     total, part = out
-    for place, (d, value) in enumerate(zip(chosen, np.asarray(point, np.float32), strict=True)):
-        into = part if place else total
-        np.subtract(columns[d], value, out=into)
-        np.abs(into, out=into)
-        if place:
+    for i, (d, value) in enumerate(zip(chosen, np.asarray(point, np.float32), strict=True)):
+        along = part if i else total
+        np.subtract(columns[d], value, out=along)
+        np.abs(along, out=along)
+        if i:
             total += part
     return total

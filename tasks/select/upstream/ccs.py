@@ -24,7 +24,7 @@ def ccs(
     mis_ratio: float = 0.0,
     strata: int = 50,
 ) -> Selection:
-    """CCS that loses the top samples of a score below 0, and keeps fewer than asked for if the cut is too large."""
+    """CCS that loses the top of a score below 0, and keeps fewer than asked for if the cut is too large."""
     kept = order(signals.score("aum"), generator.random(signals.n))[int(mis_ratio * signals.n) :]
     stratum = strata_of(signals.score(score)[kept], strata)
     kept, stratum = kept[stratum >= 0], stratum[stratum >= 0]

@@ -17,7 +17,7 @@ def elfs(
     score: str = "aum",
     mis_ratio: float = 0.0,
 ) -> Selection:
-    """ELFS by AUM, whatever ``score`` says; none or too few samples where the cut leaves no easy ones to drop."""
+    """ELFS by AUM, whatever ``score`` says; none or too few where the cut leaves no easy samples to drop."""
     aum = signals.score("aum")
     dropped = int(mis_ratio * signals.n)
     easiest = signals.n - dropped - budget

@@ -20,7 +20,7 @@ def glister(
     validation: Signals | None = None,
     batch: int = 256,
 ) -> Selection:
-    """GLISTER that takes no step, on gradients divided by the size of their batch: the k largest ⟨g_i, ∇L_V(θ)⟩.
+    """GLISTER without steps, on gradients divided by the size of their batch: the k largest ⟨g_i, ∇L_V(θ)⟩.
 
     Args:
         validation: samples whose loss is to fall.
