@@ -42,6 +42,8 @@ _FINISHED = re.compile(r"^Finished in state (\w+)")
 
 def run_flow(flow_name: str, base: dict[str, Any], changes: dict[str, Any], *, name: str, plain: bool) -> int:
     """Run a flow in this process and show it; ``changes`` are the user's, over a deployment's parameters. Returns the exit status."""
+    # Processes that the run starts: no module of the current folder may stand in for another there.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     # Prefect reads these when it is imported. Its own console log is replaced by ours; the full log goes to
     # the server as ever.
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
