@@ -43,7 +43,7 @@ def show(
     rows: Annotated[int, typer.Option("--rows", help="Rows to print")] = 5,
 ) -> None:
     """Show an artifact: columns, first rows, which task made it, of what, with which parameters."""
-    from winnow.tasks.artifacts import to_numpy
+    from winnow.tasks.columns import to_numpy
     from winnow.tasks.provenance import lineage
 
     found = _artifact(artifact)

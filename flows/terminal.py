@@ -8,13 +8,15 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
@@ -33,11 +35,15 @@ __all__ = ["run_flow"]
 # Steps that are many and short: counted, not shown one by one.
 QUIET = ("annotate", "select", "train", "hold-out", "label")
 
+Interrupt = Callable[[], int | None]  # the signal that asked the run to stop, if one did
+
 _FINISHED = re.compile(r"^Finished in state (\w+)")
 
 
 def run_flow(flow_name: str, base: dict[str, Any], changes: dict[str, Any], *, name: str, plain: bool) -> int:
     """Run a flow in this process and show it; ``changes`` are the user's, over a deployment's parameters. Returns the exit status."""
+    # Processes that the run starts: no module of the current folder may stand in for another there.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     # Prefect reads these when it is imported. Its own console log is replaced by ours; the full log goes to
     # the server as ever.
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
@@ -51,45 +57,75 @@ def run_flow(flow_name: str, base: dict[str, Any], changes: dict[str, Any], *, n
     from winnow.flows.server import temporary_server
 
     started = time.monotonic()
-    signal.signal(signal.SIGTERM, _terminate)
-    try:
-        server = temporary_server()
-        with _watched(console) as counts:
-            from winnow.tasks.progress import unwatched
-            from winnow.tasks.store import store
+    with _interrupts() as interrupt:
+        try:
+            server = temporary_server()
+            with _watched(console, interrupt) as counts:
+                from winnow.tasks.progress import unwatched
+                from winnow.tasks.store import store
 
-            console.print(f"[bold]{name}[/]  store {store().uri}")
-            store().check()
-            flow = loaded(FLOWS[flow_name])
-            given = _validated(flow, base, changes)
-            if server is not None:
-                server.wait()
-                unwatched()
-            result = flow(**given)
-    except WinnowError as error:
-        console.print(f"[red bold]error:[/] {error}", markup=True, soft_wrap=True)
-        return 1
-    except Exception:
+                console.print(f"[bold]{name}[/]  store {store().uri}")
+                store().check()
+                flow = loaded(FLOWS[flow_name])
+                given = _validated(flow, base, changes)
+                if server is not None:
+                    server.wait()
+                    unwatched()
+                result = flow(**given)
+            _show_result(console, result, counts, time.monotonic() - started)
+            return 0
+        except BaseException as error:
+            sent = signal.SIGINT if isinstance(error, KeyboardInterrupt) else interrupt()
+            if sent is None and not isinstance(error, Exception):
+                raise
+            return _failed(console, error, sent)
+
+
+def _failed(console: Console, error: BaseException, sent: int | None) -> int:
+    """Say how a run ended that did not end well; the exit status. ``sent`` is the signal that stopped it."""
+    goes_on = "Finished steps and checkpoints are kept; the same command goes on from there."
+    if sent is not None:
+        console.print(f"\n[yellow]stopped.[/] {goes_on}", soft_wrap=True)
+        return 128 + sent
+    if isinstance(error, WinnowError):
+        console.print(f"[red bold]error:[/] {escape(str(error))}", soft_wrap=True)
+    else:
         console.print_exception(max_frames=8)
-        console.print(
-            "[red bold]failed.[/] Finished steps and checkpoints are kept; the same command goes on from "
-            "there.",
-            soft_wrap=True,
-        )
-        return 1
-    except (KeyboardInterrupt, _Terminated) as stop:
-        console.print(
-            "\n[yellow]stopped.[/] Finished steps and checkpoints are kept; the same command goes on from "
-            "there.",
-            soft_wrap=True,
-        )
-        return 128 + (signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM)
-    _show_result(console, result, counts, time.monotonic() - started)
-    return 0
+        console.print(f"[red bold]failed.[/] {goes_on}", soft_wrap=True)
+    return 1
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[Interrupt]:
+    """Tells which of SIGINT and SIGTERM has come, whatever became of the exception that Python raised for it.
+
+    Inside its serialisation pydantic turns any exception into an error of its own; Prefect, which serialises all the
+    time, drops parameters that give one, and has its own handler of SIGTERM while a flow runs. The numbers in this
+    pipe are written by the interpreter.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    os.set_blocking(writing, False)
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, _terminate)
+
+    arrived = bytearray()
+
+    def interrupt() -> int | None:
+        with contextlib.suppress(BlockingIOError):
+            arrived.extend(os.read(reading, 4096))
+        return next((number for number in arrived if number in (signal.SIGINT, signal.SIGTERM)), None)
+
+    try:
+        yield interrupt
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(reading)
+        os.close(writing)
 
 
 class _Terminated(BaseException):
-    """SIGTERM, after Prefect has ended the flow run for it and sent it again."""
+    """SIGTERM, which Prefect has sent again after ending the flow run for it; or an interrupt that was swallowed."""
 
 
 def _terminate(*_: Any) -> None:
@@ -128,7 +164,7 @@ def _validated(flow: Any, base: dict[str, Any], changes: dict[str, Any]) -> dict
 
 
 @contextlib.contextmanager
-def _watched(console: Console) -> Iterator[Counter[str]]:
+def _watched(console: Console, interrupt: Interrupt) -> Iterator[Counter[str]]:
     """Steps and log lines on the console, with bars where it is a terminal."""
     bars = Progress(
         SpinnerColumn(),
@@ -149,7 +185,7 @@ def _watched(console: Console) -> Iterator[Counter[str]]:
     setup_logging()  # now rather than at the first run, where it would replace our handlers
 
     counts: Counter[str] = Counter()
-    steps = _Steps(console, counts)
+    steps = _Steps(console, counts, interrupt)
     ours: logging.Handler
     if console.is_terminal:  # the bars tell the rest
         ours = RichHandler(console=console, show_time=False, show_path=False, level=logging.WARNING)
@@ -159,7 +195,7 @@ def _watched(console: Console) -> Iterator[Counter[str]]:
         ours.addFilter(lambda record: record.name != "winnow.tasks.report")  # shown at the end
     listeners: list[tuple[logging.Logger, logging.Handler]] = [
         (logging.getLogger("prefect.task_runs"), steps),
-        (logging.getLogger("tasks"), ours),
+        (logging.getLogger("winnow"), ours),
     ]
     for logger, handler in listeners:
         logger.addHandler(handler)
@@ -175,9 +211,9 @@ def _watched(console: Console) -> Iterator[Counter[str]]:
 class _Steps(logging.Handler):
     """Prefect's "Finished in state …" as one short line a step."""
 
-    def __init__(self, console: Console, counts: Counter[str]) -> None:
+    def __init__(self, console: Console, counts: Counter[str], interrupt: Interrupt) -> None:
         super().__init__(logging.INFO)
-        self.console, self.counts = console, counts
+        self.console, self.counts, self.interrupt = console, counts, interrupt
 
     def emit(self, record: logging.LogRecord) -> None:
         found = _FINISHED.match(record.getMessage())
@@ -185,6 +221,9 @@ class _Steps(logging.Handler):
             return
         name = str(getattr(record, "task_run_name", ""))
         state = found.group(1)
+        main = threading.current_thread() is threading.main_thread()
+        if main and state in ("Cached", "Completed") and self.interrupt() is not None:
+            raise _Terminated  # nobody but us has noticed
         self.counts["cached" if state == "Cached" else "computed" if state == "Completed" else "failed"] += 1
         if name.startswith(QUIET) and state in ("Cached", "Completed"):
             trained = self.counts["trainings"] = self.counts["trainings"] + name.startswith("train-")

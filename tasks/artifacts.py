@@ -1,8 +1,4 @@
-"""Artifacts: handles of stored tables, made of Parquet parts; what tasks pass to each other in place of arrays.
-
-Narrow columns are ordinary Parquet columns. A matrix is a column of fixed-size binary, one row of the matrix each, with
-dtype and width in the field's metadata: it is read back without a copy of its own, several times as fast as a list.
-"""
+"""Artifacts: handles of stored tables, made of Parquet parts; what tasks pass to each other in place of arrays."""
 
 from __future__ import annotations
 
@@ -19,177 +15,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from winnow.tasks.columns import check_schema, matrix_of, to_arrow, to_numpy
 from winnow.tasks.errors import ArtifactCorrupt, BadInput
 from winnow.tasks.store import Damaged, store
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["KINDS", "Artifact", "ArtifactWriter", "Column", "Part", "find", "joined", "write"]
+__all__ = ["Artifact", "ArtifactWriter", "Column", "Part", "find", "joined", "write"]
 
 FORMAT = 2  # of manifests; 1 had one file an artifact and no manifest
 ROW_GROUP_BYTES = 1 << 26
 PART_BYTES = 1 << 29
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-
-# -- what each kind of artifact holds --------------------------------------------------------------------------
-
-_ID = (pa.int64(), pa.string(), pa.binary(16))
-
-# column -> allowed Arrow types, or in a list the dtypes of a matrix; "?" marks an optional column
-KINDS: dict[str, dict[str, Any]] = {
-    "samples": {"id": _ID, "label?": (pa.int32(),), "source?": (pa.string(),), "checksum": (pa.binary(16),)},
-    "embeddings": {"id": _ID, "vector": ["float16", "float32"]},
-    "graph": {"id": _ID, "neighbours": ["int32", "int64"], "similarity": ["float32"]},
-    "pseudo_labels": {
-        "id": _ID,
-        "cluster": (pa.int32(),),
-        "confidence": (pa.float32(),),
-        "head": (pa.int32(),),
-    },
-    "dynamics": {
-        "epoch": (pa.int16(),),
-        "id": _ID,
-        "label": (pa.int32(),),
-        "margin": (pa.float32(),),
-        "loss": (pa.float32(),),
-        "correct": (pa.bool_(),),
-        "el2n": (pa.float32(),),
-        "entropy": (pa.float32(),),
-    },
-    "scores": {"id": _ID},
-    "logits": {"id": _ID, "logits": ["float32"]},
-    "coreset": {"id": _ID, "rank": (pa.int32(),), "weight": (pa.float32(),), "label": (pa.int32(),)},
-    "metrics": {
-        "epoch": (pa.int32(),),
-        "step": (pa.int64(),),
-        "split": (pa.string(),),
-        "loss": (pa.float32(),),
-        "accuracy": (pa.float32(),),
-        "lr": (pa.float32(),),
-        "samples_seen": (pa.int64(),),
-    },
-    "network": {
-        "name": (pa.string(),),
-        "dtype": (pa.string(),),
-        "shape": (pa.list_(pa.int64()),),
-        "data": (pa.binary(),),
-    },
-    "table": {},
-    "report": {"name": (pa.string(),), "content": (pa.binary(),)},
-}
-
-
-def _check_schema(kind: str, schema: pa.Schema) -> None:
-    if kind not in KINDS:
-        raise BadInput(f"{kind!r} is not a kind of artifact. Kinds: {', '.join(sorted(KINDS))}")
-    for column, allowed in KINDS[kind].items():
-        name, optional = column.removesuffix("?"), column.endswith("?")
-        index = schema.get_field_index(name)
-        if index < 0:
-            if optional:
-                continue
-            raise BadInput(f"{kind}: column {name!r} is missing; found {', '.join(schema.names) or 'none'}.")
-        field = schema.field(index)
-        if isinstance(allowed, list):
-            matrix = _matrix(field)
-            if matrix is None or str(matrix[0]) not in allowed:
-                raise BadInput(
-                    f"{kind}: column {name!r} is {field.type}, not a matrix of {' or '.join(allowed)}."
-                )
-        elif field.type not in allowed:
-            raise BadInput(f"{kind}: column {name!r} is {field.type}, not {' or '.join(map(str, allowed))}.")
-    if kind == "scores" and len(schema.names) < 2:
-        raise BadInput("scores: there is no score column beside 'id'.")
-
-
-# -- columns -------------------------------------------------------------------------------------------------
-
-
-def _matrix(field: pa.Field) -> tuple[np.dtype, int] | None:
-    """Dtype and width of a matrix column; None for any other."""
-    metadata = field.metadata or {}
-    if b"dtype" not in metadata or not pa.types.is_fixed_size_binary(field.type):
-        return None
-    dtype = np.dtype(metadata[b"dtype"].decode())
-    return dtype, field.type.byte_width // dtype.itemsize
-
-
-def to_arrow(name: str, values: Any, notes: Mapping[str, str] | None = None) -> tuple[pa.Field, pa.Array]:
-    """An array as an Arrow field and column; a two-dimensional one becomes a matrix column.
-
-    >>> field, column = to_arrow("vector", np.zeros((2, 3), np.float32))
-    >>> field.type, to_numpy(column, field).shape
-    (FixedSizeBinaryType(fixed_size_binary[12]), (2, 3))
-    """
-    metadata = dict(notes or {})
-    if isinstance(values, pa.Array | pa.ChunkedArray):
-        return pa.field(name, values.type, metadata=metadata or None), values
-    array = np.asarray(values)
-    if not isinstance(values, np.ndarray) and array.dtype.kind == "S":  # bytes of any length
-        column = pa.array(values, pa.binary())
-    elif array.ndim == 2:
-        array = np.ascontiguousarray(array)
-        width = array.shape[1] * array.itemsize
-        column = pa.FixedSizeBinaryArray.from_buffers(
-            pa.binary(width), len(array), [None, pa.py_buffer(array)]
-        )
-        metadata |= {"dtype": str(array.dtype), "shape": str(array.shape[1])}
-    elif array.dtype.kind == "S":  # uids: bytes of one length
-        column = pa.array(array.tolist(), pa.binary(array.itemsize))
-    elif array.dtype.kind in "UO":
-        column = pa.array(list(array), pa.string())
-    else:
-        column = pa.array(array)
-    return pa.field(name, column.type, metadata=metadata or None), column
-
-
-def to_numpy(column: pa.ChunkedArray | pa.Array, field: pa.Field | None = None) -> NDArray[Any]:
-    """An Arrow column as an array: matrices and fixed-size lists become two-dimensional."""
-    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    if pa.types.is_fixed_size_binary(column.type):
-        matrix = None if field is None else _matrix(field)
-        dtype, width = matrix or (np.dtype(f"S{column.type.byte_width}"), 1)
-        rows = [_fixed(chunk, dtype, width) for chunk in chunks]
-        array = rows[0] if len(rows) == 1 else np.concatenate(rows) if rows else np.empty((0, width), dtype)
-        return array if matrix is not None else array.reshape(-1)
-    if pa.types.is_fixed_size_list(column.type):
-        flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in chunks]
-        return np.concatenate(flat).reshape(-1, column.type.list_size)
-    if isinstance(column, pa.ChunkedArray):
-        return column.to_numpy()
-    return column.to_numpy(zero_copy_only=False)
-
-
-def _fixed(chunk: pa.Array, dtype: np.dtype, width: int) -> NDArray[Any]:
-    values = np.frombuffer(chunk.buffers()[1], dtype)
-    return values[chunk.offset * width : (chunk.offset + len(chunk)) * width].reshape(-1, width)
-
-
-class Column:
-    """A column of an artifact, read when its values are asked for: what a function of arrays takes for one.
-
-    Attributes:
-        shape: (rows,), or (rows, width) of a matrix.
-    """
-
-    def __init__(self, artifact: Artifact, name: str) -> None:
-        self._artifact, self._name = artifact, name
-        matrix = _matrix(artifact.arrow_schema().field(name))
-        self.shape = (artifact.rows,) if matrix is None else (artifact.rows, matrix[1])
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.asarray(self._artifact.numpy(self._name), dtype)
-
-    def blocks(self, rows: int = 65_536) -> Iterator[NDArray[Any]]:
-        """The values piece by piece, so that memory stays bounded."""
-        for batch in self._artifact.batches([self._name], rows):
-            yield to_numpy(batch.column(0), batch.schema.field(0))
-
 
 # -- handles -------------------------------------------------------------------------------------------------
 
@@ -239,7 +78,7 @@ class Artifact:
     """Handle of one stored table: what tasks pass to each other, never arrays.
 
     Args:
-        kind: which columns it has (``KINDS``).
+        kind: which columns it has (``columns.KINDS``).
         digest: sha256 of its manifest, which names its parts and holds its facts: the artifact's whole identity.
         rows: number of rows.
         nbytes: size of its parts.
@@ -383,6 +222,30 @@ class Artifact:
         return Column(self, name)
 
 
+class Column:
+    """A column of an artifact, read when its values are asked for: what a function of arrays takes for one.
+
+    Attributes:
+        shape: (rows,), or (rows, width) of a matrix.
+    """
+
+    def __init__(self, artifact: Artifact, name: str) -> None:
+        self._artifact, self._name = artifact, name
+        matrix = matrix_of(artifact.arrow_schema().field(name))
+        self.shape = (artifact.rows,) if matrix is None else (artifact.rows, matrix[1])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self._artifact.numpy(self._name), dtype)
+
+    def blocks(self, rows: int = 65_536) -> Iterator[NDArray[Any]]:
+        """The values piece by piece, so that memory stays bounded."""
+        for batch in self._artifact.batches([self._name], rows):
+            yield to_numpy(batch.column(0), batch.schema.field(0))
+
+
 @functools.lru_cache(maxsize=4096)
 def _manifest(path: str, mtime_ns: int) -> Manifest:
     return Manifest.model_validate_json(Path(path).read_bytes())
@@ -462,11 +325,11 @@ class ArtifactWriter:
                 self._close()
 
     def _open(self, schema: pa.Schema) -> None:
-        _check_schema(self.kind, schema)
+        check_schema(self.kind, schema)
         self._schema, self._rows = schema, 0
         self._file = store().temporary()
         # floating-point vectors do not compress
-        dense = {f.name for f in schema if (matrix := _matrix(f)) is not None and matrix[0].kind == "f"}
+        dense = {f.name for f in schema if (matrix := matrix_of(f)) is not None and matrix[0].kind == "f"}
         self._parquet = pq.ParquetWriter(
             str(self._file),
             schema,
@@ -507,7 +370,7 @@ def write(
     """Store one table and return its handle.
 
     Args:
-        kind: one of ``KINDS``.
+        kind: one of ``columns.KINDS``.
         columns: name to array (N,) or (N, D), all of one length.
         facts: what tasks read of it beside its columns; part of its identity.
         notes: for people; not part of its identity.

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from winnow.tasks.artifacts import Artifact, to_numpy
+from winnow.tasks.artifacts import Artifact
+from winnow.tasks.columns import to_numpy
 from winnow.tasks.errors import BadInput
 from winnow.tasks.files import atomic
 

@@ -13,7 +13,8 @@ import torch
 
 from winnow.tasks import artifacts
 from winnow.tasks import store as storage
-from winnow.tasks.artifacts import Artifact, ArtifactWriter, find, joined, to_arrow, to_numpy, write
+from winnow.tasks.artifacts import Artifact, ArtifactWriter, find, joined, write
+from winnow.tasks.columns import to_arrow, to_numpy
 from winnow.tasks.errors import ArtifactCorrupt, BadInput, StoreUnusable
 from winnow.tasks.export import export_table
 from winnow.tasks.store import Scratch, store

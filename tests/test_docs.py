@@ -283,7 +283,7 @@ def test_environment_variables_are_documented():
 
 
 def test_kinds_of_artifacts_are_documented():
-    from winnow.tasks.artifacts import KINDS
+    from winnow.tasks.columns import KINDS
 
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", (DOCS / "store.md").read_text(encoding="utf-8"), re.M))
     for kind, columns in KINDS.items():

@@ -21,10 +21,9 @@ pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 SMALL = {
     "fractions": [0.2],
     "seeds": [0, 1],
-    "heads": 2,
-    "head_epochs": 12,
-    "proxy_epochs": 4,
-    "iterations": 60,
+    "heads": {"heads": 2, "epochs": 12},
+    "proxy": {"epochs": 4},
+    "training": {"iterations": 60},
     "mis_ratio": 0.2,
 }
 
@@ -277,13 +276,13 @@ def test_an_interrupt_during_a_training_ends_the_run_at_once(prefect_server, tmp
         "-p",
         "mis_ratio=0.2",
         "-p",
-        "heads=2",
+        "heads.heads=2",
         "-p",
-        "head_epochs=3",
+        "heads.epochs=3",
         "-p",
-        "proxy_epochs=1",
+        "proxy.epochs=1",
         "-p",
-        "iterations=1000000",
+        "training.iterations=1000000",
     ]
     command = [
         sys.executable,
@@ -309,3 +308,57 @@ def test_an_interrupt_during_a_training_ends_the_run_at_once(prefect_server, tmp
     finally:
         run.kill()
     assert "the same command goes on from there" in (tmp_path / "log").read_text()
+
+
+INTERRUPTED_FLOW = """
+import os
+
+from prefect import flow, task
+from pydantic import BaseModel, field_serializer
+
+
+class Interrupts(BaseModel):
+    sent: int
+
+    @field_serializer("sent")
+    def serialise(self, value):
+        os.kill(os.getpid(), value)
+        return value
+
+
+@task
+def step():
+    pass
+
+
+@flow
+def interrupted(sent: Interrupts | int):  # Prefect serialises parameters when it makes the run, and drops bad ones
+    if isinstance(sent, int):
+        Interrupts(sent=sent).model_dump_json()
+    step()
+    print("never")
+"""
+
+
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("moment", ["before a flow", "inside a flow"])
+def test_an_interrupt_that_pydantic_makes_an_error_of_is_still_one(
+    prefect_server, tmp_path, moment, sent, status
+):
+    """It wraps any exception that is raised while it serialises, as it does all through a run's first seconds."""
+    (tmp_path / "interrupted.py").write_text(INTERRUPTED_FLOW)
+    script = "from winnow import flows; flows.FLOWS['interrupted'] = 'interrupted:interrupted'\nfrom winnow.flows.cli import main; main()"
+    parameter = json.dumps({"sent": sent} if moment == "before a flow" else sent)
+    run = subprocess.run(
+        [sys.executable, "-c", script, "run", "interrupted", "-p", f"sent={parameter}"],
+        env={**os.environ, **prefect_server, "WINNOW_STORE": str(tmp_path / "store")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == status, run.stderr
+    assert "never" not in run.stdout
+    assert "Traceback" not in run.stderr
+    assert "Finished steps and checkpoints are kept; the same command goes on from there" in run.stderr

@@ -29,6 +29,7 @@ MODULES = (
 PLUMBING = {
     "winnow.tasks.artifacts",
     "winnow.tasks.cache",
+    "winnow.tasks.columns",
     "winnow.tasks.errors",
     "winnow.tasks.progress",
     "winnow.tasks.registry",

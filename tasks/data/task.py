@@ -185,7 +185,7 @@ def _table(path: str, ids: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
     import numpy as np
     import pyarrow.parquet as pq
 
-    from winnow.tasks.artifacts import to_numpy
+    from winnow.tasks.columns import to_numpy
 
     file, _, wanted = path.partition("#")
     if not Path(file).expanduser().exists():
