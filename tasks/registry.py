@@ -270,7 +270,9 @@ class Registry(Generic[E]):
         self._entries: dict[str, E] = {}
 
     @staticmethod
-    def _absolute(target: str | None, stage: str | None) -> str | None:
+    def _absolute(target: str | Callable[..., Any] | None, stage: str | None) -> str | None:
+        if callable(target):
+            return f"{target.__module__}:{target.__qualname__}"
         return f"{stage}{target}" if target is not None and target.startswith(".") else target
 
     def add(self, name: str, target: str | Callable[..., Any], **facts: Any) -> None:
@@ -279,13 +281,11 @@ class Registry(Generic[E]):
         Args:
             name: one that ends in ``*`` is a family.
             target: where it is; ``".module:function"`` is relative to the stage.
-            facts: fields of the registry's entries.
+            facts: fields of the registry's entries; ``upstream`` and ``limit`` are targets, too.
 
         Raises:
             BadInput: the name is taken.
         """
-        if not isinstance(target, str):
-            target = f"{target.__module__}:{target.__qualname__}"
         targets: dict[str, Any] = {
             key: self._absolute(facts[key], self._stage) for key in ("upstream", "limit") if key in facts
         }

@@ -64,12 +64,72 @@ def test_doctests(path):
 def test_they_are_listed():
     found = json.loads(winnow("ls", "--json", plugins=",".join(ours(path.stem) for path in EXAMPLES)))
     assert "median" in {entry["name"] for entry in found["selectors"]}
+    assert "flips" in {entry["name"] for entry in found["scores"]}
     assert "mixer" in {entry["name"] for entry in found["networks"]}
     assert "arrays:*" in {entry["name"] for entry in found["datasets"]}
     assert (
         next(e for e in found["selectors"] if e["name"] == "median")["summary"]
         == "Keep the samples whose score is nearest to the median."
     )
+
+
+def test_the_score_is_streamed_and_selected_by():
+    script = """
+import torch
+from winnow import DynamicsAccumulator, Signals, select
+
+dynamics = DynamicsAccumulator(2, classes=2)
+for epoch, right in enumerate((0, 1, 1, 0)):
+    logits = torch.tensor([[1.0, 0.0], [1.0, 0.0] if right else [0.0, 1.0]])
+    dynamics(torch.arange(2), logits, torch.zeros(2, dtype=torch.int64), epoch)
+flips = dynamics.scores()["flips"]
+print(flips.tolist(), select(Signals(n=2, scores={"flips": flips}), method="top", budget=1, score="flips").indices)
+"""
+    assert run("-c", script, plugins=ours("flips")).stdout.strip() == "[0.0, 2.0] [1]"
+
+
+REPLAYED = """
+import numpy as np
+
+from winnow.tasks.registry import selectors
+from winnow.tasks.select.signals import Selection
+
+
+def first(signals, budget, *, generator, offset: int = 0):
+    '''Keep the first rows.'''
+    return Selection.of(np.arange(offset, offset + budget))
+
+
+def published(signals, budget, *, generator, step: int = 1):
+    '''Keep the last ones, as the code does.'''
+    return Selection.of(np.arange(signals.n)[::-step][:budget])
+
+
+selectors.add("first", first, upstream=published)
+"""
+
+
+def test_a_method_with_a_published_replay_is_one_file_and_one_line(tmp_path):
+    plugin = tmp_path / "replayed.py"
+    plugin.write_text(REPLAYED)
+    script = """
+from winnow import BadInput, Signals, selectors
+
+first, signals = selectors.get("first"), Signals(n=5)
+print(first(signals, 2).indices, first(signals, 2, offset=2).indices)
+print(first(signals, 2, upstream=True, step=2).indices)
+for upstream, params in ((False, {"step": 2}), (True, {"offset": 1})):
+    try:
+        first(signals, 2, upstream=upstream, **params)
+    except BadInput as error:
+        print(error.what)
+"""
+    assert run("-c", script, plugins=str(plugin)).stdout.splitlines() == [
+        "[0 1] [2 3]",
+        "[4 2]",
+        "first has no parameter 'step'.",
+        "first has no parameter 'offset'.",
+    ]
 
 
 def test_the_method_obeys_the_laws():
