@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,11 +12,27 @@ from pydantic import BaseModel, ValidationError
 
 from winnow.flows.forms import NESTED
 from winnow.flows.methods import Method
+from winnow.tasks import upkeep
 from winnow.tasks.artifacts import Artifact
 from winnow.tasks.errors import BadInput, MissingLabels, did_you_mean
 from winnow.tasks.registry import datasets, embedders, networks, selectors
+from winnow.tasks.store import store
 
-__all__ = ["arguments", "fits", "model", "table"]
+__all__ = ["arguments", "fits", "model", "storage", "table"]
+
+log = logging.getLogger("winnow.flows.checks")
+
+
+def storage() -> None:
+    """Refuse a store that cannot be used; warn of what it holds that is not read.
+
+    Raises:
+        StoreUnusable: with the reason in a line.
+    """
+    store().check()
+    what, remedy = upkeep.outdated()
+    if what:
+        log.warning("%s %s.", what, remedy)
 
 
 def arguments(given: Mapping[str, Any]) -> None:

@@ -99,6 +99,7 @@ def _store() -> Iterator[Finding]:
     from winnow.tasks.errors import StoreUnusable
     from winnow.tasks.provenance import steps
     from winnow.tasks.store import store
+    from winnow.tasks.upkeep import outdated
 
     try:
         place = store()
@@ -116,6 +117,8 @@ def _store() -> Iterator[Finding]:
         f"{place.uri}: {len(steps()):,} computations; {free:.0f} GiB free",
         "" if free > 5 else "winnow cache gc",
     )
+    if outdated()[0]:
+        yield ("note", "old results", *outdated())
     waiting = [folder for folder in (place.local_root / "partial").glob("*") if folder.is_dir()]
     if waiting:
         yield (

@@ -52,7 +52,9 @@ def experiment(flow: str, arguments: Mapping[str, Any]) -> Experiment:
 
     Raises:
         BadInput: naming the parameter.
+        StoreUnusable: nothing could be written.
     """
+    checks.storage()
     checks.arguments(arguments)
     dataset, upstream = arguments["dataset"], arguments["upstream"]
     given = {name: value for name, value in arguments.items() if value is not None}

@@ -23,13 +23,19 @@ cache_app = typer.Typer(
 def _artifact(reference: str) -> Any:
     """The artifact of a digest's beginning."""
     from winnow.tasks.artifacts import find
-    from winnow.tasks.provenance import artifact_of
+    from winnow.tasks.provenance import artifact_of, outdated
 
     digests = find(reference.lower())
     if len(digests) > 1:
         raise BadInput(
             f"{reference} begins {len(digests)} digests: {', '.join(d[:16] for d in digests[:5])} …",
             remedy="give more digits",
+        )
+    if not digests and (old := outdated(reference.lower())):
+        raise BadInput(
+            f"{reference} was written by an earlier version of Winnow, in a format that this one does not read.",
+            kept=f"the table itself, which any Parquet reader opens: {old}",
+            remedy="run its flow again: the result is computed anew, under another digest",
         )
     if not digests:
         raise UnknownName(
@@ -164,12 +170,15 @@ def cache_verify(
     ] = False,
 ) -> None:
     """Read every artifact and record and check it against its digest."""
-    from winnow.tasks.upkeep import verify
+    from winnow.tasks.upkeep import outdated, verify
 
     good, bad = verify(delete=delete)
     for name, reason in bad.items():
         typer.secho(f"damaged: {name}: {reason}{' (deleted)' if delete else ''}", fg="red")
     typer.echo(f"{good} files sound, {len(bad)} damaged")
+    what, remedy = outdated()
+    if what:
+        typer.secho(f"{what}\nnext: {remedy}", fg="yellow")
     if bad:
         if not delete:
             typer.echo(

@@ -15,7 +15,7 @@ from winnow.tasks import records
 from winnow.tasks.artifacts import Artifact, Handle
 from winnow.tasks.store import store
 
-__all__ = ["UNCACHED", "artifact_of", "lineage", "maker", "record", "step", "steps", "why"]
+__all__ = ["UNCACHED", "artifact_of", "lineage", "maker", "outdated", "record", "step", "steps", "why"]
 
 UNCACHED = "uncached"  # in place of a version: a step that always runs
 
@@ -112,6 +112,20 @@ def artifact_of(digest: str) -> Artifact:
     """The handle of a stored artifact, with the notes that its step gave it."""
     outputs = (maker(digest) or {"outputs": []})["outputs"]
     return Artifact.load(digest, next((o["notes"] for o in outputs if o["digest"] == digest), None))
+
+
+def outdated(prefix: str) -> str | None:
+    """Where the first table lies whose digest begins so and which an earlier version of Winnow made; None where there is none."""
+    for name in store().names("provenance"):
+        content = store().read_json(name)
+        outputs = content.get("outputs") if isinstance(content, dict) else None
+        for output in outputs if isinstance(outputs, list) else ():
+            if isinstance(output, dict) and "schema_version" in output:
+                digest = str(output.get("digest"))
+                table = f"objects/{digest[:2]}/{digest}.parquet"
+                if digest.startswith(prefix) and store().size(table) is not None:
+                    return store().address(table)
+    return None
 
 
 def lineage(digest: str) -> Iterator[tuple[int, Step | None]]:

@@ -17,7 +17,7 @@ from winnow.tasks.artifacts import Artifact
 from winnow.tasks.errors import ArtifactCorrupt
 from winnow.tasks.store import Damaged, store
 
-__all__ = ["Unusable", "artifacts_in", "load", "name_of", "read", "save", "why_recomputed"]
+__all__ = ["Unusable", "artifacts_in", "load", "name_of", "outdated", "read", "save", "why_recomputed"]
 
 log = logging.getLogger("winnow.tasks.cache")
 
@@ -79,6 +79,11 @@ _reasons: dict[str, str] = {}  # key -> why its record was not usable
 def why_recomputed(key: str) -> str | None:
     """Why a record of this process's look-ups could not be used, for the provenance of its recomputation."""
     return _reasons.get(key)
+
+
+def outdated() -> list[str]:
+    """Names of the records that an earlier version of Winnow wrote, which this one does not read."""
+    return [name for name in store().names("records") if not name.endswith(".json")]
 
 
 # -- the format ----------------------------------------------------------------------------------------------

@@ -13,13 +13,27 @@ from winnow.tasks.artifacts import Artifact
 from winnow.tasks.errors import ArtifactCorrupt
 from winnow.tasks.store import Damaged, store
 
-__all__ = ["collect_garbage", "verify"]
+__all__ = ["collect_garbage", "outdated", "verify"]
 
 RECENT = 3600.0  # seconds in which a running flow may have written what nothing refers to yet
 
 
+def outdated() -> tuple[str, str]:
+    """What the store holds of an earlier version of Winnow and what to do about it; empty where there is nothing."""
+    count = len(records.outdated())
+    if not count:
+        return "", ""
+    what = f"{count:,} {'result' if count == 1 else 'results'} of an earlier version of Winnow"
+    return (
+        f"{store().uri} holds {what}, in a format that this one does not read; what is needed is computed anew.",
+        "`winnow cache gc` deletes them; to keep them for that version, set WINNOW_STORE elsewhere",
+    )
+
+
 def verify(*, delete: bool = False) -> tuple[int, dict[str, str]]:
     """Check every artifact against its digest, every record, and that what they name is there.
+
+    Records of an earlier version are not looked at.
 
     Args:
         delete: remove what is damaged, so that the next run makes it anew.
@@ -33,7 +47,7 @@ def verify(*, delete: bool = False) -> tuple[int, dict[str, str]]:
             bad[name] = fault
         else:
             good += 1
-    recorded = {name.removeprefix("records/").removesuffix(".json") for name in store().names("records")}
+    recorded = {Path(name).stem for name in store().names("records") if name.endswith(".json")}
     for key in sorted(recorded):
         name = records.name_of(key)
         if fault := _record_fault(key):
@@ -115,7 +129,7 @@ def collect_garbage(*, older_than_days: int | None = None, dry_run: bool = False
 
 def _forgotten(limit: float | None) -> tuple[list[str], set[str]]:
     """Records and provenance that go, and the objects that those which stay refer to."""
-    gone, digests = [], set()
+    gone, digests = records.outdated(), set()
     for name in store().names("provenance"):
         key = Path(name).stem
         step = provenance.step(key)
@@ -128,9 +142,6 @@ def _forgotten(limit: float | None) -> tuple[list[str], set[str]]:
             )
     for name in store().names("records"):
         if name in gone:
-            continue
-        if not name.endswith(".json"):  # of an earlier version
-            gone.append(name)
             continue
         if limit is not None and store().modified(name) < limit:
             gone.append(name)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import os
 import signal
 import socket
@@ -42,6 +45,52 @@ def empty_store(tmp_path, monkeypatch) -> Path:
     """An artifact store of this test's own."""
     monkeypatch.setenv("WINNOW_STORE", str(tmp_path / "store"))
     return tmp_path / "store"
+
+
+@pytest.fixture
+def old_store(empty_store) -> Path:
+    """A store as an earlier version left it: Prefect's own records, one table without a manifest."""
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    content = io.BytesIO()
+    pq.write_table(pa.table({"id": [1, 2]}), content)
+    digest = hashlib.sha256(content.getvalue()).hexdigest()
+    key = "knn-85b92b86cc2a493fe8443dc2b35d02b6"
+    table = f"objects/{digest[:2]}/{digest}.parquet"
+    handle = {
+        "digest": digest,
+        "kind": "graph",
+        "meta": {"k": 15},
+        "nbytes": content.tell(),
+        "rows": 2,
+        "schema_version": 1,
+    }
+    result = json.dumps({"artifact": {**handle, "uri": table}})
+    metadata = {"storage_key": key, "serializer": {"type": "winnow-artifact"}, "prefect_version": "3.8.8"}
+    step = {
+        "key": key,
+        "task": "knn",
+        "version": "1",
+        "inputs": {"k": 15},
+        "outputs": [{**handle, "uri": table}],
+    }
+    step |= {"seconds": 0.1, "finished": "2026-11-27T06:59:26+00:00", "python": "3.11.7", "versions": {}}
+    files = {
+        f"records/{key}": json.dumps({"metadata": metadata, "result": result}),
+        f"provenance/{key}.json": json.dumps(step),
+        f"results/{digest}.json": json.dumps(
+            {"digest": digest, "report": "reports/elfs-digits-37bd3d9f.html"}
+        ),
+        "reports/elfs-digits-37bd3d9f.html": "<html></html>",
+    }
+    for name, text in files.items():
+        (empty_store / name).parent.mkdir(parents=True, exist_ok=True)
+        (empty_store / name).write_text(text)
+    (empty_store / table).parent.mkdir(parents=True)
+    (empty_store / table).write_bytes(content.getvalue())
+    return empty_store
 
 
 @pytest.fixture(scope="session")

@@ -168,3 +168,32 @@ def test_a_killed_run_leaves_no_server_behind(tmp_path):
     assert not Path(f"/proc/{server}/cmdline").exists() or not Path(f"/proc/{server}/cmdline").read_bytes(), (
         "the server is still there"
     )
+
+
+@pytest.mark.parametrize("command", [("show",), ("export", "out.parquet")])
+def test_a_result_of_an_earlier_version_is_not_shown_but_explained(old_store, tmp_path, command):
+    name, *rest = command
+    (table,) = old_store.rglob("*.parquet")
+    digest = table.stem
+    done = winnow(name, digest[:12], *(str(tmp_path / file) for file in rest), WINNOW_STORE=str(old_store))
+    assert done.returncode == 1
+    said = " ".join(done.stderr.split())
+    assert f"{digest[:12]} was written by an earlier version of Winnow" in said
+    assert str(table) in said
+    assert "next: run its flow again" in said
+    assert "Traceback" not in done.stderr
+
+
+def test_what_an_earlier_version_left_is_told_and_deleted(old_store):
+    for command in (["cache", "verify"], ["doctor"]):
+        done = runner.invoke(cli.app, command)
+        assert done.exit_code == 0, done.output
+        assert f"{old_store} holds 1 result of an earlier version of Winnow" in done.output
+        assert "next: `winnow cache gc` deletes them" in done.output
+    assert "0 damaged" in runner.invoke(cli.app, ["cache", "verify"]).output
+    for file in old_store.rglob("*"):
+        os.utime(file, (0, 0))
+    assert runner.invoke(cli.app, ["cache", "gc"]).exit_code == 0
+    left = sorted(file.relative_to(old_store).parts[0] for file in old_store.rglob("*") if file.is_file())
+    assert left == ["reports", "results"]
+    assert "earlier version" not in runner.invoke(cli.app, ["cache", "verify"]).output

@@ -28,6 +28,11 @@ SMALL = {
 }
 
 
+def heed() -> None:
+    """A shell that puts us into the background has its children ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Store:
     """A store, and runs of the flow on it."""
 
@@ -55,6 +60,7 @@ class Store:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=heed,
         )
 
     def run(self) -> str:
@@ -69,15 +75,16 @@ class Store:
         assert found is not None, out
         return found.group(1)
 
-    def kill_when(self, ready, timeout: float = 120) -> None:
-        """Start a run and SIGKILL it, and all it started, as soon as ``ready()`` holds."""
+    def kill_when(self, ready, sent: signal.Signals = signal.SIGKILL, timeout: float = 120) -> int:
+        """Start a run and kill it, and all it started, as soon as ``ready()`` holds; its exit status."""
         process = self.start()
         deadline = time.monotonic() + timeout
         while not ready() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
         assert process.poll() is None, f"it ended before it could be killed: {process.communicate()}"
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        os.killpg(process.pid, sent)
+        process.communicate(timeout=timeout)
+        return process.returncode
 
     def files(self, folder: str, pattern: str = "*") -> list[Path]:
         return sorted((self.folder / folder).glob(pattern)) if (self.folder / folder).exists() else []
@@ -149,6 +156,25 @@ def test_kill_9_again_and_again(undisturbed, tmp_path):
         after = store.computed()
         assert {key: after[key] for key in before} == before
     assert store.run() == undisturbed.trials
+
+
+def test_a_resumed_run_makes_the_same_report(undisturbed, tmp_path):
+    """Figures, tables, trials: whatever is drawn says nothing of the interruptions."""
+    store = Store(tmp_path / "store", {})
+    store.environment = {**undisturbed.environment, "WINNOW_STORE": str(store.folder)}
+    assert store.kill_when(lambda: store.files("locks", "cluster-*"), signal.SIGINT) == 130
+    assert store.kill_when(lambda: store.files("records", "train-*"), signal.SIGINT) == 130
+    assert not store.files("results")
+    assert store.run() == undisturbed.trials
+    for folder, pattern in (("records", "report-*.json"), ("results", "*.json")):
+        (resumed,) = store.files(folder, pattern)
+        (expected,) = undisturbed.files(folder, pattern)
+        assert (resumed.name, resumed.read_bytes()) == (expected.name, expected.read_bytes())
+    (report,) = (
+        output["digest"] for output in store.of_task("report")["outputs"] if output["kind"] == "report"
+    )
+    manifest = f"objects/{report[:2]}/{report}.json"
+    assert (store.folder / manifest).read_bytes() == (undisturbed.folder / manifest).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -294,8 +320,6 @@ def test_an_interrupt_during_a_training_ends_the_run_at_once(prefect_server, tmp
         *long,
     ]
     with open(tmp_path / "log", "w") as log:
-        # a shell that puts us into the background has its children ignore Ctrl-C
-        heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
         run = subprocess.Popen(command, env=environment, stderr=log, stdout=log, preexec_fn=heed)
     try:
         deadline = time.monotonic() + 120

@@ -205,6 +205,48 @@ def test_unlabelled_data_is_refused_with_a_reason(tmp_path):
         run(dataset=f"imagefolder:{tmp_path}")
 
 
+def test_what_an_earlier_version_left_is_told_once(old_store, caplog):
+    run(baselines=("random",))
+    (told,) = [text for text in caplog.messages if "earlier version" in text]
+    assert told.startswith(f"{old_store} holds 1 result of an earlier version of Winnow")
+    assert "`winnow cache gc` deletes them" in told
+    assert not [record for record in caplog.records if record.name == "winnow.tasks.cache"]
+
+
+def test_a_store_that_cannot_be_reached_ends_a_flow_in_a_line(monkeypatch):
+    """Whoever starts it: a worker, a script or `winnow run`."""
+    from winnow.flows.elfs import elfs
+
+    monkeypatch.setenv("WINNOW_STORE", "memory://unreachable")
+
+    def refuse(*_, **__):
+        raise ConnectionRefusedError(111, "Connect call failed ('127.0.0.1', 9)")
+
+    monkeypatch.setattr(store().fs, "pipe_file", refuse)
+    state = elfs("digits", **SMALL, return_state=True)
+    assert state.is_failed()
+    assert "StoreUnusable: Cannot use the store memory://unreachable: ConnectionRefusedError" in state.message
+    assert "next: check the address, the network and the credentials" in state.message
+    assert len(state.message.splitlines()) <= 4, state.message
+
+
+def test_a_report_on_an_object_store_has_an_address(monkeypatch, tmp_path, caplog, capsys):
+    from collections import Counter
+
+    from rich.console import Console
+
+    from winnow.flows.terminal import _show_result
+
+    monkeypatch.setenv("WINNOW_STORE", "memory://bucket/store")
+    monkeypatch.setenv("WINNOW_CACHE", str(tmp_path / "cache"))
+    with caplog.at_level("INFO", logger="winnow"):
+        result = run(baselines=("random",))
+    address = f"report: memory:///bucket/store/{result.notes['report']}"
+    assert address in caplog.messages
+    _show_result(Console(), result, Counter(), 1.0)
+    assert address in capsys.readouterr().out.splitlines()
+
+
 @pytest.mark.gpu
 def test_elfs_on_a_gpu():
     result = run(device="cuda")
