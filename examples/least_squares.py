@@ -1,6 +1,7 @@
 """A problem in one file: regression, a squared error in place of classes; with a score of its own.
 
-The training loop takes it as it takes images: recipes, schedules, plans, checkpoints and recorders are the same.
+The training loop takes it as it takes images: recipes, schedules, plans, checkpoints and recorders are the
+same.
 """
 
 from __future__ import annotations
@@ -13,9 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from winnow.tasks.score.recorder import Recorder
-from winnow.tasks.score.reducer import Reducer
-from winnow.tasks.train.loop import train
 from winnow.tasks.train.problems import Batch
 from winnow.tasks.train.recipe import Recipe
 
@@ -45,6 +43,9 @@ class Rows:
 class LeastSquares:
     """Squares of inputs (n, 1, side, side) and what to predict of each, (n,).
 
+    >>> from winnow.tasks.score.recorder import Recorder
+    >>> from winnow.tasks.score.reducer import Reducer
+    >>> from winnow.tasks.train.loop import train
     >>> generator = np.random.default_rng(0)
     >>> inputs = generator.normal(size=(200, 1, 4, 4))
     >>> problem = LeastSquares(inputs, inputs.mean(axis=(1, 2, 3)))

@@ -33,7 +33,7 @@ def _artifact(reference: str) -> Any:
         )
     if not digests and (old := outdated(reference.lower())):
         raise BadInput(
-            f"{reference} was written by an earlier version of Winnow, in a format that this one does not read.",
+            f"{reference} was written by an earlier version of Winnow, in a format that is no longer read.",
             kept=f"the table itself, which any Parquet reader opens: {old}",
             remedy="run its flow again: the result is computed anew, under another digest",
         )

@@ -1,4 +1,4 @@
-"""A flow run watched in a terminal: one line a step, bars for long ones, the table at the end, errors in words."""
+"""A flow run watched in a terminal: a line a step, bars for long ones, a table at the end, errors in words."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _FINISHED = re.compile(r"^Finished in state (\w+)")
 
 
 def run_flow(flow_name: str, base: dict[str, Any], changes: dict[str, Any], *, name: str, plain: bool) -> int:
-    """Run a flow in this process and show it; ``changes`` are the user's, over a deployment's parameters. Returns the exit status."""
+    """Run a flow in this process and show it; the exit status. ``changes`` are the user's, over ``base``."""
     # Processes that the run starts: no module of the current folder may stand in for another there.
     os.environ.setdefault("PYTHONSAFEPATH", "1")
     # Prefect reads these when it is imported. Its own console log is replaced by ours; the full log goes to
@@ -99,9 +99,9 @@ def _failed(console: Console, error: BaseException, sent: int | None) -> int:
 def _interrupts() -> Iterator[Interrupt]:
     """Tells which of SIGINT and SIGTERM has come, whatever became of the exception that Python raised for it.
 
-    Inside its serialisation pydantic turns any exception into an error of its own; Prefect, which serialises all the
-    time, drops parameters that give one, and has its own handler of SIGTERM while a flow runs. The numbers in this
-    pipe are written by the interpreter.
+    Inside its serialisation pydantic turns any exception into an error of its own; Prefect, which serialises
+    all the time, drops parameters that give one, and has its own handler of SIGTERM while a flow runs. The
+    numbers in this pipe are written by the interpreter.
     """
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
@@ -125,7 +125,7 @@ def _interrupts() -> Iterator[Interrupt]:
 
 
 class _Terminated(BaseException):
-    """SIGTERM, which Prefect has sent again after ending the flow run for it; or an interrupt that was swallowed."""
+    """SIGTERM, sent again by Prefect after ending the flow run for it; or an interrupt that was swallowed."""
 
 
 def _terminate(*_: Any) -> None:

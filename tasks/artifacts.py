@@ -1,4 +1,4 @@
-"""Artifacts: handles of stored tables, made of Parquet parts; what tasks pass to each other in place of arrays."""
+"""Artifacts: handles of stored tables, made of Parquet parts; what tasks pass on in place of arrays."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ class Artifact:
 
     Args:
         kind: which columns it has (``columns.KINDS``).
-        digest: sha256 of its manifest, which names its parts and holds its facts: the artifact's whole identity.
+        digest: sha256 of its manifest, which names its parts and holds its facts: the artifact's whole
+            identity.
         rows: number of rows.
         nbytes: size of its parts.
         facts: what tasks read of it beside its columns (classes, k, method, …); part of the identity.
@@ -89,8 +90,8 @@ class Artifact:
         ValueError: fields that are no handle's.
     """
 
-    # A class of its own, since Prefect looks for the origin of a task's inputs inside models, too, and there takes
-    # equal strings for the same.
+    # A class of its own, since Prefect looks for the origin of a task's inputs inside models, too, and
+    # there takes equal strings for the same.
     __slots__ = ("__weakref__", "digest", "facts", "kind", "nbytes", "notes", "rows")
 
     def __init__(
@@ -180,7 +181,7 @@ class Artifact:
         return [self._file(part) for part in self.parts]
 
     def check(self) -> None:
-        """Raises: ArtifactCorrupt: the manifest or a part is missing, cut off, altered or not what the handle says."""
+        """Raises: ArtifactCorrupt: the manifest or a part is missing, cut off or altered."""
         manifest = self.manifest()
         if _handle(self.digest, manifest, self.notes).to_dict() != self.to_dict():
             raise self._corrupt("it is not what its handle says", self.name)
@@ -196,7 +197,8 @@ class Artifact:
         return ArtifactCorrupt(
             f"Artifact {self.kind} {self.digest[:12]} cannot be used: {why} ({store().address(name)}).",
             kept="every other artifact",
-            remedy="run the same command again: only this artifact is recomputed (`winnow cache verify` checks all)",
+            remedy="run the same command again: only this artifact is recomputed (`winnow cache verify` "
+            "checks all)",
         )
 
     def arrow_schema(self) -> pa.Schema:
@@ -272,10 +274,10 @@ def _committed(kind: str, parts: list[Part], facts: Mapping[str, Any], notes: Ma
 
 
 class ArtifactWriter:
-    """Writes one artifact batch by batch, for content that does not fit in memory; ``finish`` gives the handle.
+    """Writes an artifact batch by batch, for content that exceeds memory; ``finish`` gives the handle.
 
-    A new part begins where one has ``PART_BYTES``. As a context manager it removes what it wrote when the block
-    fails.
+    A new part begins where one has ``PART_BYTES``. As a context manager it removes what it wrote when the
+    block fails.
     """
 
     def __init__(self, kind: str) -> None:

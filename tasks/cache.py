@@ -1,8 +1,8 @@
-"""What is the same work? Cache keys, Prefect's cache policy over the store's records, and one computation a key.
+"""What is the same work? Cache keys, Prefect's cache policy over the store's records, a computation a key.
 
-A task's key = its name + explicit version + canonical JSON of its parameters + digests of its input artifacts. Never
-paths, times, devices, batch sizes of pure inference or worker counts. So a flow that failed and is run again reuses
-every finished artifact, and two flows that want the same artifact compute it once.
+A task's key = its name + explicit version + canonical JSON of its parameters + digests of its input
+artifacts. Never paths, times, devices, batch sizes of pure inference or worker counts. So a flow that failed
+and is run again reuses every finished artifact, and two flows that want the same artifact compute it once.
 """
 
 from __future__ import annotations
@@ -103,7 +103,8 @@ def key_of(payload: dict[str, Any]) -> str:
     return f"{payload['task']}-{digest[:32]}"
 
 
-# -- Prefect's side of records ---------------------------------------------------------------------------------
+# -- Prefect's side of records
+# ---------------------------------------------------------------------------------
 
 
 class ArtifactSerializer(Serializer):
@@ -292,7 +293,7 @@ def cached_task(
     seen_as: dict[str, Callable[[Any], Any]] | None = None,
     modules: tuple[str, ...] = (),
 ) -> Callable[[Callable[P, R]], CachedTask[P, R]]:
-    """Decorator: a function from artifacts and plain values to artifacts, computed once per content of its inputs.
+    """Decorator: a function from artifacts and plain values to artifacts, computed once for its inputs.
 
     Args:
         version: raised by hand when the code changes its results.
@@ -349,8 +350,8 @@ _results: list[Any] = []
 def _as_read(result: Any) -> Any:
     """A result as it comes out of its record, so that a flow sees no difference.
 
-    It is kept for as long as the process lives: Prefect knows dicts, lists and their keys by their addresses, and would
-    take what is made at a freed one for a result of this task.
+    It is kept for as long as the process lives: Prefect knows dicts, lists and their keys by their addresses,
+    and would take what is made at a freed one for a result of this task.
     """
     read = records.from_json(json.loads(json.dumps(records.to_json(result))))
     _results.append(read)
@@ -358,7 +359,7 @@ def _as_read(result: Any) -> Any:
 
 
 def uncached_task(*, name: str, run_name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """Decorator: a step that is cheap or looks at the outside world, hence runs every time; what it made is traced all the same."""
+    """Decorator: a step that is cheap or looks at the outside world: it runs every time, traced all the same."""
 
     def decorate(function: Callable[P, R]) -> Task[P, R]:
         signature = inspect.signature(function)

@@ -115,7 +115,7 @@ def artifact_of(digest: str) -> Artifact:
 
 
 def outdated(prefix: str) -> str | None:
-    """Where the first table lies whose digest begins so and which an earlier version of Winnow made; None where there is none."""
+    """Where the first table of an earlier version of Winnow lies whose digest begins so, if there is one."""
     for name in store().names("provenance"):
         content = store().read_json(name)
         outputs = content.get("outputs") if isinstance(content, dict) else None
@@ -132,7 +132,8 @@ def lineage(digest: str) -> Iterator[tuple[int, Step | None]]:
     """The computation that made an artifact, then those that made its inputs, and so on.
 
     Yields:
-        (depth, step), each step once; None in place of the first step where the artifact's maker is not known.
+        (depth, step), each step once; None in place of the first step where the artifact's maker is not
+        known.
     """
     seen: set[str] = set()
     waiting = [(0, digest)]
@@ -164,7 +165,7 @@ def digests_in(value: Any) -> Iterator[str]:
 
 
 def why(task: str) -> dict[str, Any] | None:
-    """Why the newest computation of ``task`` was not a cache hit: the inputs in which it differs from the nearest earlier one.
+    """Why the newest computation of ``task`` was no cache hit: how it differs from the nearest earlier one.
 
     Returns:
         ``{"run", "nearest", "changed": {input: (before, now)}, "because"}``; None when the task never ran.

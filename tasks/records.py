@@ -1,8 +1,9 @@
 """Records: which artifacts a task made of which inputs. One JSON format, which nothing but this module reads.
 
-A store may be shared, so a record is data that somebody else may have written: it is parsed as plain JSON, each value
-of it validated, its checksum compared. Whatever is not such a record counts as absent. (Prefect's own records name the
-class that reads them, pickle for instance: whoever can write one could run code wherever it is read.)
+A store may be shared, so a record is data that somebody else may have written: it is parsed as plain JSON,
+each value of it validated, its checksum compared. Whatever is not such a record counts as absent. (Prefect's
+own records name the class that reads them, pickle for instance: whoever can write one could run code wherever
+it is read.)
 """
 
 from __future__ import annotations

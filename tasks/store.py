@@ -1,4 +1,4 @@
-"""The store: named bytes under one fsspec address, replaced whole or not at all. The only file that touches storage.
+"""The store: named bytes at an fsspec address, replaced whole or not at all. Nothing else touches storage.
 
 Layout (``$WINNOW_STORE``, any fsspec address; default ``.winnow/`` beside the checkout)::
 
@@ -239,7 +239,8 @@ class Store:
             kept="every finished artifact and the last checkpoint of the running task",
             remedy=f"free some room (`winnow cache gc`) or {what}, then run the same command again"
             if self.local
-            else f"check the address, the network and the credentials, or {what}; then run the same command again",
+            else f"check the address, the network and the credentials, or {what}; then run the same command "
+            "again",
         )
 
 

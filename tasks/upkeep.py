@@ -19,13 +19,13 @@ RECENT = 3600.0  # seconds in which a running flow may have written what nothing
 
 
 def outdated() -> tuple[str, str]:
-    """What the store holds of an earlier version of Winnow and what to do about it; empty where there is nothing."""
+    """What the store holds of an earlier version of Winnow, and what to do about it; empty if nothing."""
     count = len(records.outdated())
     if not count:
         return "", ""
     what = f"{count:,} {'result' if count == 1 else 'results'} of an earlier version of Winnow"
     return (
-        f"{store().uri} holds {what}, in a format that this one does not read; what is needed is computed anew.",
+        f"{store().uri} holds {what}, in a format that this one does not read; what is needed is made anew.",
         "`winnow cache gc` deletes them; to keep them for that version, set WINNOW_STORE elsewhere",
     )
 

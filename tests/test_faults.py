@@ -1,4 +1,4 @@
-"""What a user fears: kill -9, damaged files, a full disk, two runs at once. On real processes, with the real flow."""
+"""What a user fears: kill -9, damaged files, a full disk, two runs at once; real processes, the real flow."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_kill_9_inside_a_task(undisturbed, tmp_path, moment):
 
 
 def test_kill_9_again_and_again(undisturbed, tmp_path):
-    """Killed after every few seconds, it still gets there: each run goes on where the last one was stopped."""
+    """Killed every few seconds, it still gets there: each run goes on where the last one was stopped."""
     store = Store(tmp_path / "store", {})
     store.environment = {**undisturbed.environment, "WINNOW_STORE": str(store.folder)}
     for computations in (1, 4, 8):
@@ -275,7 +275,7 @@ def test_a_full_disk_is_said_and_gone_on_from(undisturbed, tmp_path):
 
 
 def test_an_exception_loses_nothing(undisturbed, tmp_path):
-    """A step that fails (here: its artifact's folder cannot be made) leaves all that was finished before it."""
+    """A step that fails (its artifact's folder cannot be made) leaves all that was finished before it."""
     store = Store(tmp_path / "store", {})
     store.environment = {**undisturbed.environment, "WINNOW_STORE": str(store.folder)}
     digest = undisturbed.of_task("dynamics")["outputs"][0]["digest"]
@@ -296,7 +296,7 @@ def test_an_exception_loses_nothing(undisturbed, tmp_path):
 
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupt_during_a_training_ends_the_run_at_once(prefect_server, tmp_path, sent, status):
-    """Trainings run in threads of their own; they must not keep an interrupted run alive until they are through."""
+    """Trainings run in threads of their own, which must not keep an interrupted run alive."""
     environment = {**os.environ, **prefect_server, "WINNOW_STORE": str(tmp_path / "store")}
     long = [
         "-p",
@@ -355,8 +355,8 @@ def step():
     pass
 
 
-@flow
-def interrupted(sent: Interrupts | int):  # Prefect serialises parameters when it makes the run, and drops bad ones
+@flow def interrupted(sent: Interrupts | int):  # Prefect serialises parameters when it makes the run, and
+drops bad ones
     if isinstance(sent, int):
         Interrupts(sent=sent).model_dump_json()
     step()
@@ -369,9 +369,12 @@ def interrupted(sent: Interrupts | int):  # Prefect serialises parameters when i
 def test_an_interrupt_that_pydantic_makes_an_error_of_is_still_one(
     prefect_server, tmp_path, moment, sent, status
 ):
-    """It wraps any exception that is raised while it serialises, as it does all through a run's first seconds."""
+    """It wraps any exception raised while it serialises, as it does all through a run's first seconds."""
     (tmp_path / "interrupted.py").write_text(INTERRUPTED_FLOW)
-    script = "from winnow import flows; flows.FLOWS['interrupted'] = 'interrupted:interrupted'\nfrom winnow.flows.cli import main; main()"
+    script = (
+        "from winnow import flows; flows.FLOWS['interrupted'] = 'interrupted:interrupted'\n"
+        "from winnow.flows.cli import main; main()"
+    )
     parameter = json.dumps({"sent": sent} if moment == "before a flow" else sent)
     run = subprocess.run(
         [sys.executable, "-c", script, "run", "interrupted", "-p", f"sent={parameter}"],

@@ -1,4 +1,4 @@
-"""k-center, herding, contextual diversity, uncertainty, CAL, SemDeDup, ZCore: formulas, DeepCore, bad data."""
+"""k-center, herding, contextual diversity, uncertainty, CAL, SemDeDup, ZCore; on bad data, too."""
 
 from __future__ import annotations
 

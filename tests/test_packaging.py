@@ -47,7 +47,7 @@ def foreign(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory) -> list[str]:
-    """The command winnow as installers make it: a script, so that Python looks for modules beside it, not in the current folder."""
+    """The command as installers make it: a script, so that Python looks for modules beside it, not here."""
     script = tmp_path_factory.mktemp("bin") / "winnow"
     script.write_text("from winnow.flows.cli import main\nmain()\n")
     return [sys.executable, str(script)]
@@ -68,7 +68,8 @@ def run(arguments: list[str], folder: Path, timeout: float = 120, **environment:
     return done.stdout
 
 
-# -- foreign modules -------------------------------------------------------------------------------------------
+# -- foreign modules
+# -------------------------------------------------------------------------------------------
 
 
 def test_import_in_a_foreign_folder(foreign):
@@ -85,7 +86,10 @@ print(sorted(kept.indices.tolist()), {"tasks", "flows", "select"} & set(sys.modu
 
 
 def test_every_public_name_in_a_foreign_folder(foreign):
-    script = "import winnow; print([n for n in winnow.__all__ if not getattr(winnow, n).__module__.startswith('winnow')])"
+    script = (
+        "import winnow; modules = (getattr(winnow, name).__module__ for name in winnow.__all__); "
+        "print([module for module in modules if not module.startswith('winnow')])"
+    )
     assert run([sys.executable, "-P", "-c", script], foreign).strip() == "[]"
 
 
@@ -112,7 +116,7 @@ def spawning():
 
 @pytest.mark.server
 def test_processes_of_a_run_in_a_foreign_folder(foreign, tmp_path, prefect_server):
-    """Embedding and decoding take processes of their own; Python starts them with the current folder on its path."""
+    """Embedding and decoding start processes, which Python gives the current folder on their path."""
     (tmp_path / "spawning.py").write_text(SPAWNING_FLOW)
     (tmp_path / "winnow").write_text(
         "from winnow import flows\nfrom winnow.flows.cli import main\n"
@@ -132,8 +136,8 @@ def test_processes_of_a_run_in_a_foreign_folder(foreign, tmp_path, prefect_serve
 def test_a_run_and_a_worker_in_a_foreign_folder(foreign, command, tmp_path, prefect_server):
     """The worker's run is the same run: it takes all that can be cached from the first.
 
-    Its process has the work pool's folder first on its path, by Prefect's doing: there Python's own modules could be
-    replaced, but none of Winnow's.
+    Its process has the work pool's folder first on its path, by Prefect's doing: there Python's own modules
+    could be replaced, but none of Winnow's.
     """
     environment = {**prefect_server, "WINNOW_STORE": str(tmp_path / "store")}
     parameters = [text for name, value in TINY.items() for text in ("-p", f"{name}={json.dumps(value)}")]
@@ -170,7 +174,8 @@ def ask(url: str, **content: Any) -> Any:
         return json.load(answer)
 
 
-# -- distributions ---------------------------------------------------------------------------------------------
+# -- distributions
+# ---------------------------------------------------------------------------------------------
 
 
 def build(source: Path, target: str, destination: Path) -> Path:
