@@ -345,7 +345,7 @@ def deployments_file() -> str:
             parameters = yaml.safe_load(own.partition("  parameters:\n")[2])
             values = presets.as_json(name[1], parameters["dataset"])
             added = {key: value for key, value in values.items() if key not in parameters}
-            lines = yaml.safe_dump(added, default_flow_style=None, sort_keys=False, width=96).splitlines()
+            lines = yaml.safe_dump(added, default_flow_style=None, sort_keys=False, width=80).splitlines()
             own = "\n".join([own, f"    {PRESET}", *(f"    {line}" for line in lines)])
         written.append(own)
     return "\n\n".join(written) + "\n"

@@ -6,6 +6,7 @@ from typing import Any
 
 from prefect import flow
 
+from winnow.flows.comparison import comparison, contest
 from winnow.flows.experiment import experiment
 from winnow.flows.forms import Fraction, Positive, Seed, Training, explained
 from winnow.flows.trials import TRIALS
@@ -49,5 +50,5 @@ def compare(
     """
     run = experiment("compare", locals())
     names = [name for name in selectors.names() if name != "top"] if methods is None else methods
-    contest = run.contest(names, params or {})
-    return run.compare("Comparison", f"compare-{dataset}", contest, normalised=not upstream)
+    entered = contest(run, names, params or {})
+    return comparison(run, "Comparison", f"compare-{dataset}", entered, normalised=not upstream)

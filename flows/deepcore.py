@@ -6,6 +6,7 @@ from typing import Any
 
 from prefect import flow
 
+from winnow.flows.comparison import comparison, contest
 from winnow.flows.experiment import experiment
 from winnow.flows.forms import Fraction, Positive, Seed, Training, explained
 from winnow.flows.trials import TRIALS
@@ -59,5 +60,5 @@ def deepcore(
         (upstream: best); a run resumes where it was cut off.
     """
     run = experiment("deepcore", locals())
-    contest = run.contest([method, *baselines], {method.partition(":")[0]: params or {}})
-    return run.compare(method, f"deepcore-{dataset}-{method}", contest)
+    entered = contest(run, [method, *baselines], {method.partition(":")[0]: params or {}})
+    return comparison(run, method, f"deepcore-{dataset}-{method}", entered)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,8 @@ from winnow.tasks.artifacts import Artifact
 from winnow.tasks.data.task import bring_embeddings, bring_pseudo_labels, load
 from winnow.tasks.embed.task import checkpoint_digest, embed, knn, normalise
 from winnow.tasks.errors import BadInput
-from winnow.tasks.hardware import child_seed
-from winnow.tasks.registry import scores, selectors
-from winnow.tasks.report.task import draw, draw_comparison, publish
-from winnow.tasks.score.task import add_score, average_score, record_dynamics, takes_a_pass
+from winnow.tasks.report.task import draw, publish
+from winnow.tasks.score.task import record_dynamics
 from winnow.tasks.train.recipe import HeadsConfig, Recipe
 from winnow.tasks.train.task import cluster, cluster_kmeans
 
@@ -164,53 +162,6 @@ class Experiment:
             params=params,
         )
 
-    def contest(self, names: Sequence[str], params: Mapping[str, Mapping[str, Any]]) -> list[Method]:
-        """The methods of a comparison, with the presets' parameters, the user's over them.
-
-        Where the run is ``upstream``, the published code of those that have such a mode is replayed.
-
-        Args:
-            names: selectors; ``selector:score`` for another score.
-            params: the user's, by selector.
-
-        Raises:
-            BadInput: a name twice or none at all; parameters of a method that does not take part, or that it
-                does not have.
-        """
-        if not names:
-            raise BadInput(
-                "methods is empty.", remedy='give at least one, for example methods=["random", "d2"]'
-            )
-        if twice := [name for name in names if list(names).count(name) > 1]:
-            raise BadInput(f"methods names {twice[0]!r} twice.")
-        taking_part = {name.partition(":")[0] for name in names}
-        if stray := sorted(set(params) - taking_part):
-            raise BadInput(f"params names {stray[0]!r}, which is not among the methods {', '.join(names)}.")
-        balanced = bool(self.values["balanced"])
-        published = presets.selectors_of(self.dataset, balanced=balanced, upstream=self.upstream)
-        chosen = {
-            name: {
-                **self._replay(name, params.get(name, {})),
-                **published.get(name, {}),
-                **params.get(name, {}),
-            }
-            for name in taking_part
-        }
-        fractions = self.values["fractions"]
-        return methods_by_name(names, fractions, passes=True, params=chosen, balanced=balanced)
-
-    def _replay(self, name: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Parameters that replay a selector's published code, which may need the proxy's batch size."""
-        from winnow.tasks.select.budget import check_parameters
-
-        entry = selectors.get(name)
-        replay = self.upstream and entry.replays
-        check_parameters(entry, params, upstream=replay)
-        if not replay:
-            return {}
-        batch = {"batch": self.proxy.batch_size} if "batch" in entry.parameters(upstream=True) else {}
-        return {"upstream": True, **batch}
-
     # -- steps -----------------------------------------------------------------------------------------------
 
     def load(self, *methods: Method) -> tuple[Artifact, Artifact]:
@@ -344,78 +295,6 @@ class Experiment:
         )
         name = f"{self.flow}-{self.dataset}"
         return publish(name, self.titled(title), train, drawn, chosen, self.settings())
-
-    # -- comparisons -----------------------------------------------------------------------------------------
-
-    def compare(
-        self, title: str, name: str, methods: Sequence[Method], *, normalised: bool = True
-    ) -> Artifact:
-        """Every method at every fraction, the whole pipeline anew for each seed, on shared artifacts.
-
-        All methods of a seed read the same proxy's labels, features, residuals, probabilities and dynamics.
-        Three kinds read more: those whose paper selects with pseudo-labels a proxy that is trained on these,
-        scores that take it another pass of the trained network over all images, averaged ones the mean over
-        ``repeats`` proxies.
-        """
-        train, test = self.load(*methods)
-        batch = self.proxy.batch_size if self.upstream else None
-        entrants, histories = [], []
-        for seed in self.values["seeds"]:
-            run = self.seeded(seed)
-            shared = run.record(train, run.true_labels(), normalised=normalised, grand_batch=batch)
-            histories.append(shared.history)
-            signals: dict[str | None, dict[str, Artifact]] = {None: shared.signals}
-            for method in methods:
-                source = run._source(method)
-                if source is not None and source not in signals:
-                    signals[source] = run._signals(
-                        source, train, shared, normalised=normalised, grand_batch=batch
-                    )
-                entrants.append(Entrant(method, signals[source], (seed,), seed))
-        results = trials(train, test, entrants, self.training, self.device)
-        order = [method.name for method in methods]
-        drawn = draw_comparison(
-            self.dataset,
-            train,
-            trials=sorted(results, key=lambda trial: order.index(trial["method"])),
-            histories=[
-                {"seed": s, "history": h} for s, h in zip(self.values["seeds"], histories, strict=True)
-            ],
-        )
-        chosen = [
-            {"method": method.name, "fraction": s.fraction, "params": dict(s.params)}
-            for method in methods
-            for s in method.settings
-        ]
-        return publish(name, self.titled(title), train, drawn, chosen, self.settings())
-
-    def _source(self, method: Method) -> str | None:
-        """What a method reads that not all do: ``pseudo`` labels, or a score by name."""
-        if selectors.get(method.selector).labels == "pseudo":
-            return "pseudo"
-        score = method.score
-        if score is None:
-            return None
-        averaged = scores.get(score).averaged and self.values["repeats"] > 1
-        return score if takes_a_pass(score) or averaged else None
-
-    def _signals(self, source: str, train: Artifact, shared: Recorded, **options: Any) -> dict[str, Artifact]:
-        """The signals of a source; see ``compare``."""
-        if source == "pseudo":
-            return self.record(train, self.pseudo_labels(train).labels, final_pass=False).signals
-        labels = shared.signals["labels"]
-        repeats = self.values["repeats"] if scores.get(source).averaged else 1
-        again = (self.seeded(child_seed(self.seed, "repeat", str(i))) for i in range(1, repeats))
-        proxies = [shared, *(run.record(train, labels, **options) for run in again)]
-        measured = [proxy.signals["scores"] for proxy in proxies]
-        if takes_a_pass(source):
-            measured = [
-                add_score(train, labels, known, proxy.network, self.proxy, source, device=self.device)
-                for known, proxy in zip(measured, proxies, strict=True)
-                if proxy.network is not None
-            ]
-        mean = measured[0] if len(measured) == 1 else average_score(measured, source)
-        return {**shared.signals, "scores": mean}
 
     # -- what the report says --------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""A flow run watched in a terminal: a line a step, bars for long ones, a table at the end, errors in words."""
+"""A flow run watched in a terminal: a line a step, bars for long ones, the table, errors in words."""
 
 from __future__ import annotations
 

@@ -359,7 +359,7 @@ def _as_read(result: Any) -> Any:
 
 
 def uncached_task(*, name: str, run_name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """Decorator: a step that is cheap or looks at the outside world: it runs every time, traced all the same."""
+    """Decorator: a step that is cheap or looks at the outside world; it runs every time and is traced."""
 
     def decorate(function: Callable[P, R]) -> Task[P, R]:
         signature = inspect.signature(function)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from winnow.flows import cli
+from winnow.flows import cli, comparison
 from winnow.flows.experiment import experiment
 from winnow.flows.forms import value_at
 from winnow.flows.methods import Method
@@ -218,7 +218,7 @@ def contest(names, params=None, **others) -> list[Method]:
         "upstream": False,
         "repeats": 1,
     }
-    return experiment("compare", arguments | others).contest(names, params or {})
+    return comparison.contest(experiment("compare", arguments | others), names, params or {})
 
 
 def test_presets_and_own_parameters_meet():
