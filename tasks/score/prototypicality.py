@@ -83,7 +83,7 @@ def prototypicality(
 
 
 def spherical_kmeans(
-    points: NDArray[np.float32], clusters: int, seed: int
+    points: NDArray[np.float32], clusters: int, seed: int, iterations: int = ITERATIONS
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Centres of unit length and each point's nearest, by faiss on all points, not on a sample."""
     import faiss
@@ -91,7 +91,7 @@ def spherical_kmeans(
     kmeans = faiss.Kmeans(
         points.shape[1],
         clusters,
-        niter=ITERATIONS,
+        niter=iterations,
         spherical=True,
         seed=seed,
         min_points_per_centroid=1,

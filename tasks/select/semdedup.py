@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from winnow.tasks.errors import BadInput
+from winnow.tasks.score.prototypicality import spherical_kmeans
 from winnow.tasks.select.ranking import order
 from winnow.tasks.select.signals import Selection, Signals
 from winnow.tasks.select.space import Points
@@ -26,7 +25,7 @@ def definition(
     ties, seed = generator.random(signals.n), int(generator.integers(2**31))
     rows = ties.argsort()
     unit = Points.of(signals.features[rows], "cosine")
-    to_centre, cluster = _spherical_kmeans(unit, clusters or round(signals.n**0.5), seed)
+    to_centre, cluster = _clusters(unit, clusters or round(signals.n**0.5), seed)
     x, m = unit[:], np.empty(signals.n)
     for c in np.unique(cluster):
         members = np.flatnonzero(cluster == c)
@@ -96,7 +95,7 @@ def semdedup(
 
 def _redundancy(x: Points, clusters: int, seed: int) -> NDArray[np.float64]:
     """m of each sample; of samples as far from the centre as each other, the first is before."""
-    to_centre, cluster = _spherical_kmeans(x, clusters, seed)
+    to_centre, cluster = _clusters(x, clusters, seed)
     m = np.empty(len(x))
     ends = np.bincount(cluster, minlength=clusters).cumsum()
     for members in np.split(np.argsort(cluster, kind="stable"), ends[:-1]):
@@ -118,23 +117,10 @@ def _most_similar_before(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return largest
 
 
-def _spherical_kmeans(x: Points, clusters: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _clusters(x: Points, clusters: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Cosine of each sample to the centre of its cluster, and that cluster; trained on all samples."""
-    import faiss
-
     points = x.centred(np.zeros(x.features.shape[1]))
-    kmeans = faiss.Kmeans(
-        points.shape[1],
-        clusters,
-        niter=ITERATIONS,
-        spherical=True,
-        seed=seed,
-        min_points_per_centroid=1,
-        max_points_per_centroid=len(points),
-    )
-    kmeans.train(points)
-    centres: Any = kmeans.centroids
-    cluster = kmeans.assign(points)[1].astype(np.int64)
+    centres, cluster = spherical_kmeans(points, clusters, seed, ITERATIONS)
     cosine = np.empty(len(x))
     for start in range(0, len(x), TILE):
         rows = slice(start, start + TILE)
