@@ -67,8 +67,8 @@ def ccs(
     train, test = run.load(method, *rivals)
 
     pseudo = run.pseudo_labels(train) if labels == "pseudo" else None
-    known = run.true_labels() if pseudo is None else pseudo.labels
-    recorded = run.record(train, known, normalised=not upstream)
+    targets = run.true_labels() if pseudo is None else pseudo.labels
+    recorded = run.record(train, targets, normalised=not upstream)
     method, searches = run.search(train, method, recorded.signals)
     results = run.trials(train, test, [method, *rivals], recorded.signals)
     return run.report("CCS", train, results, method, recorded, searches, pseudo)

@@ -79,9 +79,9 @@ def table(name: str, value: Any, fractions: Iterable[float], published: Any) -> 
     Raises:
         BadInput: naming parameter and fraction.
     """
-    known = {(at.fraction, at.value) for at in published or ()}
+    in_preset = {(at.fraction, at.value) for at in published or ()}
     for at in value if isinstance(value, list) else ():
-        if (at.fraction, at.value) in known or any(math.isclose(at.fraction, f) for f in fractions):
+        if (at.fraction, at.value) in in_preset or any(math.isclose(at.fraction, f) for f in fractions):
             continue
         kept = ", ".join(f"{fraction:g}" for fraction in fractions)
         raise BadInput(

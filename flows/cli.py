@@ -52,11 +52,11 @@ def list_all(
             f"{kind!r} cannot be listed.{did_you_mean(kind, catalogue.KINDS)} "
             f"Kinds: {', '.join(catalogue.KINDS)}"
         )
-    found = {name: catalogue.listed(name) for name in ([kind] if kind else catalogue.KINDS)}
+    listing = {name: catalogue.listed(name) for name in ([kind] if kind else catalogue.KINDS)}
     if as_json:
-        typer.echo(json.dumps(found, indent=1))
+        typer.echo(json.dumps(listing, indent=1))
         return
-    for name, entries in found.items():
+    for name, entries in listing.items():
         typer.secho(f"{name} ({len(entries)})", bold=True)
         width = max((len(entry["name"]) for entry in entries), default=0)
         for entry in entries:

@@ -127,8 +127,8 @@ def _signals(
     measured = [proxy.signals["scores"] for proxy in proxies]
     if takes_a_pass(source):
         measured = [
-            add_score(train, labels, known, proxy.network, run.proxy, source, device=run.device)
-            for known, proxy in zip(measured, proxies, strict=True)
+            add_score(train, labels, before, proxy.network, run.proxy, source, device=run.device)
+            for before, proxy in zip(measured, proxies, strict=True)
             if proxy.network is not None
         ]
     mean = measured[0] if len(measured) == 1 else average_score(measured, source)

@@ -94,8 +94,8 @@ def d2(
     train, test = run.load(method, *rivals)
 
     pseudo = run.pseudo_labels(train) if labels == "pseudo" else None
-    known = run.true_labels() if pseudo is None else pseudo.labels
-    recorded = run.record(train, known, normalised=not upstream)
+    targets = run.true_labels() if pseudo is None else pseudo.labels
+    recorded = run.record(train, targets, normalised=not upstream)
     signals = recorded.signals
     if embedder is not None or embeddings is not None:
         signals = {**signals, "embeddings": run.embeddings(train)}

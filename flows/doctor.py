@@ -39,7 +39,7 @@ def _python() -> Iterator[Finding]:
 def _packages() -> Iterator[Finding]:
     from packaging.version import Version
 
-    found = {}
+    versions = {}
     for name in (
         "prefect",
         "fastapi",
@@ -51,17 +51,17 @@ def _packages() -> Iterator[Finding]:
         "webdataset",
     ):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             yield ("wrong", name, "not installed", "make venv")
     faiss = next((f"{name} {version(name)}" for name in ("faiss-gpu", "faiss-cpu") if _installed(name)), None)
     yield ("ok" if faiss else "wrong", "faiss", faiss or "not installed", "" if faiss else "make venv")
-    yield ("ok", "packages", ", ".join(f"{name} {number}" for name, number in found.items()), "")
-    if "prefect" in found and "fastapi" in found and Version(found["fastapi"]) >= Version("0.151"):
+    yield ("ok", "packages", ", ".join(f"{name} {number}" for name, number in versions.items()), "")
+    if "prefect" in versions and "fastapi" in versions and Version(versions["fastapi"]) >= Version("0.151"):
         yield (
             "wrong",
             "fastapi",
-            f"{found['fastapi']} keeps Prefect {found['prefect']} from starting a server",
+            f"{versions['fastapi']} keeps Prefect {versions['prefect']} from starting a server",
             "uv pip install 'fastapi<0.151'",
         )
 
@@ -102,24 +102,23 @@ def _store() -> Iterator[Finding]:
     from winnow.tasks.upkeep import outdated
 
     try:
-        place = store()
-        place.check()
+        disk = store()
+        disk.check()
     except StoreUnusable as error:
         yield ("wrong", "store", error.what, error.remedy)
         return
     free = (
-        shutil.disk_usage(place.local_root if place.local_root.exists() else tempfile.gettempdir()).free
-        / 2**30
+        shutil.disk_usage(disk.local_root if disk.local_root.exists() else tempfile.gettempdir()).free / 2**30
     )
     yield (
         "ok" if free > 5 else "note",
         "store",
-        f"{place.uri}: {len(steps()):,} computations; {free:.0f} GiB free",
+        f"{disk.uri}: {len(steps()):,} computations; {free:.0f} GiB free",
         "" if free > 5 else "winnow cache gc",
     )
     if outdated()[0]:
         yield ("note", "old results", *outdated())
-    waiting = [folder for folder in (place.local_root / "partial").glob("*") if folder.is_dir()]
+    waiting = [folder for folder in (disk.local_root / "partial").glob("*") if folder.is_dir()]
     if waiting:
         yield (
             "note",
@@ -134,7 +133,7 @@ def _data() -> Iterator[Finding]:
     from winnow.tasks.hardware import data_root
 
     root = data_root()
-    found = (
+    sets = (
         sorted(entry.name for entry in root.iterdir() if not entry.name.startswith("."))
         if root.is_dir()
         else []
@@ -142,7 +141,7 @@ def _data() -> Iterator[Finding]:
     yield (
         "ok",
         "data",
-        f"{root}: {', '.join(found) or 'empty; digits needs nothing, others are fetched or put there'}",
+        f"{root}: {', '.join(sets) or 'empty; digits needs nothing, others are fetched or put there'}",
         "",
     )
     if os.environ.get("WINNOW_OFFLINE"):
@@ -191,10 +190,11 @@ def _server() -> Iterator[Finding]:
                 f"{name}: {pools[name].get('status', 'unknown').lower()}",
                 "" if ready else f"prefect worker start --pool {name}",
             )
-    known = {
-        f"{found['name']}" for found in httpx.post(f"{url}/deployments/filter", json={}, timeout=5).json()
+    deployed = {
+        deployment["name"]
+        for deployment in httpx.post(f"{url}/deployments/filter", json={}, timeout=5).json()
     }
-    if not known:
+    if not deployed:
         yield (
             "note",
             "deployments",
@@ -202,4 +202,4 @@ def _server() -> Iterator[Finding]:
             "prefect --no-prompt deploy --all --prefect-file deployments/prefect.yaml",
         )
     else:
-        yield ("ok", "deployments", f"{len(known)}: {', '.join(sorted(known))}", "")
+        yield ("ok", "deployments", f"{len(deployed)}: {', '.join(sorted(deployed))}", "")

@@ -55,12 +55,12 @@ def experiment(flow: str, arguments: Mapping[str, Any]) -> Experiment:
     checks.storage()
     checks.arguments(arguments)
     dataset, upstream = arguments["dataset"], arguments["upstream"]
-    given = {name: value for name, value in arguments.items() if value is not None}
+    chosen = {name: value for name, value in arguments.items() if value is not None}
     preset = presets.PRESETS[flow](dataset, **({"upstream": upstream} if flow == "deepcore" else {}))
     tables = presets.grid(flow, dataset, 0.1)
-    if given.get("score", preset.get("score")) != preset.get("score"):  # its values are for its score
+    if chosen.get("score", preset.get("score")) != preset.get("score"):  # its values are for its score
         preset = {name: value for name, value in preset.items() if name not in tables}
-    values = merged({**arguments, **preset}, given)
+    values = merged({**arguments, **preset}, chosen)
     for name in tables:
         checks.table(name, values.get(name), arguments["fractions"], preset.get(name))
     clusters = values if flow == "elfs" else {**presets.elfs(dataset), "clusters": None}
@@ -128,14 +128,14 @@ class Experiment:
             BadInput: the score is not recorded.
         """
         check_score(self.values["score"], final_pass=final_pass)
-        known = {name: self.values[name] for name in fixed} | {"upstream": self.upstream}
+        shared = {name: self.values[name] for name in fixed} | {"upstream": self.upstream}
         settings = []
         for fraction in self.values["fractions"]:
             grid = presets.grid(self.flow, self.dataset, fraction)
             at = {name: value_at(self.values.get(name), fraction) for name in searched}
             settled = {name: value for name, value in at.items() if value != "auto"}
             open_ = {name: grid[name] for name in at if name not in settled}
-            settings.append(Setting(fraction, known | settled, open_))
+            settings.append(Setting(fraction, shared | settled, open_))
         return Method(self.flow, self.flow, tuple(settings), bool(self.values.get("balanced")))
 
     def baselines(
@@ -211,8 +211,8 @@ class Experiment:
         if "pseudo_labels" in files:
             return PseudoLabels(bring_pseudo_labels(train, self.values["pseudo_labels"]))
         how = self.clustering
-        own = how.get("embeddings")
-        features = self._embed(train, how) if own is None else bring_embeddings(train, own)
+        file = how.get("embeddings")
+        features = self._embed(train, how) if file is None else bring_embeddings(train, file)
         oracle = None if test is None else self._embed(test, how, learn_from=train)
         if (scale := how["normalisation"]) != "none":
             oracle = oracle and normalise(oracle, scale, reference=features)

@@ -111,15 +111,15 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
         if name not in NESTED or not isinstance(value, Mapping):
             result[name] = value
             continue
-        given = {key: inner for key, inner in value.items() if inner is not None}
-        length = {"epochs", "iterations"} & set(given)
+        named = {key: inner for key, inner in value.items() if inner is not None}
+        length = {"epochs", "iterations"} & set(named)
         if NESTED[name] is Recipe and len(length) == 2:
             raise BadInput(
                 f"{name}: iterations and epochs are both given.", remedy="give its length in one of them"
             )
         replaced = {"epochs", "iterations"} if NESTED[name] is Recipe and length else set()
         kept = {key: inner for key, inner in dict(base.get(name) or {}).items() if key not in replaced}
-        result[name] = {**kept, **given}
+        result[name] = {**kept, **named}
     return result
 
 

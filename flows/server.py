@@ -56,8 +56,8 @@ def configured() -> bool:
     home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
     profiles = Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml").expanduser()
     try:
-        known = tomllib.loads(profiles.read_text())
-        return "PREFECT_API_URL" in known.get("profiles", {}).get(known.get("active", ""), {})
+        settings = tomllib.loads(profiles.read_text())
+        return "PREFECT_API_URL" in settings.get("profiles", {}).get(settings.get("active", ""), {})
     except FileNotFoundError:
         return False
     except (OSError, ValueError):

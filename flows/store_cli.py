@@ -52,20 +52,20 @@ def show(
     from winnow.tasks.columns import to_numpy
     from winnow.tasks.provenance import lineage
 
-    found = _artifact(artifact)
-    typer.secho(str(found), bold=True)
-    for path in found.paths():
+    handle = _artifact(artifact)
+    typer.secho(str(handle), bold=True)
+    for path in handle.paths():
         typer.echo(f"  file     {path}")
-    typer.echo(f"  size     {found.nbytes:,} bytes")
-    for name, value in {**found.facts, **found.notes}.items():
+    typer.echo(f"  size     {handle.nbytes:,} bytes")
+    for name, value in {**handle.facts, **handle.notes}.items():
         if name != "verdicts":
             typer.echo(f"  {name:<8} {_short(value)}")
-    for column in found.arrow_schema():
+    for column in handle.arrow_schema():
         notes = {
             k.decode(): v.decode() for k, v in (column.metadata or {}).items() if not k.startswith(b"PARQUET")
         }
         typer.echo(f"  column   {column.name}: {column.type}{f'  {notes}' if notes else ''}")
-    for batch in found.batches(rows=rows) if rows else ():
+    for batch in handle.batches(rows=rows) if rows else ():
         columns = [
             values.to_pylist() if values.null_count else to_numpy(values, field).tolist()
             for values, field in zip(batch.columns, batch.schema, strict=True)
@@ -74,7 +74,7 @@ def show(
             cells = (f"{name}={_short(value)}" for name, value in zip(batch.schema.names, row, strict=True))
             typer.echo("  row      " + ", ".join(cells))
         break
-    for depth, step in lineage(found.digest):
+    for depth, step in lineage(handle.digest):
         if step is None:
             typer.echo("  " + "  " * depth + "given by the user or an uncached step")
             continue
@@ -130,12 +130,12 @@ def export(
     from winnow.tasks.export import export_table
     from winnow.tasks.provenance import lineage
 
-    found = _artifact(artifact)
+    handle = _artifact(artifact)
     if destination.exists() and not force:
         raise BadInput(f"{destination} exists.", remedy="choose another name or pass --force")
-    provenance = [step for _, step in lineage(found.digest) if step is not None]
-    export_table(found, destination, provenance)
-    typer.echo(f"{found} -> {destination} ({destination.stat().st_size:,} bytes)")
+    provenance = [step for _, step in lineage(handle.digest) if step is not None]
+    export_table(handle, destination, provenance)
+    typer.echo(f"{handle} -> {destination} ({destination.stat().st_size:,} bytes)")
 
 
 # -- cache ---------------------------------------------------------------------------------------------------
@@ -209,23 +209,23 @@ def cache_why(task: Annotated[str, typer.Argument(help="A task, for example embe
     """Say why a task's newest computation was not taken from the cache: which input changed."""
     from winnow.tasks.provenance import steps, why
 
-    found = why(task)
-    if found is None:
+    reason = why(task)
+    if reason is None:
         ran = sorted({step["task"] for step in steps()})
         raise UnknownName(
             f"task {task!r} was never computed in this store. Computed: {', '.join(ran) or 'none'}"
         )
-    newest = found["run"]
+    newest = reason["run"]
     typer.secho(f"{newest['key']}, computed {newest['finished']}", bold=True)
-    if found["because"]:
-        typer.echo(f"recomputed because: {found['because']}")
-    elif found["nearest"] is None:
+    if reason["because"]:
+        typer.echo(f"recomputed because: {reason['because']}")
+    elif reason["nearest"] is None:
         typer.echo("It was the first computation of this task.")
-    elif not found["changed"]:
+    elif not reason["changed"]:
         typer.echo("Nothing changed: its record had been deleted.")
     else:
-        typer.echo(f"The nearest earlier computation ({found['nearest']['finished']}) differs in:")
-        for name, (before, now) in found["changed"].items():
+        typer.echo(f"The nearest earlier computation ({reason['nearest']['finished']}) differs in:")
+        for name, (before, now) in reason["changed"].items():
             typer.echo(f"  {name}: {_short(before)} -> {_short(now)}")
 
 

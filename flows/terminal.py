@@ -67,11 +67,11 @@ def run_flow(flow_name: str, base: dict[str, Any], changes: dict[str, Any], *, n
                 console.print(f"[bold]{name}[/]  store {store().uri}")
                 store().check()
                 flow = loaded(FLOWS[flow_name])
-                given = _validated(flow, base, changes)
+                parameters = _validated(flow, base, changes)
                 if server is not None:
                     server.wait()
                     unwatched()
-                result = flow(**given)
+                result = flow(**parameters)
             _show_result(console, result, counts, time.monotonic() - started)
             return 0
         except BaseException as error:
@@ -216,11 +216,11 @@ class _Steps(logging.Handler):
         self.console, self.counts, self.interrupt = console, counts, interrupt
 
     def emit(self, record: logging.LogRecord) -> None:
-        found = _FINISHED.match(record.getMessage())
-        if found is None:
+        finished = _FINISHED.match(record.getMessage())
+        if finished is None:
             return
         name = str(getattr(record, "task_run_name", ""))
-        state = found.group(1)
+        state = finished.group(1)
         main = threading.current_thread() is threading.main_thread()
         if main and state in ("Cached", "Completed") and self.interrupt() is not None:
             raise _Terminated  # nobody but us has noticed

@@ -83,7 +83,7 @@ def search(
     """
     labels = signals["labels"]
     held = hold_out(train, labels, share=0.1, seed=seed)
-    given = inputs_of(method.selector, signals)
+    inputs = inputs_of(method.selector, signals)
     under_way = []
     for setting in method.settings:
         candidates, futures = setting.candidates() if setting.grid else [], []
@@ -95,7 +95,7 @@ def search(
                 params=params,
                 seed=seed,
                 among=held["rest"],
-                **given,
+                **inputs,
             )
             kept = label(chosen, labels)
             futures.append(
@@ -162,7 +162,7 @@ def trials(
 def _coresets(train: Artifact, entrant: Entrant) -> Iterable[tuple[Setting, int, Artifact]]:
     """The annotated coreset of each setting and seed; only a random draw differs from seed to seed."""
     method = entrant.method
-    given = inputs_of(method.selector, entrant.signals, balanced=method.balanced)
+    inputs = inputs_of(method.selector, entrant.signals, balanced=method.balanced)
 
     def drawn(setting: Setting, seed: int) -> Artifact:
         chosen = select(
@@ -172,7 +172,7 @@ def _coresets(train: Artifact, entrant: Entrant) -> Iterable[tuple[Setting, int,
             params=dict(setting.params),
             seed=seed,
             balanced=method.balanced,
-            **given,
+            **inputs,
         )
         return annotate(train, chosen, f"{method.name}-{setting.fraction:g}")
 

@@ -195,18 +195,18 @@ def device(name: str = "auto") -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        found = torch.device(name)
+        named = torch.device(name)
     except RuntimeError as error:
         raise BadInput(f"{name!r} is not a device.", remedy="use auto, cpu, cuda or cuda:<index>") from error
-    if found.type == "cuda" and (
-        not torch.cuda.is_available() or (found.index or 0) >= torch.cuda.device_count()
+    if named.type == "cuda" and (
+        not torch.cuda.is_available() or (named.index or 0) >= torch.cuda.device_count()
     ):
         seen = f"{torch.cuda.device_count()} visible" if torch.cuda.is_available() else "none visible"
         raise DeviceUnavailable(
             f"device={name}: no such GPU ({seen}).",
             remedy="`winnow doctor` shows what torch sees; device=cpu always works",
         )
-    return found
+    return named
 
 
 def by_device(values: Mapping[str, Value], where: torch.device) -> Value:

@@ -132,8 +132,8 @@ class Entry:
     @property
     def facts(self) -> dict[str, Any]:
         """What entries of this kind say of themselves, for listings."""
-        own = [f.name for f in fields(self) if f.name not in Entry.__dataclass_fields__]
-        return {name: value for name in own if (value := getattr(self, name)) not in (None, (), {}, "")}
+        names = [f.name for f in fields(self) if f.name not in Entry.__dataclass_fields__]
+        return {name: value for name in names if (value := getattr(self, name)) not in (None, (), {}, "")}
 
     @property
     def summary(self) -> str:

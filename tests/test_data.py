@@ -1275,7 +1275,7 @@ def test_pickles_in_an_index_are_not_loaded(tmp_path, rng, caplog):
 
 
 @pytest.mark.parametrize(
-    ("text", "place"),
+    ("text", "extents"),
     [
         (b"not json", np.zeros((1, 2), np.int64)),
         (b'{"keys": ["a"]}', np.zeros((1, 2), np.int64)),
@@ -1295,7 +1295,7 @@ def test_a_shard_index_of_something_else_is_made_anew(text, place, shards, root)
     assert again.sources == first.sources
     assert (again.images.read([1])[0] == pictures[1]).all()
     with np.load(file) as stored:
-        assert len(stored["place"]) == 3
+        assert len(stored["extents"]) == 3
 
 
 def test_index_that_cannot_be_written_costs_nothing_but_time(tmp_path, rng, caplog):

@@ -49,12 +49,12 @@ def load_split(name: str, split: str = "train", **options: Any) -> Split:
     >>> len(split), split.images.shape
     (355, (8, 8, 1))
     """
-    known = options_of(name)
+    accepted = options_of(name)
     for option in options:
-        if option not in known:
+        if option not in accepted:
             raise BadInput(
-                f"{name} has no option {option!r}.{did_you_mean(option, known)} Options: "
-                f"{', '.join(sorted(known))}."
+                f"{name} has no option {option!r}.{did_you_mean(option, accepted)} Options: "
+                f"{', '.join(sorted(accepted))}."
             )
     return datasets.get(name)(split=split, **options)
 
@@ -74,10 +74,10 @@ def check_split(name: str, split: str, splits: Iterable[str] | None = None) -> N
     Traceback (most recent call last):
     winnow.BadInput: cifar10 has no split 'tset'. Did you mean 'test'? Splits: train, test.
     """
-    known = list(datasets.get(name).splits if splits is None else splits)
-    if split not in known:
+    offered = list(datasets.get(name).splits if splits is None else splits)
+    if split not in offered:
         raise BadInput(
-            f"{name} has no split {split!r}.{did_you_mean(split, known)} Splits: {', '.join(known)}."
+            f"{name} has no split {split!r}.{did_you_mean(split, offered)} Splits: {', '.join(offered)}."
         )
 
 

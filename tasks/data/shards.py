@@ -63,7 +63,7 @@ class ShardImages(Encoded):
         files: Any,
         shards: Sequence[Shard],
         shard: np.ndarray,
-        place: np.ndarray,
+        extents: np.ndarray,
         keys: Sequence[str],
         *,
         shape: tuple[int, int, int] | None = None,
@@ -72,7 +72,7 @@ class ShardImages(Encoded):
         cache: Path | None = None,
     ) -> None:
         super().__init__(shape=shape, size=size, channels=channels, cache=cache)
-        self.files, self.shards, self.shard, self.place, self.keys = files, shards, shard, place, keys
+        self.files, self.shards, self.shard, self.extents, self.keys = files, shards, shard, extents, keys
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -87,16 +87,16 @@ class ShardImages(Encoded):
     def take(self, rows: np.ndarray) -> ShardImages:
         keys = [self.keys[row] for row in rows]
         options = {"shape": self.shape, "size": self.size, "channels": self.channels, "cache": self.cache}
-        return ShardImages(self.files, self.shards, self.shard[rows], self.place[rows], keys, **options)  # type: ignore[arg-type]
+        return ShardImages(self.files, self.shards, self.shard[rows], self.extents[rows], keys, **options)  # type: ignore[arg-type]
 
     def content(self, row: int) -> bytes:
-        offset, length = map(int, self.place[row])
+        offset, length = map(int, self.extents[row])
         return self.files.cat_file(self.shards[self.shard[row]].path, start=offset, end=offset + length)
 
     def identify(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         sums = b"".join(
             hashlib.blake2b(
-                self.shards[self.shard[row]].key + self.place[row].tobytes(), digest_size=16
+                self.shards[self.shard[row]].key + self.extents[row].tobytes(), digest_size=16
             ).digest()
             for row in rows
         )
@@ -195,8 +195,8 @@ def _open(
         )
     labels = [word for table in tables for word in table.labels]
     within = np.repeat(np.arange(len(tables), dtype=np.int32), [len(table.keys) for table in tables])
-    place = np.concatenate([table.place for table in tables])
-    images = ShardImages(files, shards, within, place, keys, **options)
+    extents = np.concatenate([table.extents for table in tables])
+    images = ShardImages(files, shards, within, extents, keys, **options)
     if label is None and not any(word is not None for word in labels):
         return images, None
     words = []
@@ -238,16 +238,16 @@ def find_shards(pattern: str, root: Path | None, download: bool) -> tuple[Any, l
         files = fsspec.core.url_to_fs(urls[0])[0]
         tars: list[str] = []
         absent: list[str] = []
-        for place in (fsspec.core.url_to_fs(url)[1] for url in urls):
-            if any(sign in place for sign in "*?["):
-                matches = [str(match) for match in files.glob(place)]
-            elif files.isdir(place):
-                matches = [str(match) for match in files.glob(f"{place.rstrip('/')}/*.tar")]
+        for path in (fsspec.core.url_to_fs(url)[1] for url in urls):
+            if any(sign in path for sign in "*?["):
+                matches = [str(match) for match in files.glob(path)]
+            elif files.isdir(path):
+                matches = [str(match) for match in files.glob(f"{path.rstrip('/')}/*.tar")]
             else:
-                matches = [place] if files.exists(place) else []
+                matches = [path] if files.exists(path) else []
             tars += sorted(matches, key=natural_key)
             if not matches:
-                absent.append(place)
+                absent.append(path)
         if tars and not absent:
             return files, tars
         missing += absent
@@ -265,7 +265,7 @@ class Table:
     """The images of one shard."""
 
     keys: list[str]
-    place: np.ndarray  # int64 (n, 2): offset, length
+    extents: np.ndarray  # int64 (n, 2): offset, length
     labels: list[str | None]
 
 
@@ -286,27 +286,27 @@ def _table(files: Any, path: str, label: str | None, cache: Path | None) -> tupl
     ).digest()
     shard = Shard(path, key, bool(changed) and not young)
     stored = index_folder(cache) / "shards" / f"{stat_key(key.hex() + str(label), size, 0).hex()}.npz"
-    arrays = load_arrays(stored, "text", "place") if shard.settled else None
+    arrays = load_arrays(stored, "text", "extents") if shard.settled else None
     if arrays is not None and (table := _restored(*arrays)) is not None:
         return shard, table
     table = scan(files, path, size, label)
     if shard.settled:
         text = json.dumps({"keys": table.keys, "labels": table.labels}).encode()
-        save_arrays(stored, text=np.frombuffer(text, np.uint8), place=table.place)
+        save_arrays(stored, text=np.frombuffer(text, np.uint8), extents=table.extents)
     return shard, table
 
 
-def _restored(text: np.ndarray, place: np.ndarray) -> Table | None:
+def _restored(text: np.ndarray, extents: np.ndarray) -> Table | None:
     """A table as it was saved, None where that is not what was saved."""
     try:
         content = json.loads(text.tobytes())
         keys, labels = content["keys"], content["labels"]
         strings = all(isinstance(key, str) for key in keys)
         strings &= all(word is None or isinstance(word, str) for word in labels)
-        fits = len(keys) == len(labels) and place.shape == (len(keys), 2) and place.dtype == np.int64
+        fits = len(keys) == len(labels) and extents.shape == (len(keys), 2) and extents.dtype == np.int64
     except (ValueError, TypeError, KeyError):
         return None
-    return Table(keys, place, labels) if strings and fits and (place >= 0).all() else None
+    return Table(keys, extents, labels) if strings and fits and (extents >= 0).all() else None
 
 
 def scan(files: Any, path: str, size: int, label: str | None) -> Table:
@@ -318,7 +318,7 @@ def scan(files: Any, path: str, size: int, label: str | None) -> Table:
     suffixes = readable_suffixes()
     label_ending, _, field = (label or "cls").partition(".")
     table = Table([], np.zeros((0, 2), np.int64), [])
-    place: list[tuple[int, int]] = []
+    extents: list[tuple[int, int]] = []
     others = 0
     open_key: str | None = None
     image: tuple[int, int] | None = None
@@ -328,7 +328,7 @@ def scan(files: Any, path: str, size: int, label: str | None) -> Table:
         nonlocal others
         if image is not None and open_key is not None:
             table.keys.append(open_key)
-            place.append(image)
+            extents.append(image)
             table.labels.append(word)
         elif open_key is not None:
             others += 1
@@ -362,7 +362,7 @@ def scan(files: Any, path: str, size: int, label: str | None) -> Table:
         ) from error
     if others:
         log.warning("%s: %d samples without an image are left out", path, others)
-    return Table(table.keys, np.array(place, np.int64).reshape(-1, 2), table.labels)
+    return Table(table.keys, np.array(extents, np.int64).reshape(-1, 2), table.labels)
 
 
 def _word(content: bytes, field: str, where: str) -> str | None:

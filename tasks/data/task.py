@@ -37,23 +37,23 @@ def load(
 ) -> Artifact:
     """The samples of one split, with a checksum of each image; with labels only where they are asked for."""
     with progress(f"load {dataset}/{split}") as tell:
-        found = _split(dataset, split, json.dumps(options or {}, sort_keys=True))
-        checksums = found.images.checksums(progress=tell)
-    columns: dict[str, Any] = {"id": found.ids, "checksum": _binary(checksums)}
-    if found.sources is not None:
-        columns["source"] = list(found.sources)
+        loaded = _split(dataset, split, json.dumps(options or {}, sort_keys=True))
+        checksums = loaded.images.checksums(progress=tell)
+    columns: dict[str, Any] = {"id": loaded.ids, "checksum": _binary(checksums)}
+    if loaded.sources is not None:
+        columns["source"] = list(loaded.sources)
     if labels:
-        columns["label"] = found.labels().astype("int32")
+        columns["label"] = loaded.labels().astype("int32")
     return write(
         "samples",
         columns,
         # what is trained on the same images normalised otherwise is another result
         facts={
-            "classes": len(found.classes),
-            "labelled": found.truth is not None,
-            "shape": found.images.shape,
-            "mean": found.mean,
-            "std": found.std,
+            "classes": len(loaded.classes),
+            "labelled": loaded.truth is not None,
+            "shape": loaded.images.shape,
+            "mean": loaded.mean,
+            "std": loaded.std,
         },
         notes={"dataset": dataset, "split": split, "options": options or {}},
     )
@@ -77,15 +77,15 @@ def _split(dataset: str, split: str, options: str) -> Split:
 def open_split(samples: Artifact) -> Split:
     """The images (and, for annotation and reporting only, the truth) behind a samples artifact."""
     where = samples.notes
-    found = _split(where["dataset"], where["split"], json.dumps(where["options"], sort_keys=True))
-    if len(found) != samples.rows:
+    loaded = _split(where["dataset"], where["split"], json.dumps(where["options"], sort_keys=True))
+    if len(loaded) != samples.rows:
         raise BadInput(
-            f"{where['dataset']}/{where['split']} has {len(found):,} images now, {samples.rows:,} when this "
+            f"{where['dataset']}/{where['split']} has {len(loaded):,} images now, {samples.rows:,} when this "
             "run "
             "began.",
             remedy="leave the dataset alone while a run reads it, then run the same command again",
         )
-    return found
+    return loaded
 
 
 def rows_of(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -97,8 +97,8 @@ def rows_of(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     import numpy as np
 
     order = np.argsort(ids, kind="stable")
-    place = np.minimum(np.searchsorted(ids, wanted, sorter=order), len(ids) - 1)
-    rows = order[place]
+    position = np.minimum(np.searchsorted(ids, wanted, sorter=order), len(ids) - 1)
+    rows = order[position]
     wrong = np.flatnonzero(ids[rows] != wanted)
     if len(wrong):
         raise BadInput(f"id {wanted[wrong[0]]} (row {wrong[0]}) is not among the {len(ids):,} samples.")

@@ -101,14 +101,14 @@ def clip(
         path = in_weights_folder(source) if local else _published(name, architecture, source, config)
     model = _model(architecture, path, bool(config.get("quick_gelu")), generator)
     visual: Any = model.visual
-    given = {**(open_clip.get_model_preprocess_cfg(model) or {}), **config}
+    preprocessing = {**(open_clip.get_model_preprocess_cfg(model) or {}), **config}
     size = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
     preprocess = Preprocess(
         size,
-        None if given.get("resize_mode") == "squash" else size,
-        given.get("interpolation") or "bicubic",
-        tuple(given.get("mean") or CLIP_MEAN),
-        tuple(given.get("std") or CLIP_STD),
+        None if preprocessing.get("resize_mode") == "squash" else size,
+        preprocessing.get("interpolation") or "bicubic",
+        tuple(preprocessing.get("mean") or CLIP_MEAN),
+        tuple(preprocessing.get("std") or CLIP_STD),
     )
     return NetworkEncoder(name, _Tower(visual), preprocess, device, dtype)
 

@@ -20,13 +20,13 @@ class _Pixels:
         self.dim = shape[0] * shape[1] * shape[2]
 
     def __call__(self, images: np.ndarray | list[Image.Image]) -> np.ndarray:
-        found = pixels_of(images, self.size, self.size, "bicubic", torch.device("cpu")).permute(0, 2, 3, 1)
-        if tuple(found.shape[1:]) != self.shape:
+        pixels = pixels_of(images, self.size, self.size, "bicubic", torch.device("cpu")).permute(0, 2, 3, 1)
+        if tuple(pixels.shape[1:]) != self.shape:
             raise BadInput(
-                f"images are {tuple(found.shape[1:])}, those that the embedder was made for {self.shape} (H, "
+                f"images are {tuple(pixels.shape[1:])}, those that the embedder was made for {self.shape} (H, "
                 "W, C)."
             )
-        return found.reshape(len(found), self.dim).numpy().astype(np.float32) / np.float32(255)
+        return pixels.reshape(len(pixels), self.dim).numpy().astype(np.float32) / np.float32(255)
 
 
 def pixels(

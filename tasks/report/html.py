@@ -107,9 +107,12 @@ def unpacked(files: Mapping[str, bytes]) -> list[Section]:
     for part in json.loads(files["sections.json"]):
         pictures = tuple(
             Picture(
-                files[f"{each['file']}.png"], each["alt"], files.get(f"{each['file']}.svg"), each["caption"]
+                files[f"{picture['file']}.png"],
+                picture["alt"],
+                files.get(f"{picture['file']}.svg"),
+                picture["caption"],
             )
-            for each in part["pictures"]
+            for picture in part["pictures"]
         )
         table = part["table"] and Table(
             tuple(part["table"]["columns"]),

@@ -114,7 +114,9 @@ def selection(
     assert higher is not None, score
     kept = {}
     for fraction, coreset in coresets:
-        cut = next((each["params"].get("mis_ratio") for each in chosen if each["fraction"] == fraction), None)
+        cut = next(
+            (choice["params"].get("mis_ratio") for choice in chosen if choice["fraction"] == fraction), None
+        )
         name = f"{percent(fraction)} kept" + ("" if cut is None else f", mis_ratio {cut:g}")
         kept[name] = rows_of(ids, coreset.numpy("id"))
     smallest, coreset = coresets[0]

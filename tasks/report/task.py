@@ -200,11 +200,11 @@ def publish(
     costs = "Measured when each training ran; a cached one keeps its figure."
     facts = [f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", f"{train.rows:,} training samples", device]
     parameters = {
-        " ".join(filter(None, (each.get("method"), f"{percent(each['fraction'])} kept"))): ", ".join(
-            f"{key} {value}" for key, value in each["params"].items()
+        " ".join(filter(None, (choice.get("method"), f"{percent(choice['fraction'])} kept"))): ", ".join(
+            f"{key} {value}" for key, value in choice["params"].items()
         )
-        for each in chosen
-        if each["params"]
+        for choice in chosen
+        if choice["params"]
     }
     report = Report(
         title=title,

@@ -120,8 +120,8 @@ def record_dynamics(
         values = accumulator.scores()
         written: dict[str, Artifact] = {}
         if final_pass:
-            found, written = _final_pass(split, targets, trained, normalised, grand_batch, where, tell)
-            values |= found
+            final, written = _final_pass(split, targets, trained, normalised, grand_batch, where, tell)
+            values |= final
     written |= {
         "scores": write(
             "scores",
@@ -170,18 +170,18 @@ def _final_pass(
         size=trained.recipe.size,
         progress=tell,
     )
-    known: dict[str, Any] = {
+    signals: dict[str, Any] = {
         "logits": logits,
         "labels": targets,
         "features": features,
         "residuals": residuals_of(softmax(logits), targets),
     }
     scores = {
-        entry.name: entry.direct(**{need: known[need] for need in entry.needs}) for entry in final_scores()
+        entry.name: entry.direct(**{need: signals[need] for need in entry.needs}) for entry in final_scores()
     }
     if grand_batch is not None:
         published = registered.get("grand").published
-        scores["grand"] = published(known["residuals"], features, batch=grand_batch)
+        scores["grand"] = published(signals["residuals"], features, batch=grand_batch)
     return scores, {
         "features": write(
             "embeddings",
@@ -244,12 +244,12 @@ def add_score(
         try:
             module = read_network(network, where)
             for batch in loader.plain(PASS_BATCH):
-                known: dict[str, Any] = {
+                signals: dict[str, Any] = {
                     "network": module,
                     "images": batch.inputs.float(),
                     "labels": batch.targets,
                 }
-                values.append(entry.direct(**{need: known[need] for need in entry.needs}))
+                values.append(entry.direct(**{need: signals[need] for need in entry.needs}))
                 tell(sum(map(len, values)), problem.n, "")
         finally:
             loader.close()
@@ -262,7 +262,7 @@ def average_score(scores: list[Artifact], name: str) -> Artifact:
     import numpy as np
 
     return _with_column(
-        scores[0], name, np.stack([one.numpy(name) for one in scores]).mean(0, dtype=np.float64)
+        scores[0], name, np.stack([artifact.numpy(name) for artifact in scores]).mean(0, dtype=np.float64)
     )
 
 

@@ -86,15 +86,15 @@ def per_class(labels: NDArray[np.int64], k: int) -> dict[int, int]:
     """
     classes, sizes = np.unique(labels, return_counts=True)
     share = k * sizes / sizes.sum()
-    given = np.minimum(np.floor(share).astype(np.int64), sizes)
+    shares = np.minimum(np.floor(share).astype(np.int64), sizes)
     if k >= len(classes):
-        given = np.maximum(given, 1)
-    while (missing := k - given.sum()) != 0:
+        shares = np.maximum(shares, 1)
+    while (missing := k - shares.sum()) != 0:
         # add where the shortfall is largest, take back where the excess is largest and more than one is held
-        room = given < sizes if missing > 0 else given > (1 if k >= len(classes) else 0)
-        gap = np.where(room, (share - given) * np.sign(missing), -np.inf)
-        given[int(np.argmax(gap))] += np.sign(missing)
-    return {int(c): int(g) for c, g in zip(classes, given, strict=True)}
+        room = shares < sizes if missing > 0 else shares > (1 if k >= len(classes) else 0)
+        gap = np.where(room, (share - shares) * np.sign(missing), -np.inf)
+        shares[int(np.argmax(gap))] += np.sign(missing)
+    return {int(c): int(g) for c, g in zip(classes, shares, strict=True)}
 
 
 def run(

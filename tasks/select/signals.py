@@ -65,8 +65,8 @@ class Signals:
         if n < 1:
             raise BadInput(f"n = {n}: there are no samples to select from.")
         self.n, self.graph, self.ids = n, graph, ids
-        given = zip(DIMENSIONS, (labels, features, probabilities, residuals), strict=True)
-        self._columns = {name: values for name, values in given if values is not None}
+        columns = zip(DIMENSIONS, (labels, features, probabilities, residuals), strict=True)
+        self._columns = {name: values for name, values in columns if values is not None}
         self._scores = dict(scores or {})
         self._read: dict[str, NDArray[Any]] = {}  # loaded, and found to be finite
         for name, values in self._columns.items():
@@ -170,8 +170,8 @@ class Signals:
         >>> Signals(n=2, labels=np.array([0, 1])).replace(labels=None).has("labels")
         False
         """
-        given: dict[str, Any] = {"n": self.n, "ids": self.ids, "graph": self.graph, "scores": self._scores}
-        return Signals(**{**given, **self._columns, **changes})
+        common: dict[str, Any] = {"n": self.n, "ids": self.ids, "graph": self.graph, "scores": self._scores}
+        return Signals(**{**common, **self._columns, **changes})
 
     def rows(self, rows: NDArray[np.int64]) -> Signals:
         """The same of some samples only (without the graph, whose neighbours would dangle)."""
@@ -202,9 +202,9 @@ class Signals:
         """All samples, graph included, in another order."""
         moved = self.rows(order)
         if self.graph is not None:
-            place = np.empty(self.n, self.graph.neighbours.dtype)
-            place[order] = np.arange(self.n, dtype=place.dtype)
-            moved.graph = Graph(place[self.graph.neighbours[order]], self.graph.similarity[order])
+            inverse = np.empty(self.n, self.graph.neighbours.dtype)
+            inverse[order] = np.arange(self.n, dtype=inverse.dtype)
+            moved.graph = Graph(inverse[self.graph.neighbours[order]], self.graph.similarity[order])
         return moved
 
 
@@ -255,8 +255,8 @@ def _finite(name: str, values: NDArray[Any]) -> NDArray[Any]:
     if values.dtype.kind == "f":
         for start, block in _blocks(values):
             if not np.isfinite(block).all():
-                place = tuple(np.argwhere(~np.isfinite(block))[0])
-                raise BadInput(f"{name}: row {start + place[0]} is {block[place]}.")
+                at = tuple(np.argwhere(~np.isfinite(block))[0])
+                raise BadInput(f"{name}: row {start + at[0]} is {block[at]}.")
     return values
 
 

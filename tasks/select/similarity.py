@@ -101,8 +101,10 @@ class Kernel:
                 if self.residuals is None
                 else ((self.residuals[rows] @ total) * vectors).sum(1)
             )
-            own = np.einsum("nd,nd->n", vectors, vectors)
-            cosines[rows] -= own if self.residuals is None else own * (self.residuals[rows] != 0).any(1)
+            squares = np.einsum("nd,nd->n", vectors, vectors)
+            cosines[rows] -= (
+                squares if self.residuals is None else squares * (self.residuals[rows] != 0).any(1)
+            )
         return np.rint((0.5 * (n - 1) + 0.5 * cosines) * UNIT).astype(np.int64)
 
 

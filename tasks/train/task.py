@@ -90,7 +90,7 @@ def cluster(
             describe(where),
             seed,
         )
-        found = train_cluster_heads(
+        clusters = train_cluster_heads(
             vectors,
             Graph(graph.numpy("neighbours"), graph.numpy("similarity")),
             config,
@@ -106,27 +106,27 @@ def cluster(
         "pseudo_labels",
         {
             "id": ids,
-            "cluster": found.labels.astype(np.int32),
-            "confidence": found.confidence.astype(np.float32),
-            "head": np.full(len(ids), found.head, np.int32),
+            "cluster": clusters.labels.astype(np.int32),
+            "confidence": clusters.confidence.astype(np.float32),
+            "head": np.full(len(ids), clusters.head, np.int32),
         },
         facts={
             "classes": classes,
-            "used": found.used,
-            "head": int(found.head),
-            "epoch": int(found.epoch),
-            "oracle": found.oracle,
+            "used": clusters.used,
+            "head": int(clusters.head),
+            "epoch": int(clusters.epoch),
+            "oracle": clusters.oracle,
         },
     )
-    epochs, count = found.losses.shape
+    epochs, count = clusters.losses.shape
     losses = write(
         "table",
         {
             "epoch": np.repeat(np.arange(epochs, dtype=np.int32), count),
             "head": np.tile(np.arange(count, dtype=np.int32), epochs),
-            "loss": found.losses.astype(np.float32).reshape(-1),
+            "loss": clusters.losses.astype(np.float32).reshape(-1),
         },
-        facts={"heads": count, "epochs": epochs, "head": int(found.head)},
+        facts={"heads": count, "epochs": epochs, "head": int(clusters.head)},
     )
     return {"pseudo_labels": pseudo_labels, "losses": losses}
 

@@ -91,9 +91,9 @@ def pretrained_file(filename: str, source: str) -> Path:
         MissingData: it is in neither of the two places looked at.
     """
     places = [data_root() / "weights" / filename, Path(torch.hub.get_dir()) / "checkpoints" / filename]
-    for place in places:
-        if place.is_file():
-            return place
+    for path in places:
+        if path.is_file():
+            return path
     raise MissingData(
         f"pretrained weights {filename} are not on this machine.", remedy=f"put {source} at {places[0]}"
     )
