@@ -8,7 +8,9 @@ from typing import Any
 from winnow.flows import FLOWS
 from winnow.tasks import registry
 
-__all__ = ["KINDS", "chosen", "deployments", "listed"]
+__all__ = ["FILE", "KINDS", "chosen", "deployments", "listed"]
+
+FILE = Path(__file__).resolve().parents[1] / "deployments" / "prefect.yaml"
 
 KINDS = ("datasets", "embedders", "networks", "scores", "selectors", "policies", "flows", "deployments")
 
@@ -19,9 +21,8 @@ def deployments() -> dict[str, dict[str, Any]]:
     """``flow/name`` to its entry of deployments/prefect.yaml."""
     import yaml
 
-    file = Path(__file__).resolve().parents[1] / "deployments" / "prefect.yaml"
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    content = yaml.load(file.read_text(encoding="utf-8"), Loader=loader)
+    content = yaml.load(FILE.read_text(encoding="utf-8"), Loader=loader)
     names = {target.replace(":", "."): name for name, target in FLOWS.items()}
     return {f"{names[entry['entrypoint']]}/{entry['name']}": entry for entry in content["deployments"]}
 

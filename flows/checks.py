@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -14,7 +16,7 @@ from winnow.flows.forms import NESTED
 from winnow.flows.methods import Method
 from winnow.tasks import upkeep
 from winnow.tasks.artifacts import Artifact
-from winnow.tasks.errors import BadInput, MissingLabels, did_you_mean
+from winnow.tasks.errors import BadInput, MissingLabels, StoreUnusable, did_you_mean
 from winnow.tasks.registry import datasets, embedders, networks, selectors
 from winnow.tasks.store import store
 
@@ -24,11 +26,17 @@ log = logging.getLogger("winnow.flows.checks")
 
 
 def storage() -> None:
-    """Refuse a store that cannot be used; warn of what it holds that is not read.
+    """Refuse a store that cannot be used, or that would vanish with the run; warn of what it holds that is not read.
 
     Raises:
         StoreUnusable: with the reason in a line.
     """
+    in_a_worker = "PREFECT__FLOW_RUN_ID" in os.environ
+    if in_a_worker and not os.environ.get("WINNOW_STORE") and Path(store().root).is_relative_to(gettempdir()):
+        raise StoreUnusable(
+            f"WINNOW_STORE is not set, and {store().root} is deleted after the run: a worker runs flows in a temporary folder.",
+            remedy="set WINNOW_STORE where the worker is started, and start the run again",
+        )
     store().check()
     what, remedy = upkeep.outdated()
     if what:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from winnow.flows import catalogue
+
 __all__ = ["examine"]
 
 Finding = tuple[str, str, str, str]  # (ok | note | wrong, subject, what was found, what to do)
@@ -199,7 +201,7 @@ def _server() -> Iterator[Finding]:
             "note",
             "deployments",
             "none",
-            "prefect --no-prompt deploy --all --prefect-file deployments/prefect.yaml",
+            f"prefect --no-prompt deploy --all --prefect-file {catalogue.FILE}",
         )
     else:
         yield ("ok", "deployments", f"{len(deployed)}: {', '.join(sorted(deployed))}", "")

@@ -17,6 +17,7 @@ import pytest
 from winnow.tasks import cache, records
 from winnow.tasks.artifacts import Artifact, write
 from winnow.tasks.cache import ArtifactSerializer, FlockManager, cached_task, canonical, context
+from winnow.tasks.errors import StoreUnusable
 from winnow.tasks.provenance import lineage, maker, why
 from winnow.tasks.store import store
 from winnow.tasks.train.recipe import Recipe
@@ -315,3 +316,19 @@ def test_one_holder_among_processes_even_killed_ones(empty_store, killed):
     assert locks.acquire_lock("toy-1", "parent", acquire_timeout=10)
     locks.release_lock("toy-1", "parent")
     child.join(10)
+
+
+def test_a_store_that_would_vanish_with_a_worker_s_run_is_refused(monkeypatch, tmp_path):
+    from winnow.flows import checks
+    from winnow.tasks import store as storage
+
+    monkeypatch.delenv("WINNOW_STORE")
+    monkeypatch.setattr(storage, "store_uri", lambda: str(tmp_path / "run" / ".winnow"))
+    monkeypatch.setattr(checks, "gettempdir", lambda: str(tmp_path))
+    checks.storage()  # nobody deletes the current folder of a run in this process
+    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "0")
+    with pytest.raises(StoreUnusable, match="WINNOW_STORE is not set") as error:
+        checks.storage()
+    assert "next: set WINNOW_STORE where the worker is started" in str(error.value)
+    monkeypatch.setattr(checks, "gettempdir", lambda: str(tmp_path / "elsewhere"))
+    checks.storage()

@@ -1285,12 +1285,12 @@ def test_pickles_in_an_index_are_not_loaded(tmp_path, rng, caplog):
         (b"[]", np.zeros((0, 2), np.int64)),
     ],
 )
-def test_a_shard_index_of_something_else_is_made_anew(text, place, shards, root):
+def test_a_shard_index_of_something_else_is_made_anew(text, extents, shards, root):
     folder, pictures = shards
     name = f"webdataset:{folder}/9.tar"
     first = load_split(name)
     (file,) = (root / ".winnow-index" / "shards").iterdir()
-    np.savez(file, text=np.frombuffer(text, np.uint8), place=place)
+    np.savez(file, text=np.frombuffer(text, np.uint8), extents=extents)
     again = load_split(name)
     assert again.sources == first.sources
     assert (again.images.read([1])[0] == pictures[1]).all()

@@ -23,8 +23,8 @@ class _Pixels:
         pixels = pixels_of(images, self.size, self.size, "bicubic", torch.device("cpu")).permute(0, 2, 3, 1)
         if tuple(pixels.shape[1:]) != self.shape:
             raise BadInput(
-                f"images are {tuple(pixels.shape[1:])}, those that the embedder was made for {self.shape} (H, "
-                "W, C)."
+                f"images are {tuple(pixels.shape[1:])}, those that the embedder was made for {self.shape} "
+                "(H, W, C)."
             )
         return pixels.reshape(len(pixels), self.dim).numpy().astype(np.float32) / np.float32(255)
 
