@@ -26,7 +26,7 @@ log = logging.getLogger("winnow.flows.checks")
 
 
 def storage() -> None:
-    """Refuse a store that cannot be used, or that would vanish with the run; warn of what it holds that is not read.
+    """Refuse a store that cannot be used, or would vanish with the run; warn of what in it is not read.
 
     Raises:
         StoreUnusable: with the reason in a line.
@@ -34,7 +34,8 @@ def storage() -> None:
     in_a_worker = "PREFECT__FLOW_RUN_ID" in os.environ
     if in_a_worker and not os.environ.get("WINNOW_STORE") and Path(store().root).is_relative_to(gettempdir()):
         raise StoreUnusable(
-            f"WINNOW_STORE is not set, and {store().root} is deleted after the run: a worker runs flows in a temporary folder.",
+            f"WINNOW_STORE is not set, and {store().root} is deleted after the run: a worker runs flows in a "
+            "temporary folder.",
             remedy="set WINNOW_STORE where the worker is started, and start the run again",
         )
     store().check()
@@ -53,10 +54,7 @@ def arguments(given: Mapping[str, Any]) -> None:
     from winnow.tasks import hardware
 
     datasets.get(given["dataset"])
-    if given["device"] not in (
-        "auto",
-        "cpu",
-    ):  # always there: no need to load torch for what may all be cached
+    if given["device"] not in ("auto", "cpu"):  # always there: what may all be cached need not load torch
         hardware.device(given["device"])
     for name, example in (("fractions", "[0.1]"), ("seeds", "[0]")):
         values = list(given[name])
