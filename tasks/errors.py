@@ -9,7 +9,6 @@ __all__ = [
     "BadInput",
     "DeviceUnavailable",
     "MissingData",
-    "MissingDependency",
     "MissingLabels",
     "MissingSignal",
     "StoreUnusable",
@@ -55,39 +54,81 @@ def _rebuild(kind: type[WinnowError], what: str, kept: str, remedy: str) -> Winn
 
 
 class BadInput(WinnowError, ValueError):
-    """An argument, parameter or array that cannot be worked with; nothing was computed."""
+    """An argument, parameter or array that cannot be worked with; nothing was computed.
+
+    >>> import numpy as np
+    >>> import winnow
+    >>> winnow.select(np.eye(3), method="k_center", budget=1.5)
+    Traceback (most recent call last):
+    winnow.BadInput: fraction = 1.5 is outside (0, 1].
+      next: the fraction is the share that is kept: 0.1 keeps 10 %
+    """
 
 
 class UnknownName(BadInput, KeyError):
-    """A name that no registry entry has."""
+    """A name that no registry entry has.
+
+    >>> from winnow.tasks.registry import Entry, Registry
+    >>> Registry("selector", Entry).get("d3")
+    Traceback (most recent call last):
+    winnow.UnknownName: 'd3' is not a selector. Available:
+    """
 
 
 class MissingSignal(BadInput):
-    """A selector needs a signal (labels, features, a graph, …) that the caller did not give."""
+    """A selector needs a signal (labels, features, a graph, …) that the caller did not give.
+
+    >>> import winnow
+    >>> winnow.select(winnow.Signals(n=3), method="k_center", budget=1)
+    Traceback (most recent call last):
+    winnow.MissingSignal: k_center needs features; none is given.
+      next: give embeddings (`winnow ls embedders`) or penultimate features
+    """
 
 
 class MissingLabels(BadInput):
-    """A labelled method was asked to work on unlabelled data."""
+    """A labelled method was asked to work on unlabelled data.
+
+    >>> issubclass(MissingLabels, BadInput)
+    True
+    """
 
 
 class MissingData(WinnowError, FileNotFoundError):
-    """A dataset or weights file that is neither on disk nor to be downloaded from here."""
+    """A dataset or weights file that is neither on disk nor to be downloaded from here.
 
-
-class MissingDependency(WinnowError, ImportError):
-    """An optional package that the asked-for feature needs."""
+    >>> issubclass(MissingData, FileNotFoundError)
+    True
+    """
 
 
 class DeviceUnavailable(WinnowError, RuntimeError):
-    """The asked-for device is not there."""
+    """The asked-for device is not there.
+
+    >>> from winnow.tasks.hardware import device
+    >>> device("cuda:99")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    winnow.DeviceUnavailable: device=cuda:99: no such GPU (...).
+      next: `winnow doctor` shows what torch sees; device=cpu always works
+    """
 
 
 class ArtifactCorrupt(WinnowError):
-    """A stored file whose content is not what its digest says; the cache recomputes it."""
+    """A stored file whose content is not what its digest says; the cache recomputes it.
+
+    >>> print(ArtifactCorrupt("objects/8b is cut off.", remedy="run the same command again"))
+    objects/8b is cut off.
+      next: run the same command again
+    """
 
 
 class StoreUnusable(WinnowError):
-    """The artifact store cannot be written: full disk, no permission, read-only."""
+    """The artifact store cannot be written: full disk, no permission, read-only.
+
+    >>> print(StoreUnusable("/data: no space left.", kept="all finished steps"))
+    /data: no space left.
+      kept: all finished steps
+    """
 
 
 def did_you_mean(name: object, choices: Iterable[str]) -> str:

@@ -253,3 +253,11 @@ main()
     )
     assert said.splitlines()[0] == "ccs compare d2 deepcore elfs"
     assert "elfs/digits" in said
+
+
+def test_every_public_name_has_a_docstring_with_an_example():
+    import winnow
+
+    for name in winnow.__all__:
+        value = getattr(winnow, name)
+        assert ">>>" in (value.__doc__ or type(value).__doc__ or ""), name

@@ -17,6 +17,10 @@ class Graph:
     Attributes:
         neighbours: (N, k) int32, rows of the features.
         similarity: (N, k) float32, descending; the cosine, or minus the Euclidean distance.
+
+    >>> graph = Graph(np.array([[1], [0]], np.int32), np.array([[0.9], [0.9]], np.float32))
+    >>> len(graph), graph.neighbours.shape[1]
+    (2, 1)
     """
 
     neighbours: np.ndarray

@@ -273,6 +273,9 @@ class Selection:
         indices: int64 (k,), unique rows, in pick order where the method has one.
         weights: float32 (k,), 1 where the method gives none.
         gains: float32 (k,), greedy gain or score of each pick, or None.
+
+    >>> Selection.of([4, 1]).weights.tolist()
+    [1.0, 1.0]
     """
 
     indices: NDArray[np.int64]
