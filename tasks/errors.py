@@ -69,9 +69,11 @@ class UnknownName(BadInput, KeyError):
     """A name that no registry entry has.
 
     >>> from winnow.tasks.registry import Entry, Registry
-    >>> Registry("selector", Entry).get("d3")
+    >>> selectors = Registry("selector", Entry)
+    >>> selectors.add("d2", ".d2:d2")
+    >>> selectors.get("d3")
     Traceback (most recent call last):
-    winnow.UnknownName: 'd3' is not a selector. Available:
+    winnow.UnknownName: 'd3' is not a selector. Did you mean 'd2'? Available: d2
     """
 
 
