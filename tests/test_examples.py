@@ -82,8 +82,9 @@ dynamics = DynamicsAccumulator(2, classes=2)
 for epoch, right in enumerate((0, 1, 1, 0)):
     logits = torch.tensor([[1.0, 0.0], [1.0, 0.0] if right else [0.0, 1.0]])
     dynamics(torch.arange(2), logits, torch.zeros(2, dtype=torch.int64), epoch)
-flips = dynamics.scores()["flips"] print(flips.tolist(), select(Signals(n=2, scores={"flips": flips}),
-method="top", budget=1, score="flips").indices)
+flips = dynamics.scores()["flips"]
+signals = Signals(n=2, scores={"flips": flips})
+print(flips.tolist(), select(signals, method="top", budget=1, score="flips").indices)
 """
     assert run("-c", script, plugins=ours("flips")).stdout.strip() == "[0.0, 2.0] [1]"
 

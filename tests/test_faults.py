@@ -355,8 +355,8 @@ def step():
     pass
 
 
-@flow def interrupted(sent: Interrupts | int):  # Prefect serialises parameters when it makes the run, and
-drops bad ones
+@flow
+def interrupted(sent: Interrupts | int):  # Prefect serialises parameters when it makes the run
     if isinstance(sent, int):
         Interrupts(sent=sent).model_dump_json()
     step()
