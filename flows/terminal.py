@@ -51,9 +51,8 @@ def run_flow(flow_name: str, base: dict[str, Any], changes: dict[str, Any], *, n
     console = Console(
         stderr=True, no_color=plain or None, force_terminal=False if plain else None, highlight=False
     )
-    os.environ.setdefault(
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120"
-    )  # a busy machine needs longer than 20 s
+    # a busy machine needs longer than 20 s
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     from winnow.flows.server import temporary_server
 
     started = time.monotonic()

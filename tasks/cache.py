@@ -315,9 +315,8 @@ def cached_task(
         def body(*args: P.args, **kwargs: P.kwargs) -> R:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
-            payload = policy.payload(
-                name, bound.arguments
-            )  # a TypeError here is louder than Prefect's, which runs uncached
+            # a TypeError here is louder than Prefect's, which runs uncached
+            payload = policy.payload(name, bound.arguments)
             key = key_of(payload)
             current = Context(name, key, store().scratch(key))
             token = _context.set(current)

@@ -252,7 +252,7 @@ def compute_dtype(where: torch.device) -> torch.dtype:
         return torch.float32
     with torch.cuda.device(
         where
-    ):  # the question is about the current device, and emulation is slower than float32
+    ):  # the question is about the current device; emulation is slower than float32
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 

@@ -267,7 +267,7 @@ def test_gradmatch_of_features_beside_which_the_bias_vanishes():
 def test_gradmatch_refuses_magnitudes():
     signals, gradmatch = problem(), selectors.get("gradmatch")
     for what in ("features", "residuals"):
-        with pytest.raises(BadInput, match="features and residuals: the mean gradient.s length squared"):
+        with pytest.raises(BadInput, match="features and residuals: the mean gradient's length squared"):
             gradmatch(scaled(signals, what, 100), 40)
     with pytest.raises(BadInput, match=r"lam = 0\.5, in units of ‖g‖², leaves no weight"):
         gradmatch(scaled(signals, "residuals", -100), 40)

@@ -16,10 +16,8 @@ from winnow.tasks.score.reducer import Folds, Reducer
 
 __all__ = ["EpochRows", "Recorder"]
 
-HELD_VALUES = {
-    "cpu": 1 << 15,
-    "cuda": 1 << 22,
-}  # outputs held back, so that small batches are measured together
+# outputs held back, so that small batches are measured together
+HELD_VALUES = {"cpu": 1 << 15, "cuda": 1 << 22}
 
 
 @dataclass(frozen=True)

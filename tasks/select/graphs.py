@@ -281,9 +281,8 @@ def _nearest(
             graph = knn(points, min(k, len(rows) - 1), metric="euclidean")
             yield graph.neighbours, -graph.similarity
         return
-    columns = max(
-        min(k, signals.n - 1), signals.graph.neighbours.shape[-1]
-    )  # the last may be needed in a part
+    # the last column may be needed in a part
+    columns = max(min(k, signals.n - 1), signals.graph.neighbours.shape[-1])
     graph = checked_graph(signals.graph, columns, similarity=similarity if features is None else None)
     for rows, part in zip(parts, among(graph, parts, k), strict=True):
         if features is not None:

@@ -76,9 +76,8 @@ class HeadsTrainer:
         self.heads, classes = self.student["v"].shape[:2]
         self.prior = torch.full((self.heads, classes), 1.0 / classes, device=device)
         self.schedule = _schedule_of(config, batch, steps).to(device)
-        self.dials = torch.zeros(
-            4, device=device
-        )  # lr, decay, 1 − momentum, temperature of the step under way
+        # lr, decay, 1 − momentum and temperature of the step under way
+        self.dials = torch.zeros(4, device=device)
         self.adam = torch.optim.Adam(
             self.student.values(), lr=self.dials[0], fused=True, capturable=device.type == "cuda"
         )

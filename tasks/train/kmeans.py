@@ -55,10 +55,8 @@ def kmeans_labels(
     parameters.niter, parameters.seed = ITERATIONS, seed
     parameters.nredo = restarts or (RESTARTS if points.size * classes <= LARGE else 1)
     parameters.init_method = faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS
-    parameters.min_points_per_centroid, parameters.max_points_per_centroid = (
-        1,
-        len(points),
-    )  # all points count
+    parameters.min_points_per_centroid = 1
+    parameters.max_points_per_centroid = len(points)  # all count
     index: Any = faiss.IndexFlatL2(points.shape[1])
     if device is not None and device.type == "cuda":
         resources = faiss.StandardGpuResources()

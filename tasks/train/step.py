@@ -92,9 +92,8 @@ class Captured:
                     outputs = self._function(*buffers)
         except torch.cuda.OutOfMemoryError:
             raise
-        except (
-            RuntimeError
-        ) as error:  # a function that looks at values cannot be captured; nothing of it has run
+        except RuntimeError as error:
+            # a function that looks at values cannot be captured; nothing of it has run
             return self._give_up(str(error).splitlines()[0], tensors)
         before = [value.clone() for value in self._moves]
         graph.replay()

@@ -60,9 +60,8 @@ def inception_v3(*, classes: int, channels: int = 3, size: int = 299, pretrained
         return fitted(body, classes=classes, channels=channels)
     body.Conv2d_2a_3x3.conv = refitted(body.Conv2d_2a_3x3.conv, channels=32, padding=1)
     body.maxpool1 = body.maxpool2 = nn.Identity()
-    return fitted(
-        body, classes=classes, channels=channels, stride=1, padding=3 if size < 32 else 1
-    )  # 28 pixels become 32
+    padding = 3 if size < 32 else 1  # 28 pixels become 32
+    return fitted(body, classes=classes, channels=channels, stride=1, padding=padding)
 
 
 @torch.no_grad()
