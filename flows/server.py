@@ -16,11 +16,12 @@ import sys
 import time
 import tomllib
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 from winnow.tasks.errors import WinnowError
 
-__all__ = ["Server", "ServerFailed", "configured", "temporary_server"]
+__all__ = ["Server", "ServerFailed", "configured", "served_by", "temporary_server"]
 
 # In the server's process: serve until the pipe to the run is closed.
 _SERVE = """
@@ -35,6 +36,17 @@ import uvicorn
 uvicorn.run("prefect.server.api.server:create_app", factory=True, host="127.0.0.1", port=int(sys.argv[1]),
 log_level="error")
 """
+
+
+_SETTINGS = {
+    # as Prefect starts its own: no pages, no scheduler
+    "PREFECT_UI_ENABLED": "0",
+    "PREFECT__SERVER_EPHEMERAL": "1",
+    "PREFECT__SERVER_FINAL": "1",
+    # one transaction a second: one per event locks SQLite, and a request that meets the lock waits for 2 s
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+}
 
 
 class ServerFailed(WinnowError):
@@ -80,6 +92,26 @@ def temporary_server(timeout: float = 120) -> Server | None:
     return server
 
 
+@contextlib.contextmanager
+def served_by(server: Server | None) -> Iterator[None]:
+    """A flow is run in this block; on a temporary server, at whose pages nobody looks, with less ado.
+
+    Raises:
+        ServerFailed: the server has not started.
+    """
+    if server is None:
+        yield
+        return
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    from winnow.tasks.progress import unwatched
+
+    server.wait()
+    unwatched()
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):  # each flow waits for its last beat
+        yield
+
+
 class Server:
     """A server process, on its way up."""
 
@@ -93,9 +125,7 @@ class Server:
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is the run's: it still has to say how it ended
-            # as Prefect starts its own: no pages, no scheduler
-            env=os.environ
-            | {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
+            env=os.environ | _SETTINGS,
         )
 
     def wait(self) -> None:

@@ -53,24 +53,21 @@ def run_flow(flow_name: str, base: dict[str, Any], changes: dict[str, Any], *, n
     )
     # a busy machine needs longer than 20 s
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
-    from winnow.flows.server import temporary_server
+    from winnow.flows.server import served_by, temporary_server
 
     started = time.monotonic()
     with _interrupts() as interrupt:
         try:
             server = temporary_server()
             with _watched(console, interrupt) as counts:
-                from winnow.tasks.progress import unwatched
                 from winnow.tasks.store import store
 
                 console.print(f"[bold]{name}[/]  store {store().uri}")
                 store().check()
                 flow = loaded(FLOWS[flow_name])
                 parameters = _validated(flow, base, changes)
-                if server is not None:
-                    server.wait()
-                    unwatched()
-                result = flow(**parameters)
+                with served_by(server):
+                    result = flow(**parameters)
             _show_result(console, result, counts, time.monotonic() - started)
             return 0
         except BaseException as error:
