@@ -162,7 +162,7 @@ class Signals:
             self._read[name] = loaded
         return self._read[name]
 
-    # -- the same, otherwise ---------------------------------------------------------------------------------
+    # -- derived signals -------------------------------------------------------------------------------------
 
     def replace(self, **changes: Any) -> Signals:
         """The same with other values; None removes a signal.
