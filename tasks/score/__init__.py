@@ -22,7 +22,7 @@ scores.add("final_entropy", ".final:final_entropy", higher_is="harder", **_final
 scores.add("final_loss", ".final:final_loss", higher_is="harder", **_final)
 scores.add("max_logit", ".final:max_logit", higher_is="easier", needs=("logits",))
 
-# their paper averages these over trainings
+# GraNd's paper averages these over trainings
 scores.add(
     "grand",
     ".gradients:grand",

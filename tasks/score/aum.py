@@ -1,4 +1,4 @@
-"""Area under the margin: by how much the label's probability led the best other one, summed over epochs.
+"""Area under the margin: the lead of the label's probability over the best other one, summed over epochs.
 
 AUM_i = Σ_t ( p_t(y_i) − max_{j≠y_i} p_t(j) ), in [−E, E]; high is easy, negative is likely mislabelled.
 
@@ -11,8 +11,8 @@ References:
     Coverage-centric-coreset-selection generate_importance_score.py (accumulated_margin)
 
 Differences from upstream:
-    None in value. As in CCS, D2 and ELFS the margins are of probabilities and summed; Pleiss et al. average
-    logits.
+    None in value. As in CCS, D2 and ELFS, margins are of probabilities and summed; Pleiss et al. average
+    those of logits.
 """
 
 from winnow.tasks.score.reducer import Reducer

@@ -1,6 +1,6 @@
 """Correctness: in how many epochs the sample was predicted correctly.
 
-Ties of probability go to the lowest class.
+Ties in probability go to the lowest class.
 
 >>> import numpy as np
 >>> correctness(np.log([[[0.7, 0.3]], [[0.4, 0.6]]]), [0]).tolist()

@@ -26,7 +26,7 @@ def deepfool(
 ) -> NDArray[np.float32]:
     """DeepFool: squared length of the smallest perturbation found that changes the prediction; far is easy.
 
-    From x⁰ = x and with y the class predicted there, each step goes to the nearest boundary of the network's
+    From x⁰ = x, with y the class predicted there, each step goes to the nearest boundary of the network's
     linearisation:
 
         w_c = ∇f_c(xᵗ) − ∇f_y(xᵗ),   l = argmin_{c≠y} |f_c(xᵗ) − f_y(xᵗ)| / ‖w_c‖
@@ -36,16 +36,16 @@ def deepfool(
     sample is done once its own prediction has changed: the batch shrinks.
 
     Args:
-        network: logits from images; evaluated in eval mode, and left as it was.
+        network: maps images to logits; evaluated in eval mode, and left as it was.
         images: float (N, …), as the network takes them, or batches of these; on the network's device.
         max_iterations: steps at most.
         overshoot: of each step, so that it ends beyond the boundary and not on it.
-        classes: consider only this many of the classes, those of highest logits at x (10 in DeepFool's own
-            code); default all. Each costs one backward pass a step.
+        classes: consider only this many of the classes, those with the highest logits at x (10 in DeepFool's
+            own code); default all. Each costs one backward pass per step.
         batch_size: samples at a time where ``images`` is one tensor.
 
     Returns:
-        float32 (N,). A sample whose prediction no small step changes, since all gradients are 0, is given
+        float32 (N,). A sample whose gradients are all 0, so that no step changes its prediction, gets
         float32's largest number.
 
     Raises:
@@ -64,9 +64,9 @@ def deepfool(
         Upstream: PatrickZH/DeepCore@74ec709 deepcore/methods/deepfool.py.
 
     Differences from upstream:
-        Upstream has no overshoot (``overshoot=0`` is that): samples end on the boundary itself, where
-        rounding decides, and may use up all iterations. It fails on a CPU, and leaves the network's
-        parameters without gradients.
+        Upstream has no overshoot (as with ``overshoot=0``): samples end on the boundary itself, where
+        rounding decides, and may use up all iterations. It fails on a CPU, and leaves gradients disabled on
+        the network's parameters.
     """
     if max_iterations < 1 or batch_size < 1 or not overshoot >= 0 or (classes is not None and classes < 2):
         raise BadInput(

@@ -1,4 +1,4 @@
-"""Training dynamics of a classification: every score of them, from logits as they come or stored ones."""
+"""Training dynamics of a classifier: every score of them, from logits as they come or as stored."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ def reducers(*, el2n_epochs: int = 10) -> dict[str, Reducer]:
 
 
 class DynamicsAccumulator(Recorder):
-    """Every dynamics score from batches as they come: O(N) state on the device, one synchronisation an epoch.
+    """Every dynamics score from batches as they come: O(N) device state, one synchronisation per epoch.
 
     Args:
         n: samples; ids run from 0 to n − 1.
         classes: C.
         device: where the batches are.
-        el2n_epochs: EL2N sums over so many epochs.
+        el2n_epochs: how many epochs EL2N sums over.
         keep_rows: keep each finished epoch's columns for :meth:`epoch_rows`.
-        spill: a scratch (``save(name, state)``, ``load(name)``) that keeps them on disk, one state an epoch,
+        spill: a scratch (``save(name, state)``, ``load(name)``) that keeps them on disk, one state per epoch,
             instead of in memory.
         scores: reducers by name; default every registered score of dynamics.
 
     Raises:
-        BadInput: from a batch: shapes that do not fit, an epoch that comes back. At the epoch's end at the
-            latest: ids or labels out of range, NaN or infinite logits, a sample visited twice.
+        BadInput: on a batch: shapes that do not fit, an epoch already closed. By the epoch's end: ids or
+            labels out of range, NaN or infinite logits, a sample visited twice.
 
     >>> dynamics = DynamicsAccumulator(2, classes=2)
     >>> for epoch, logits in enumerate([[[2.0, 0.0], [0.0, 1.0]], [[0.0, 2.0], [0.0, 1.0]]]):
@@ -61,7 +61,7 @@ class DynamicsAccumulator(Recorder):
         Coverage-centric-coreset-selection generate_importance_score.py, core/training/TrainingLogger.py
 
     Differences from upstream:
-        upstream logs every output as float16 (154 GB for ImageNet) and reduces the log afterwards; here
+        Upstream logs every output as float16 (154 GB for ImageNet) and reduces the log afterwards; here
         nothing is logged, probabilities are float32 and sums float64. Names: ``accumulated_margin`` is
         ``aum``; ``entropy``, ``loss`` and ``confidence`` are means over epochs, upstream's are of one pass
         after training (:func:`~winnow.tasks.score.final.final_scores`). Never-learned samples: ``forgetting``
@@ -93,7 +93,7 @@ class DynamicsAccumulator(Recorder):
             ids: int (b,).
             logits: float (b, C), any float dtype.
             labels: int (b,).
-            epoch: from 0, never falling.
+            epoch: from 0, never decreasing.
         """
         self._take(ids, logits, labels, epoch, normalised=False)
 
@@ -126,7 +126,7 @@ class DynamicsAccumulator(Recorder):
                 label = int(labels[wrong][0])
                 raise BadInput(f"epoch {self._epoch}: label {label} is outside 0 to {self.classes - 1}.")
             return measure(outputs if self._normalised else F.log_softmax(outputs, dim=1), labels)
-        # NaN for a label that is none: refused at the epoch's end, without making the device wait
+        # NaN for an invalid label: refused at the epoch's end, without making the device wait
         columns = measure(
             outputs if self._normalised else F.log_softmax(outputs, dim=1), labels.clamp(0, self.classes - 1)
         )
@@ -137,15 +137,15 @@ def scores_from_epoch_rows(epochs: Iterable[EpochRows], n: int, *, el2n_epochs: 
     """All dynamics scores from stored epochs, read one at a time.
 
     Args:
-        epochs: in rising order, as :meth:`DynamicsAccumulator.epoch_rows` gave them.
+        epochs: in rising order, as :meth:`DynamicsAccumulator.epoch_rows` gives them.
         n: samples.
-        el2n_epochs: EL2N sums over so many epochs.
+        el2n_epochs: how many epochs EL2N sums over.
 
     Returns:
         float32 (n,) each, equal to the accumulator's bit for bit.
 
     Raises:
-        BadInput: epochs out of order, ids out of range or twice, a sample that was never seen.
+        BadInput: epochs out of order, ids out of range or repeated, a sample that was never seen.
 
     >>> dynamics = DynamicsAccumulator(1, classes=2, keep_rows=True)
     >>> dynamics(torch.tensor([0]), torch.tensor([[1.0, 0.0]]), torch.tensor([0]), 0)
@@ -181,7 +181,7 @@ def scores_from_log_probs(log_probs: Array, labels: Array, *, el2n_epochs: int =
     Args:
         log_probs: float (E, N, C); taken as they are, without normalising float16 logs again.
         labels: int (N,).
-        el2n_epochs: EL2N sums over so many epochs.
+        el2n_epochs: how many epochs EL2N sums over.
 
     Returns:
         ``aum, forgetting, forgetting_toneva, correctness, last_correctness, el2n, confidence, variability,

@@ -11,8 +11,7 @@ References:
     Coverage-centric-coreset-selection generate_importance_score.py (EL2N)
 
 Differences from upstream:
-    None against CCS, D2 and ELFS, which sum over 10 epochs of one run; Paul et al. average one epoch of 10
-    runs.
+    None from CCS, D2 and ELFS, which sum over 10 epochs of one run; Paul et al. average one epoch of 10 runs.
 """
 
 from winnow.tasks.score.reducer import Reducer
@@ -21,7 +20,7 @@ __all__ = ["el2n", "el2n_of"]
 
 
 def el2n_of(epochs: int) -> Reducer:
-    """EL2N over so many epochs from the first on."""
+    """EL2N over the first ``epochs`` epochs."""
     return Reducer(
         ("total",),
         update=lambda state, visit: {"total": state["total"] + visit.el2n * (visit.epoch < epochs)},

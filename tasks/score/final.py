@@ -32,8 +32,8 @@ def final_scores(logits: Array, labels: Array) -> dict[str, np.ndarray]:
         d2pruning generate_importance_score.py (post_training_metrics)
 
     Differences from upstream:
-        Upstream feeds images that are not normalised to a network trained on normalised ones; pass such
-        logits to replay that. Its entropy adds 1e-10 inside the logarithm.
+        Upstream feeds unnormalised images to a network trained on normalised ones; pass such logits to replay
+        that. Its entropy adds 1e-10 inside the logarithm.
     """
     outputs, targets = checked(torch.as_tensor(logits).unsqueeze(0), labels, "logits")
     columns = measure(F.log_softmax(outputs[0].float(), dim=1), targets.to(outputs.device)).cpu().numpy()
@@ -84,7 +84,7 @@ def final_confidence(logits: Array, labels: Array) -> np.ndarray:
 
 
 def max_logit(logits: Array) -> np.ndarray:
-    """The largest logit after training: DeepCore's least confidence goes by it, not by the probability.
+    """The largest logit after training: DeepCore's least confidence ranks by it, not by probability.
 
     Args:
         logits: float (N, C), from eval mode, without augmentation.

@@ -1,6 +1,6 @@
 """Forgetting events: how often a correctly predicted sample was predicted wrongly at the next visit.
 
-Σ_{t≥1} [c_{t−1} = 1 and c_t = 0]; a sample that was never predicted correctly has 0, as in CCS, D2 and ELFS.
+Σ_{t≥1} [c_{t−1} = 1 and c_t = 0]; a sample never predicted correctly scores 0, as in CCS, D2 and ELFS.
 
 >>> import numpy as np
 >>> forgetting(np.log([[[0.7, 0.3]], [[0.4, 0.6]], [[0.8, 0.2]], [[0.1, 0.9]]]), [0]).tolist()

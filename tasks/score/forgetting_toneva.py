@@ -1,7 +1,7 @@
 """Forgetting events, where samples that were never learned count as forgotten in every epoch.
 
-As :func:`forgetting`, with E (the number of epochs) for samples that were never predicted correctly: those
-that have not been forgotten and are not known now.
+As :func:`forgetting`, but E (the number of epochs) for samples never predicted correctly: those that were
+never forgotten and are wrong at the end.
 
 >>> import numpy as np
 >>> forgetting_toneva(np.log([[[0.3, 0.7], [0.9, 0.1]]] * 4), [0, 0]).tolist()

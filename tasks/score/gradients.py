@@ -1,4 +1,4 @@
-"""Gradients of the loss: of the last layer, g_i = b_i ⊗ [h_i, 1], never written out, or of all; GraNd."""
+"""Gradients of the loss: in the last layer (g_i = b_i ⊗ [h_i, 1], never written out) or in all; GraNd."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
     "softmax",
 ]
 
-CHUNK_NUMBERS = 2**26  # of the gradients that are held at a time: 256 MiB in float32
+CHUNK_NUMBERS = 2**26  # gradient entries held at a time: 256 MiB in float32
 
 
 def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
@@ -41,7 +41,7 @@ def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
 
 
 def residuals_of(probabilities: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Softmax minus one-hot: the gradient of each sample's cross-entropy by its logits; float32 (N, C).
+    """Softmax minus one-hot: each sample's cross-entropy gradient in its logits; float32 (N, C).
 
     >>> residuals_of(np.array([[0.5, 0.5]]), np.array([0]))
     array([[-0.5,  0.5]], dtype=float32)
@@ -67,7 +67,7 @@ class LastLayer:
 
     @classmethod
     def of(cls, residuals: NDArray[Any], features: NDArray[Any]) -> LastLayer:
-        """Of residuals (N, C) and features (N, D).
+        """From residuals (N, C) and features (N, D).
 
         Raises:
             BadInput: a number beyond float32.
@@ -93,13 +93,13 @@ def grand(residuals: Repeats, features: Repeats) -> NDArray[np.float32]:
     """GraNd: length of the loss's gradient in the last layer, averaged over trainings; long is hard.
 
     The gradient of the cross-entropy in a linear layer's weights and bias is g_i = b_i ⊗ [h_i, 1] with b_i =
-    softmax(z_i) − onehot(y_i), so that its length needs no gradient:
+    softmax(z_i) − onehot(y_i), so its length needs no backpropagation:
 
         ‖g_i‖ = ‖b_i‖ · √(1 + ‖h_i‖²)
 
     Args:
-        residuals: b, float (N, C); of several trainings a list of these, or (R, N, C).
-        features: h, the layer's input: float (N, D); of several trainings a list, or (R, N, D).
+        residuals: b, float (N, C); for several trainings, a list of these or (R, N, C).
+        features: h, the layer's input: float (N, D); for several trainings, a list or (R, N, D).
 
     Returns:
         float32 (N,).
@@ -157,12 +157,12 @@ def grand_full(
     mean.
 
     Args:
-        network: logits from images; left as it was. Parameters that do not require gradients count as
+        network: maps images to logits; left as it was. Parameters that do not require gradients count as
             constants.
         images: float (N, …), as the network takes them, on its device.
         labels: int (N,).
-        chunk: samples whose gradients are held at a time; default as many as fit 256 MiB. The result does not
-            depend on it.
+        chunk: samples whose gradients are held at a time; default as many as fit in 256 MiB. The result does
+            not depend on it.
 
     Returns:
         float32 (N,).
@@ -177,7 +177,7 @@ def grand_full(
     array([2.1213], dtype=float32)
 
     Cost:
-        One forward and one backward pass a sample, in chunks; memory of a chunk: its samples times all
+        One forward and one backward pass per sample, in chunks; memory: a chunk's samples times all
         parameters.
 
     References:

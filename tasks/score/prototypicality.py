@@ -13,7 +13,7 @@ from winnow.tasks.errors import BadInput
 
 __all__ = ["euclidean_kmeans", "prototypicality", "spherical_kmeans"]
 
-ITERATIONS = 100  # of spherical k-means, which settles before
+ITERATIONS = 100  # of spherical k-means, which converges earlier
 ROWS = 4096  # converted at a time
 
 
@@ -37,7 +37,7 @@ def prototypicality(
         float32 (N,).
 
     Raises:
-        BadInput: a wrong shape, NaN or infinity, more clusters than samples, another ``metric``.
+        BadInput: a wrong shape, NaN or infinity, more clusters than samples, an unknown ``metric``.
 
     Cost:
         O(N·k·D) for each of at most 100 iterations.
@@ -85,7 +85,7 @@ def prototypicality(
 def spherical_kmeans(
     points: NDArray[np.float32], clusters: int, seed: int, iterations: int = ITERATIONS
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Centres of unit length and each point's nearest, by faiss on all points, not on a sample."""
+    """Centres of unit length and each point's nearest, by faiss on all points, not a subset."""
     import faiss
 
     kmeans = faiss.Kmeans(
@@ -113,7 +113,7 @@ def euclidean_kmeans(
     with threadpool_limits(limits=1, user_api="openmp"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than clusters
         kmeans = KMeans(n_clusters=clusters, random_state=seed).fit(points)
-        # with such points, labels_ are not of the nearest centre
+        # with such points, labels_ need not be the nearest centres
         return kmeans.cluster_centers_, kmeans.predict(points)
 
 

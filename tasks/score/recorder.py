@@ -1,4 +1,4 @@
-"""Records what training shows of each sample: columns of an epoch, folded into scores when it ends."""
+"""Records what training shows about each sample: an epoch's columns, folded into scores when it ends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HELD_VALUES = {"cpu": 1 << 15, "cuda": 1 << 22}
 
 @dataclass(frozen=True)
 class EpochRows:
-    """What an epoch showed of each visited sample, in the order of the ids: the dynamics artifact's rows.
+    """What an epoch showed about each visited sample, ordered by id: the dynamics artifact's rows.
 
     Attributes:
         epoch: from 0.
@@ -36,24 +36,24 @@ class EpochRows:
 
 
 class Recorder:
-    """Columns of every visit, and their scores: O(n) state on the device, one synchronisation an epoch.
+    """Columns of every visit, and their scores: O(n) state on the device, one synchronisation per epoch.
 
-    Calling it is what the training loop's ``observe`` expects. A batch costs one copy of its outputs; every
+    It is a callable as the training loop's ``observe`` expects. A batch costs one copy of its outputs; every
     few batches these are measured together; when the epoch ends, its columns are checked and folded.
 
     Args:
         n: samples; ids run from 0 to n − 1.
-        columns: names of what is measured of a visit.
-        measure: outputs (b, …) and targets (b, …) to float32 (b, len(columns)).
+        columns: names of what is measured at a visit.
+        measure: maps outputs (b, …) and targets (b, …) to float32 (b, len(columns)).
         reducers: scores by name.
         device: where the batches are.
         keep_rows: keep each finished epoch's columns for :meth:`epoch_rows`.
-        spill: a scratch (``save(name, state)``, ``load(name)``) that keeps them on disk, one state an epoch,
+        spill: a scratch (``save(name, state)``, ``load(name)``) that keeps them on disk, one state per epoch,
             instead of in memory.
 
     Raises:
-        BadInput: from a batch: an epoch that comes back. At the epoch's end at the latest: ids out of range,
-            values that are not finite, a sample visited twice.
+        BadInput: on a batch: an epoch already closed. By the epoch's end: ids out of range, values that are
+            not finite, a sample visited twice.
 
     >>> total = Reducer(("loss",), lambda s, v: {"loss": s["loss"] + v.loss}, lambda s: s["loss"])
     >>> squared = lambda outputs, targets: (outputs - targets).square()
@@ -80,7 +80,7 @@ class Recorder:
         self._folds = Folds(n, reducers, self.device)
         self._epoch: int | None = None
         self._last = -1
-        # row n takes what an id out of range would write elsewhere; it is refused at the next check
+        # row n catches writes for ids out of range, which are refused at the next check
         self._values = torch.zeros(n + 1, len(columns), device=self.device)
         self._visits = torch.zeros(n + 1, dtype=torch.int64, device=self.device)
         self._range = self._no_range()
@@ -94,7 +94,7 @@ class Recorder:
 
     @property
     def seen(self) -> dict[str, torch.Tensor]:
-        """What the last visit of each sample showed, float32 (n,) by column; 0 before the first."""
+        """What each sample's last visit showed, float32 (n,) by column; 0 before the first."""
         self._measure_held()
         return dict(zip(self.columns, self._values[: self.n].T, strict=True))
 
@@ -109,7 +109,7 @@ class Recorder:
             ids: int (b,).
             outputs: float (b, …), any float dtype; copied, since a captured graph reuses its buffer.
             targets: (b, …).
-            epoch: from 0, never falling.
+            epoch: from 0, never decreasing.
         """
         if epoch != self._epoch:
             self._begin(epoch)
@@ -119,7 +119,7 @@ class Recorder:
             self._measure_held()
 
     def _measure_held(self) -> None:
-        """Measure the batches that were held back, into the open epoch's columns."""
+        """Measure the batches held back, into the open epoch's columns."""
         if not self._held:
             return
         ids, outputs, targets = (
@@ -131,7 +131,7 @@ class Recorder:
         self._range = torch.minimum(self._range, torch.stack([low, -high]))
         if self.device.type == "cpu":
             self._check_range()
-        else:  # asking now would make the device wait: write where it is harmless, refuse at the epoch's end
+        else:  # checking now would stall the device: write where it is harmless, refuse at the epoch's end
             ids = ids.where((ids >= 0) & (ids < self.n), self.n)
         self._values.index_copy_(0, ids, self._measure(outputs, targets))
         self._visits.scatter_add_(0, ids, torch.ones_like(ids))
@@ -166,7 +166,7 @@ class Recorder:
         self._range = torch.minimum(self._range, other._range.to(self.device))
 
     def _checked_epoch(self) -> torch.Tensor:
-        """The open epoch's ``seen`` mask, once its content has been found good."""
+        """The open epoch's ``seen`` mask, once its content has been checked."""
         self._measure_held()
         self._check_range()
         visits, values = self._visits[: self.n], self._values[: self.n]
@@ -178,7 +178,7 @@ class Recorder:
         return visits > 0
 
     def end_epoch(self) -> None:
-        """Check and close the open epoch; the first batch of the next one does it too."""
+        """Check and close the open epoch; the first batch of the next one does so too."""
         if self._epoch is None:
             return
         seen = self._checked_epoch()
@@ -201,7 +201,7 @@ class Recorder:
         return EpochRows(epoch, ids.numpy(), dict(zip(self.columns, values.numpy(), strict=True)))
 
     def epoch_rows(self) -> Iterator[EpochRows]:
-        """Hand out, once, the columns of the epochs that have ended, one epoch in memory at a time.
+        """Yield, once only, the columns of finished epochs, one epoch in memory at a time.
 
         Raises:
             WinnowError: a spilled epoch is missing or damaged.
@@ -230,7 +230,7 @@ class Recorder:
     # -- checkpoints -----------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The whole state as tensors and plain values, also amid an epoch."""
+        """The whole state as tensors and plain values, even mid-epoch."""
         self._measure_held()
         rows = [
             r
@@ -255,7 +255,7 @@ class Recorder:
         """Continue from :meth:`state_dict`.
 
         Raises:
-            BadInput: it is of another number of samples, or of other scores.
+            BadInput: a different number of samples, or different scores.
         """
         if (state["n"], state["scores"]) != (self.n, list(self._folds.reducers)):
             raise BadInput(f"a state of {state['n']} samples and other scores than these of {self.n}.")

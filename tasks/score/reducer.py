@@ -22,11 +22,11 @@ State = Mapping[str, torch.Tensor]
 
 
 class Visit:
-    """What an epoch showed of all samples.
+    """What an epoch showed about all samples.
 
     Attributes:
         epoch: from 0.
-        count: visits of each sample so far, this one included; float64 (n,).
+        count: visits to each sample so far, including this one; float64 (n,).
         margin, loss, …: the problem's columns, float64 (n,).
     """
 
@@ -47,12 +47,12 @@ class Reducer:
     """A score that each epoch adds to. Samples that an epoch does not visit keep their state.
 
     Args:
-        state: names of the numbers that are kept of each sample, 0 at the start.
-        update: state and visit to the new state; float64 (n,) each.
-        result: state to the score; ``state["visits"]`` and ``state["epochs"]`` count its visits and all
+        state: names of the numbers kept per sample, 0 at the start.
+        update: maps state and visit to the new state; float64 (n,) each.
+        result: maps state to the score; ``state["visits"]`` and ``state["epochs"]`` count its visits and all
             epochs. Reducers with the same ``update`` share their state.
 
-    Called with stored log-probabilities (E, N, C) and labels (N,) it gives the score, float32 (N,).
+    Called with stored log-probabilities (E, N, C) and labels (N,), it gives the score, float32 (N,).
 
     >>> total = Reducer(("loss",), lambda s, v: {"loss": s["loss"] + v.loss}, lambda s: s["loss"])
     >>> total(np.log([[[0.5, 0.5]]] * 3), [0]).round(4)
@@ -122,7 +122,7 @@ class Folds:
 def stored_scores(
     stored: Array, labels: Array, reducers: Mapping[str, Reducer], *, normalised: bool
 ) -> Scores:
-    """These scores from stored logits (E, N, C), or log-probabilities (``normalised``), epoch by epoch.
+    """All scores from stored logits (E, N, C), or log-probabilities (``normalised``), epoch by epoch.
 
     Raises:
         BadInput: wrong shapes, NaN, or a label outside the classes.

@@ -1,4 +1,4 @@
-"""Tasks of the scoring stage: dynamics of a proxy; scores that take another pass, or several proxies."""
+"""Tasks of the scoring stage: dynamics of a proxy; scores that need another pass or several proxies."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ if TYPE_CHECKING:
 
 __all__ = ["add_score", "average_score", "final_scores", "record_dynamics", "takes_a_pass"]
 
-PASS_BATCH = 256  # images whose gradients are taken at a time, at most
+PASS_BATCH = 256  # most images whose gradients are computed at a time
 
 log = logging.getLogger("winnow.tasks.score")
 
 
 def takes_a_pass(name: str) -> bool:
-    """Whether a score is made by a pass through the trained network, instead of by its training."""
+    """Whether a score comes from a pass through the trained network rather than from its training."""
     return name in registered and "network" in registered.get(name).needs
 
 
 def final_scores() -> list[ScoreEntry]:
-    """The scores that the trained network's logits and features give."""
+    """The scores computed from the trained network's logits and features."""
     sources = {"logits", "residuals"}
     return [entry for entry in registered if sources & set(entry.needs)]
 
 
 def _recorded_by(recipe: Recipe) -> Any:
-    """A recipe as a key sees it, with the versions of all scores that its training gives."""
+    """A recipe as it enters a key, with the versions of all scores that its training yields."""
     every = [entry.identity for entry in registered if not takes_a_pass(entry.name)]
     return {**trained_by(recipe), "scores": every}
 
@@ -75,12 +75,12 @@ def record_dynamics(
         recipe: of the proxy's training.
         seed: of the proxy.
         store_dynamics: also keep each epoch's margin, loss, correctness, EL2N and entropy of each sample.
-        final_pass: also pass all images, not augmented, through the trained network: scores of that pass,
-            GraNd, features, logits.
+        final_pass: also pass all images, unaugmented, through the trained network: scores of that pass,
+            GraNd, features and logits.
         normalised: whether that pass normalises images as the training does; the published CCS and D2 do not.
-        grand_batch: divide GraNd by the size of each sample's batch of so many, as the published DeepCore
-            does.
-        device: where.
+        grand_batch: batch size; each sample's GraNd is divided by its batch's size, as in the published
+            DeepCore.
+        device: to run on.
 
     Returns:
         ``scores``, ``history``; ``dynamics`` if stored; ``features`` (penultimate), ``logits`` and
@@ -211,16 +211,16 @@ def add_score(
     *,
     device: str = "auto",
 ) -> Artifact:
-    """The scores with one more that takes a pass through the trained network (:func:`takes_a_pass`).
+    """The scores plus one that needs a pass through the trained network (:func:`takes_a_pass`).
 
     Args:
-        samples: whose images go through the network.
+        samples: their images go through the network.
         labels: pseudo-labels, or samples loaded with labels.
         scores: of the same samples.
-        network: trained, as ``record_dynamics`` gives it.
-        recipe: that it was trained with.
+        network: trained, as ``record_dynamics`` returns it.
+        recipe: the one it was trained with.
         name: of the score.
-        device: where.
+        device: to run on.
     """
     import numpy as np
     import torch
@@ -258,7 +258,7 @@ def add_score(
 
 @cached_task(version="1", name="average-score", run_name="average-{name}")
 def average_score(scores: list[Artifact], name: str) -> Artifact:
-    """The first of these with one score's mean over all of them: GraNd is that of several trainings."""
+    """The first of these, with one score replaced by its mean over all: GraNd averages several trainings."""
     import numpy as np
 
     return _with_column(

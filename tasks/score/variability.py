@@ -1,6 +1,6 @@
 """Variability: spread of the label's probability over epochs (population standard deviation).
 
-σ_i = sqrt( (1/E) Σ_t (p_t(y_i) − μ_i)² ); high is ambiguous. The sum is Welford's.
+σ_i = sqrt( (1/E) Σ_t (p_t(y_i) − μ_i)² ); high is ambiguous. By Welford's algorithm.
 
 >>> import numpy as np
 >>> variability(np.log([[[0.7, 0.3]], [[0.5, 0.5]]]), [0]).round(4)

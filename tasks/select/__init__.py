@@ -1,13 +1,13 @@
-"""Selectors: which samples to keep. One line a method; each is loaded when first used."""
+"""Selectors: which samples to keep. One line per method; each is loaded when first used."""
 
 from winnow.tasks.registry import selectors
 
-# what refuses a problem that is too large before anything is computed
+# these refuse too large a problem before anything is computed
 _DENSE, _FACTOR, _CRAIG = (".similarity:check_dense", ".submodular:check_factor", ".craig:check_size")
 
 
 def _top(score: str, kept: str, higher_is: str, *references: str) -> None:
-    """Register ``top`` by the score of a paper under the score's name."""
+    """Register ``top`` by a paper's score under the score's name."""
     example = (
         f'>>> s = Signals(n=3, scores={{"{score}": np.array([3.0, 1.0, 2.0])}})\n'
         f'>>> selectors.get("{score}")(s, 1).indices.tolist()\n[{0 if higher_is == "harder" else 1}]'

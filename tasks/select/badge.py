@@ -19,9 +19,9 @@ Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
 BLOCK = 128  # picks that are measured against all samples in one matrix product
-STALE = 8  # and at most this part of the picks so far: the distances drawn from must not be much too large
-ROWS = 4096  # samples a tile
-# squared distances below this share of ‖g‖² are computed anew: ‖g_i‖² + ‖g_j‖² − 2⟨g_i, g_j⟩ has lost their
+STALE = 8  # and at most 1/STALE of the picks so far: the distances drawn from must not be far too large
+ROWS = 4096  # samples per tile
+# squared distances below this share of ‖g‖² are recomputed: ‖g_i‖² + ‖g_j‖² − 2⟨g_i, g_j⟩ has lost their
 # digits
 CANCELS = 1e-3
 
@@ -29,7 +29,7 @@ CANCELS = 1e-3
 def definition(signals: Signals, budget: int, *, generator: np.random.Generator) -> Rows:
     """BADGE's picks on gradients written out: the reference that tests hold the engine to.
 
-    The engine makes the very same draws up to 2 · ``STALE`` − 1 picks; then it draws in blocks, from the same
+    The engine makes the same draws up to 2 · ``STALE`` − 1 picks; then it draws in blocks, from the same
     distribution.
     """
     h, b = signals.features.astype(np.float64), signals.residuals.astype(np.float64)
@@ -56,18 +56,18 @@ def badge(signals: Signals, budget: int, *, generator: np.random.Generator) -> S
         ‖g_i − g_j‖² = ‖b_i‖²(1 + ‖h_i‖²) + ‖b_j‖²(1 + ‖h_j‖²) − 2⟨b_i, b_j⟩(1 + ⟨h_i, h_j⟩)
 
     Picks are drawn from distances that may be up to a block of picks old, and accepted with probability new /
-    old: that is the same distribution, and lets a whole block of picks be measured in one matrix product.
+    old: this gives the same distribution and lets a whole block of picks be measured in one matrix product.
     Once every sample lies on a picked one, the rest is drawn uniformly.
 
     Args:
-        signals: residuals b = softmax − one-hot and features h, the last layer's input. The residuals given
-            decide whose loss it is: the paper has no labels yet and takes the predicted class, with true
-            labels it is the training loss.
+        signals: residuals b = softmax − one-hot and features h, the last layer's input. The residuals decide
+            which loss it is: the paper has no labels yet and takes the predicted class; with true labels it
+            is the training loss.
         budget: k, samples to keep.
         generator: of the draws.
 
     Returns:
-        Selection in the order of the picks; gains are D² at the pick, of the first one ‖g‖².
+        Selection in pick order; gains are D² at the pick, ‖g‖² for the first.
 
     Raises:
         BadInput: gradients so long that D² may exceed float32.

@@ -26,13 +26,13 @@ HOW_TO_MAKE = {
 
 
 def count(budget: int | float, n: int, *, upstream: bool = False) -> int:
-    """Samples to keep: an int as it is, a fraction in (0, 1] of n, rounded down.
+    """Samples to keep: an int as given, a fraction in (0, 1] of n rounded down.
 
-    A product that is whole but for the rounding of floats counts as whole: 0.29 of 100 are 29. The published
+    A product that is whole but for the rounding of floats counts as whole: 0.29 of 100 is 29. The published
     code truncates it to 28, and so does ``upstream``.
 
     Raises:
-        BadInput: outside its range, or a fraction that keeps no sample.
+        BadInput: out of range, or a fraction that keeps no sample.
 
     >>> count(0.3, 200), count(7, 200), count(1.0, 200), count(0.29, 100)
     (60, 7, 200, 29)
@@ -79,7 +79,7 @@ def check_size(selector: SelectorEntry, n: int, k: int, params: Mapping[str, Any
 
 
 def per_class(labels: NDArray[np.int64], k: int) -> dict[int, int]:
-    """Split k over the classes by their sizes: largest remainder, at least 1 a class where k allows.
+    """Split k over the classes by their sizes: largest remainder, at least 1 per class where k allows.
 
     >>> per_class(np.repeat([0, 1, 2], [90, 9, 1]), 10)
     {0: 8, 1: 1, 2: 1}
@@ -107,10 +107,10 @@ def run(
     upstream: bool = False,
     **params: Any,
 ) -> Selection:
-    """The door to every selector: check signals, budget and parameters, put samples in order, select.
+    """The entry to every selector: check signals, budget and parameters, put samples in order, select.
 
     Selectors see the samples in the order of their ids, so that neither draws nor rounding depend on how they
-    are stored; the indices that come back are those of the signals as they were given.
+    are stored; the indices returned refer to the signals as given.
 
     Args:
         selector: registry entry.

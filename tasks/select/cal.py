@@ -1,4 +1,4 @@
-"""CAL: samples that a network predicts otherwise than their neighbours in its feature space."""
+"""CAL: samples that a network predicts differently from their neighbours in its feature space."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def definition(
     N = d.argsort(axis=1, kind="stable")[:, :neighbours]
     J = 0.5 * ((p[:, None] - p) * (np.log(p)[:, None] - np.log(p))).sum(axis=2)
     s = np.take_along_axis(J, N, axis=1).mean(axis=1)
-    return order(-s.round(12), generator.random(signals.n))[:budget]  # rounding ties what is alike
+    return order(-s.round(12), generator.random(signals.n))[:budget]  # rounding makes equals tie
 
 
 def cal(signals: Signals, budget: int, *, generator: np.random.Generator, neighbours: int = 10) -> Selection:
-    """Keep contrastive samples: near to others in feature space, but with different predictions.
+    """Keep contrastive samples: near others in feature space, but with different predictions.
 
     With N(i) the nearest neighbours of sample i among the features, by Euclidean distance, the samples of
     largest
@@ -50,14 +50,14 @@ def cal(signals: Signals, budget: int, *, generator: np.random.Generator, neighb
         neighbours: of a sample; all others where there are fewer.
 
     Returns:
-        Selection from the most contrastive sample on; gains are s.
+        Selection, most contrastive sample first; gains are s.
 
     Raises:
         BadInput: fewer than one neighbour, a graph that lists fewer or cannot be used, probabilities that
             are negative or do not sum to one.
 
     Cost:
-        The kNN graph, O(N²·D) multiplications (a tenth of it in ten classes), and O(N·neighbours·C).
+        The kNN graph, O(N²·D) multiplications (a tenth of that in ten classes), and O(N·neighbours·C).
 
     References:
         Margatina, Vernikos, Barrault and Aletras, Active Learning by Acquiring Contrastive Examples, EMNLP
@@ -65,12 +65,12 @@ def cal(signals: Signals, budget: int, *, generator: np.random.Generator, neighb
         Upstream: PatrickZH/DeepCore@74ec709 deepcore/methods/cal.py.
 
     Differences from upstream:
-        Upstream keeps the smallest s, the samples that agree with their neighbours; ``upstream=True``
-        replays that. Its first neighbour is dropped as being the sample itself, which it need not be
-        where there are copies; a probability of 0 makes it NaN (here it counts as 1.2·10⁻³⁸); and it
-        fails on classes of 10 samples or fewer. None of these is replayed. The paper has the neighbours
-        among the labelled samples and takes KL(p_j‖p_i); with no labelled set, both here and upstream
-        have them among all samples, and the symmetric divergence.
+        Upstream keeps the smallest s, the samples that agree with their neighbours; ``upstream=True`` replays
+        that. It drops the first neighbour as being the sample itself, which it need not be where there are
+        copies; a probability of 0 makes s NaN (here it counts as 1.2·10⁻³⁸); and it fails on classes of 10
+        samples or fewer. None of this is replayed. The paper takes neighbours among the labelled samples, and
+        KL(p_j‖p_i); with no labelled set, both here and upstream take them among all samples, and the
+        symmetric divergence.
 
     >>> features = np.array([[0.0], [0.1], [0.2], [5.0], [5.1]])
     >>> probabilities = np.array([[0.9, 0.1], [0.1, 0.9], [0.9, 0.1], [0.1, 0.9], [0.1, 0.9]])

@@ -26,9 +26,9 @@ def definition(
     mis_ratio: float = 0.0,
     strata: int = 50,
 ) -> NDArray[np.int64]:
-    """CCS's picks in the paper's letters: the reference that tests hold the engine to."""
+    """CCS's picks in the paper's notation: the reference that tests hold the engine to."""
     ties = generator.random(signals.n)
-    kept = np.lexsort((ties, signals.score("aum")))[int(mis_ratio * signals.n) :]  # β of lowest AUM dropped
+    kept = np.lexsort((ties, signals.score("aum")))[int(mis_ratio * signals.n) :]  # drop β of lowest AUM
     s = signals.score(score)[kept].astype(np.float64)
     width = s.max() + 1e-4 * abs(s.max()) - s.min()
     stratum = np.floor((s - s.min()) * strata / (width or 1.0))
@@ -59,7 +59,7 @@ def ccs(
         signals: scores ``aum`` and the one asked for.
         budget: k, samples to keep.
         generator: breaks ties and draws inside the strata.
-        score: that is stratified.
+        score: the one stratified.
         mis_ratio: β in [0, 1), share of lowest-AUM samples to drop.
         strata: number of strata.
 

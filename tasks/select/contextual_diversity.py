@@ -33,14 +33,14 @@ def definition(signals: Signals, budget: int, *, generator: np.random.Generator)
 
 
 def contextual_diversity(signals: Signals, budget: int, *, generator: np.random.Generator) -> Selection:
-    """Cover what a network predicts: each pick's probabilities are farthest from those of all picks before.
+    """Cover what a network predicts: each pick's probabilities are farthest from those of all earlier picks.
 
     The first pick is drawn; then, until there are k,
 
         next = argmax_i min over the picks j of J(p_i, p_j)
         J(p, q) = ½ KL(p‖q) + ½ KL(q‖p) = ½ Σ_c (p_c − q_c)(log p_c − log q_c)
 
-    J is a matrix product of [p, log p] with [log q, q], hence whole blocks of picks are measured at once.
+    J is a matrix product of [p, log p] with [log q, q], so whole blocks of picks are measured at once.
 
     Args:
         signals: probabilities.
@@ -48,8 +48,8 @@ def contextual_diversity(signals: Signals, budget: int, *, generator: np.random.
         generator: draws the first pick and breaks ties.
 
     Returns:
-        Selection in the order of the picks, so that a smaller one is a prefix of a larger one; gains are the
-        divergences from the nearest pick before, that of the first being ∞.
+        Selection in pick order, so that a smaller one is a prefix of a larger one; gains are the divergences
+        from the nearest earlier pick, ∞ for the first.
 
     Raises:
         BadInput: probabilities that are negative or do not sum to one.
@@ -64,8 +64,8 @@ def contextual_diversity(signals: Signals, budget: int, *, generator: np.random.
     Differences from upstream:
         A probability of 0 counts as 1.2·10⁻³⁸, float32's smallest; upstream's divergence is then NaN and the
         first rows are selected (not replayed). The paper measures mixtures of a class's predictions over
-        regions of an image; like DeepCore, this one measures single samples' probabilities. ``upstream=True``
-        replays the first pick, of ``RandomState(0)``, and ties, which go to the lower row.
+        regions of an image; like DeepCore, this measures single samples' probabilities. ``upstream=True``
+        replays the first pick, from ``RandomState(0)``, and ties, which go to the lower row.
 
     >>> s = Signals(n=3, probabilities=np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9]]))
     >>> 2 in contextual_diversity(s, 2, generator=np.random.default_rng(0)).indices
@@ -76,7 +76,7 @@ def contextual_diversity(signals: Signals, budget: int, *, generator: np.random.
 
 
 def cover(probabilities: NDArray[Any], budget: int, ties: NDArray[np.float64], first: int) -> Selection:
-    """The greedy farthest samples from ``first`` on."""
+    """The greedy farthest samples, starting from ``first``."""
     picks, gains = farthest_first(_divergences(probabilities), budget, ties, first)
     return Selection.of(picks, gains=gains)
 

@@ -19,7 +19,7 @@ from winnow.tasks.select.similarity import UNIT, check_dense, dense, nearest, sp
 
 __all__ = ["Gradients", "check_size", "craig", "definition", "nearest_pick"]
 
-_CANCELS = 2.0**-18  # squared distances below this share of ‖g_i‖² + ‖g_j‖² are rounding of float32, hence 0
+_CANCELS = 2.0**-18  # squared distances below this share of ‖g_i‖² + ‖g_j‖² are float32 rounding, hence 0
 _TILE = 1 << 22  # similarities of samples with picks that are handled together
 
 
@@ -35,7 +35,7 @@ def definition(signals: Signals, budget: int, *, generator: np.random.Generator)
         represented = s[:, S].max(axis=1, initial=0.0, keepdims=True)
         gain = np.maximum(s - represented, 0.0).sum(axis=0)
         gain[S] = -np.inf
-        S.append(int(order(-gain.round(9), ties)[0]))  # arg max; rounding ties what is alike
+        S.append(int(order(-gain.round(9), ties)[0]))  # arg max; rounding makes equals tie
     return np.array(S)
 
 
@@ -67,7 +67,7 @@ class Gradients:
         return len(self.squared)
 
     def distances(self, rows: Any, columns: Any) -> NDArray[np.float32]:
-        """‖g_i − g_j‖ of some rows with some columns."""
+        """‖g_i − g_j‖ between some rows and columns."""
         return np.ldexp(self._distances(rows, columns), self.exponent)
 
     def tile(self, rows: Any, columns: Any) -> NDArray[np.int32]:
@@ -114,15 +114,15 @@ def craig(
         Σ_i min_{j ∈ S} ‖g_i − g_j‖
 
     The picks reduce that bound greedily, as facility location with s_ij = d − ‖g_i − g_j‖ and d = 2·max ‖g‖
-    (which only decides the first gain), and weight γ_j is the number of samples whose nearest pick is j.
+    (which affects only the first gain), and weight γ_j is the number of samples whose nearest pick is j.
     ``balanced=True`` does so in each class, as the paper does.
 
     Args:
         signals: residuals r = softmax − one-hot and features h, the last layer's input.
         budget: k, samples to keep.
         generator: breaks ties, and draws for the stochastic optimiser.
-        neighbours: that a sample can stand for while picks are made, those of nearest gradients, as in
-            facility_location; None for all.
+        neighbours: how many others, those of nearest gradients, can stand for a sample while picks are made,
+            as in facility_location; None for all.
         optimizer: ``"lazy"`` and ``"naive"`` pick the same; ``"stochastic"`` looks at ⌈N/k · ln 100⌉ random
             samples for each pick; ``"approximate_lazy"`` accepts a gain of 0.9 of the highest bound.
 
@@ -146,10 +146,10 @@ def craig(
     Differences from upstream:
         Weights are the cluster sizes (upstream: plus 1). Gradients are per sample (upstream: divided by the
         size of their batch, so those of a class's last batch are larger). Gains count all samples (upstream
-        unbalanced: the first 256 rows, hardly more, and similarities across classes are 0). Gradients are not
-        written out. ``upstream=True`` replays lazy and naive greedy, the balanced code where all labels are
-        the same or there are none (so with ``balanced=True``), else the unbalanced one; ``batch`` is the size
-        of its batches.
+        unbalanced: hardly more than the first 256 rows, and similarities across classes are 0). Gradients are
+        not written out. ``upstream=True`` replays lazy and naive greedy, the balanced code where all labels
+        are the same or there are none (so with ``balanced=True``), else the unbalanced one; ``batch`` is the
+        size of its batches.
 
     >>> residuals = np.array([[0.9, -0.9], [0.9, -0.9], [-0.2, 0.2]])
     >>> s = Signals(n=3, residuals=residuals, features=np.ones((3, 2)))
@@ -179,7 +179,7 @@ def craig(
 
 
 def nearest_pick(gradients: Gradients, picks: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Which of the picks each sample is nearest to: itself for a pick, of equals the first."""
+    """Which of the picks each sample is nearest to: itself for a pick; ties go to the first."""
     cluster = np.empty(len(gradients), np.int64)
     step = max(1, _TILE // len(picks))
     for start in range(0, len(cluster), step):

@@ -1,8 +1,8 @@
 """D2 Pruning: difficulty and diversity balanced by messages over the kNN graph.
 
 ``messages`` and ``greedy`` also work on graphs from elsewhere, as plain arrays: (N, k) neighbours and
-weights, or rows of any length, one after another, (E,), with ``indptr`` (N + 1,), where row i takes up
-indptr[i] to indptr[i + 1].
+weights, or rows of any length, concatenated, (E,), with ``indptr`` (N + 1,), where row i spans indptr[i] to
+indptr[i + 1].
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def definition(
     gamma_forward: float = 1.0,
     gamma_reverse: float = 0.1,
 ) -> Rows:
-    """D2's picks in the paper's letters, on dense matrices: the reference that tests hold the engine to."""
+    """D2's picks in the paper's notation, on dense matrices: the reference that tests hold the engine to."""
     x, s = signals.features.astype(np.float64), _from_0_to_1(signals.hardness(score).astype(np.float64))
     ties = generator.random(signals.n)
     d = np.linalg.norm(x[:, None] - x, axis=2)
@@ -49,7 +49,7 @@ def definition(
     g = s + np.where(near, np.exp(-gamma_forward * d / sigma), 0.0) @ s
     picks: list[int] = []
     while len(picks) < budget:
-        i = int(order(-g.round(12), ties)[0])  # arg max; rounding ties what is alike
+        i = int(order(-g.round(12), ties)[0])  # arg max; rounding makes equals tie
         g -= np.where(near[i], np.exp(-gamma_reverse * d[i] / sigma), 0.0) * max(g[i], 0.0)
         g[i] = -np.inf
         picks.append(i)
@@ -62,8 +62,8 @@ def messages(
     """What every sample receives from its neighbours: Σ_{j ∈ N(i)} w_ij v_j.
 
     With e the weights, the forward pass of D2 is g = s + messages(s, neighbours, e). The terms are rounded to
-    a grid of 2⁻⁵² of the largest possible sum, on which float64 adds exactly: copies of a sample receive the
-    very same, though their neighbours are listed in another order.
+    a grid of 2⁻⁵² of the largest possible sum, on which float64 adds exactly: copies of a sample receive
+    exactly the same, even if their neighbours are listed in another order.
 
     Args:
         values: (N,) v.
@@ -121,7 +121,7 @@ def greedy(
         BadInput: NaN, shapes that differ, a negative weight, a neighbour or a budget out of range.
 
     Cost:
-        O(budget · k) edge visits a round, some twenty rounds on kNN graphs; O(N + E) memory.
+        O(budget · k) edge visits per round, some twenty rounds on kNN graphs; O(N + E) memory.
 
     >>> chain = np.array([[1], [2], [3], [0]])
     >>> g = np.array([4.0, 3.5, 3.0, 1.0])
@@ -166,7 +166,7 @@ def d2(
     distance_scale: float | None = None,
     similarity: str = "cosine",
 ) -> Selection:
-    """Balance difficulty and diversity: hard neighbours raise a sample, a neighbour that is picked lowers it.
+    """Balance difficulty and diversity: hard neighbours raise a sample, picked neighbours lower it.
 
     Forward: g_i = s_i + Σ_{j ∈ N(i)} exp(−γ_f d_ij / σ) s_j, with s the score from 0 (easiest) to 1 (hardest)
     and σ the median of the kNN distances. Reverse, k times: pick i = argmax g of those left; g_j ← g_j −
@@ -175,8 +175,8 @@ def d2(
     The graph joins the samples that mis_ratio leaves. Without one in ``signals`` it is computed from the
     features: exact, Euclidean. A given graph is used as it is: edges to dropped samples (with "per_class": to
     other classes) vanish, and of what remains each row keeps its first ``neighbours``. Its distances are
-    measured anew in the features; without features they follow from its similarities. ``balanced=True``
-    needs features, since it selects in each class without a graph.
+    recomputed from the features; without features they follow from its similarities. ``balanced=True`` needs
+    features, since it selects in each class without a graph.
 
     Args:
         signals: the score, AUM where mis_ratio is not 0, features or a graph, and labels for "per_class".
@@ -184,13 +184,13 @@ def d2(
         generator: breaks ties.
         score: the measure of difficulty.
         neighbours: of a sample in the kNN graph; fewer where there are not so many samples.
-        gamma_forward: γ_f ≥ 0; large: far neighbours count less, small: they all count alike.
-        gamma_reverse: γ_r ≥ 0; large: little repulsion, 0: a pick takes its whole priority off its
+        gamma_forward: γ_f ≥ 0; large: far neighbours count less; small: they all count alike.
+        gamma_reverse: γ_r ≥ 0; large: little repulsion; 0: a pick takes its whole priority off its
             neighbours.
         mis_ratio: β in [0, 1), share of lowest-AUM samples to drop first, whatever the score.
         graph_mode: ``"symmetric"`` (samples are neighbours if either lists the other), ``"directed"``
-            (messages go along a sample's own list) or ``"per_class"`` (each class apart: score, σ, symmetric
-            graph and picks; the budget is water-filled over the classes).
+            (messages go along a sample's own list) or ``"per_class"`` (each class on its own: score, σ,
+            symmetric graph and picks; the budget is water-filled over the classes).
         higher_is: ``"harder"`` or ``"easier"`` for a score of your own.
         distance_scale: σ instead of the median; 1 takes distances as they are.
         similarity: what a given graph's similarities are, where there are no features: ``"cosine"`` (d = √(2
@@ -215,12 +215,12 @@ def d2(
 
     Differences from upstream:
         The score is turned so that higher is harder (upstream takes AUM as it is, hence prefers easy samples)
-        and brought to 0…1, and distances are divided by σ (upstream: raw, so that messages vanish on wide
+        and scaled to 0…1, and distances are divided by σ (upstream: raw, so that messages vanish on wide
         features). γ_f can be set (upstream: 1). A priority below 0 sends no message (upstream: a negative
-        one, which attracts). Ties go by the generator (upstream: the first), and a small class keeps its
-        share only (upstream: all of it; then the whole is cut at random). ``upstream=True`` replays
+        one, which attracts). The generator breaks ties (upstream: the first wins), and a small class keeps
+        only its share (upstream: all of it; then the whole is cut at random). ``upstream=True`` replays
         "per_class" (upstream's ``class``), "symmetric" (``graph`` on features), "directed" (``graph`` on
-        precomputed neighbours) and one mode more, "datacomp" (squared distances, score + 0.115, a loop that
+        precomputed neighbours) and one more mode, "datacomp" (squared distances, score + 0.115, a loop that
         is not greedy), with raw scores; distance_scale is 1 if not given, and there is no higher_is.
 
     >>> scores = {"forgetting": np.array([3, 4, 1, 2])}
@@ -273,7 +273,7 @@ def check_arguments(
     distance_scale: float | None,
     similarity: str,
 ) -> None:
-    """Refuse parameters out of range and signals that do not suffice; ``modes`` are the graph modes.
+    """Refuse parameters out of range and insufficient signals; ``modes`` are the graph modes.
 
     Raises:
         BadInput: naming the parameter.

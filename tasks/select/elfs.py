@@ -60,9 +60,9 @@ def elfs(
         Upstream: eltsai/elfs@089444b core/data/Coreset.py direct_selection.
 
     Differences from upstream:
-        ``score`` is honoured (upstream always uses AUM). A cut and a budget that fill all N samples exactly
-        give k samples (upstream: none), and one that does not fit is an error (upstream: none or too few
-        samples, silently).
+        ``score`` is honoured (upstream always uses AUM). A cut and a budget that add up to exactly N give k
+        samples (upstream: none), and ones that do not fit are an error (upstream: none or too few samples,
+        silently).
 
     >>> s = Signals(n=5, scores={"aum": np.array([0.1, 0.5, 0.3, 0.9, 0.7])})
     >>> elfs(s, 2, generator=np.random.default_rng(0), mis_ratio=0.2).indices.tolist()

@@ -16,18 +16,18 @@ Rows = NDArray[np.int64]
 Values = NDArray[np.float64]
 
 BLOCK = (32, 1024)  # fewest and most samples that contend for the next picks
-ROWS = 4096  # samples a tile
-TILE = 1 << 22  # numbers a tile of contenders × picks
+ROWS = 4096  # samples per tile
+TILE = 1 << 22  # numbers per tile of contenders × picks
 PAIRS = 1024  # pairs measured exactly at a time
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """A symmetric δ_ij = a_i + a_j − ⟨l_i, r_j⟩ ≥ 0: by products in float32, and exact in float64 by pairs.
+    """A symmetric δ_ij = a_i + a_j − ⟨l_i, r_j⟩ ≥ 0: by products in float32, or exactly in float64 by pairs.
 
     Args:
         left: float32 (N, F), l.
-        turn: makes rows of r of those of l.
+        turn: turns rows of l into those of r.
         offset: float64 (N,), a.
         error: float64 (N,), e: no estimate is off by more than e_i + e_j.
         exact: δ of pairs (i, j), float64 (m,), which must not depend on which other pairs are asked for.
@@ -45,7 +45,7 @@ class Divergence:
         return np.concatenate([self.exact(i[block], j[block]) for block in blocks] or [np.empty(0)])
 
     def lower_to(self, upper: Values, picks: Rows) -> None:
-        """Lower the samples' upper bounds of δ to the nearest pick, given some more picks; in place."""
+        """Lower the samples' upper bounds of δ to the nearest pick, given more picks; in place."""
         right = self.turn(self.left[picks]).T
         high = (self.offset + self.error)[picks].astype(np.float32)
         for start in range(0, len(upper), ROWS):
@@ -81,10 +81,10 @@ class Divergence:
 def farthest_first(divergence: Divergence, budget: int, ties: Values, first: int) -> tuple[Rows, Values]:
     """Pick the sample farthest from all picks, again and again: exact, a block of picks at a time.
 
-    Each sample has an upper bound of its δ to the nearest pick. Of the samples that lead by it, a block's δ
-    is measured; the farthest of them is the next pick as long as it is ahead of the bound of every sample
-    outside, for δ only falls. Then the block's picks lower the bounds of all, in one matrix product. What is
-    compared in the end is δ in float64, so that blocks, tiles and threads decide nothing.
+    Each sample has an upper bound on its δ to the nearest pick. For a block of those with the highest bounds,
+    δ is measured; the farthest of them is the next pick as long as it is ahead of the bound of every sample
+    outside, since δ only falls. Then the block's picks lower the bounds of all, in one matrix product. The
+    final comparisons are of δ in float64, so blocks, tiles and threads decide nothing.
 
     Args:
         divergence: of N samples.
@@ -117,7 +117,7 @@ def farthest_first(divergence: Divergence, budget: int, ties: Values, first: int
             row, delta = int(rows[i]), float(nearest[i])
             if (delta, -ties[row]) < bar or delta == -np.inf:
                 break
-            if delta == 0:  # all that are left lie on picks
+            if delta == 0:  # all that remain lie on picks
                 left = np.setdiff1d(np.flatnonzero(upper > -np.inf), latest)
                 left = left[np.argsort(ties[left])][: budget - len(picks)]
                 return np.append(picks, left), np.append(gains, np.zeros(len(left)))

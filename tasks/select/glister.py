@@ -23,7 +23,7 @@ from winnow.tasks.select.signals import Selection, Signals
 
 __all__ = ["definition", "glister"]
 
-LOST = 2.0**-25  # a label's probability below this is 0 once 1 has been taken from it in float32 …
+LOST = 2.0**-25  # a label's probability below this becomes 0 once 1 is subtracted in float32 …
 SMALLEST = 2.0**-126  # … and this is the smallest of the probabilities themselves
 
 
@@ -35,7 +35,7 @@ def definition(
     eta: float | None = None,
     refresh: int = 1,
 ) -> NDArray[np.int64]:
-    """GLISTER's picks in the paper's letters, watching the samples themselves: the reference for tests."""
+    """GLISTER's picks in the paper's notation, watching the samples themselves: the reference for tests."""
     n, b = signals.n, signals.residuals.astype(np.float64)
     u = np.column_stack([signals.features, np.ones(n)]).astype(np.float64)
     label, z = np.eye(b.shape[1])[b.argmin(axis=1)], np.log(signals.probabilities.astype(np.float64))
@@ -71,29 +71,29 @@ def glister(
         gain(i | S) = η ⟨g_i, ∇L_V(θ_S)⟩,   θ_S = θ − η Σ_{j∈S} g_j
 
     After each pick j the step is taken: validation sample v's logits move by −η (1 + ⟨h_v, h_j⟩) b_j, and
-    with them its residual and ∇L_V, so that what the picks have taught counts no more.
+    with them its residual and ∇L_V, so that what the picks have taught no longer counts.
 
     Args:
-        signals: residuals b = softmax − one-hot, features h. Probabilities are read, too, if given: residuals
-            have lost those of samples that are wrong beyond doubt.
+        signals: residuals b = softmax − one-hot, features h. Probabilities are read too, if given: residuals
+            lose those of samples that are confidently wrong.
         budget: k, samples to keep.
         generator: breaks ties.
         eta: η, the learning rate. Default a tenth of the longest safe step on the mean validation loss: 0.2 /
             (1 + mean ‖h_v‖²).
-        refresh: picks between two looks at the validation samples.
+        refresh: picks between two passes over the validation samples.
         validation: samples whose loss is to fall, given by residuals and features; default ``signals``
-            themselves. If both have labels, only those count whose label occurs in ``signals``: with
+            themselves. If both have labels, only those whose label occurs in ``signals`` count: with
             ``balanced=True`` each class has its own.
 
     Returns:
-        Selection in the order of the picks: a smaller one is a prefix of a larger one. Gains as above.
+        Selection in pick order: a smaller one is a prefix of a larger one. Gains as above.
 
     Raises:
         BadInput: ``eta`` or ``refresh`` not positive, steps that move logits beyond float32, a validation
-            that does not fit, residuals that are no softmax minus one-hot.
+            that does not fit, residuals that are not a softmax minus one-hot.
 
     Cost:
-        O(N·C·D) a refresh and O(N·D) a pick; memory O(N·(C + D)).
+        O(N·C·D) per refresh and O(N·D) per pick; memory O(N·(C + D)).
 
     References:
         Killamsetty, Sivasubramanian, Ramakrishnan and Iyer, GLISTER: Generalization based Data Subset
@@ -101,10 +101,9 @@ def glister(
         Upstream: PatrickZH/DeepCore@74ec709 deepcore/methods/glister.py.
 
     Differences from upstream:
-        Upstream's step is never taken (an argument's name is misspelt), so that it keeps the k largest ⟨g_i,
-        ∇L_V(θ)⟩; had it been, it would have been along the picks' mean and not their sum. It divides
-        gradients by the size of their batch, which favours the samples of a smaller last batch, and loses the
-        order.
+        Upstream's step is never taken (an argument's name is misspelt), so it keeps the k largest ⟨g_i,
+        ∇L_V(θ)⟩; had it been, it would have followed the picks' mean, not their sum. It divides gradients by
+        the size of their batch, which favours the samples of a smaller last batch, and loses the pick order.
 
     >>> b = np.array([[0.6, -0.6], [-0.5, 0.5], [0.5, -0.5]])  # after 0, the other class is wrong
     >>> s = Signals(n=3, residuals=b, features=np.zeros((3, 1)))
@@ -146,7 +145,7 @@ def glister(
 
 
 def _check_step(step: float, reach: float) -> None:
-    """Refuse steps that float32 does not hold, or ``step · reach``, as far as all may move a logit."""
+    """Refuse a step beyond float32, or ``step · reach``, the farthest that all may move a logit."""
     if 4 * step * max(1.0, reach) > float(np.finfo(np.float32).max):
         raise BadInput(
             f"eta, features and residuals: steps may move logits by {step * reach:.0e}, beyond float32.",
@@ -157,7 +156,7 @@ def _check_step(step: float, reach: float) -> None:
 def _logits(
     residuals: NDArray[np.float32], probabilities: NDArray[np.floating[Any]] | None
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Log-probabilities and labels behind softmax − one-hot: the label's entry alone is negative."""
+    """Log-probabilities and labels behind softmax − one-hot: only the label's entry is negative."""
     labels = residuals.argmin(axis=1)
     recovered = residuals.copy()
     recovered[np.arange(len(labels)), labels] += 1

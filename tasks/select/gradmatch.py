@@ -14,7 +14,7 @@ from winnow.tasks.select.signals import Selection, Signals
 
 __all__ = ["definition", "gradmatch"]
 
-_OVERWHELMING = 2.0**100  # λ above so many times ‖g‖² leaves weights that float32 does not hold
+_OVERWHELMING = 2.0**100  # λ above so many times ‖g‖² leaves weights that float32 cannot hold
 
 
 def definition(
@@ -28,7 +28,7 @@ def definition(
     mean, ties = g.mean(axis=0), generator.random(signals.n)
     S, w = np.zeros(0, int), np.zeros(0)
     while len(S) < budget:
-        product = (g @ (mean - w @ g[S])).round(9)  # ⟨g_i, r⟩; rounding ties what is alike
+        product = (g @ (mean - w @ g[S])).round(9)  # ⟨g_i, r⟩; rounding makes equals tie
         product[S] = -np.inf
         if product.max() <= 0:
             break
@@ -55,9 +55,9 @@ def gradmatch(
         E(S, w) = ‖Σ_{i∈S} w_i g_i − ḡ‖² + λ‖w‖²,   w ≥ 0, |S| ≤ k
 
     by orthogonal matching pursuit: the sample whose gradient has the largest inner product with what is left
-    over, r = ḡ − Σ w_i g_i, comes in, then all weights are solved for anew. One whose weight falls to 0
-    leaves and makes room. The weights returned are N times these, so that the weighted sum stands for the sum
-    over all samples, as in the paper, and fits together over classes.
+    over, r = ḡ − Σ w_i g_i, enters, then all weights are solved for again. One whose weight falls to 0 leaves
+    and makes room. The weights returned are N times these, so that the weighted sum stands for the sum over
+    all samples, as in the paper, and classes fit together.
 
     Args:
         signals: residuals b = softmax − one-hot, features h.
@@ -65,20 +65,19 @@ def gradmatch(
         generator: breaks ties.
         lam: λ ≥ 0, in units of ‖g‖².
         validation: match the mean gradient of these samples instead, given by residuals and features. If both
-            have labels, only those count whose label occurs in ``signals``: with ``balanced=True`` each class
+            have labels, only those whose label occurs in ``signals`` count: with ``balanced=True`` each class
             is matched to its own.
 
     Returns:
-        Selection in the order in which the samples came in; weights; gains are what E fell by. Once no sample
-        has a positive product with r, the rest follows in the order of the products, with weight 1 and gain
-        0.
+        Selection in order of entry; weights; gains are what E fell by. Once no sample has a positive product
+        with r, the rest follow in the order of their products, with weight 1 and gain 0.
 
     Raises:
-        BadInput: ``lam`` below 0 or so large that no weight is left, gradients whose squares float32 does not
+        BadInput: ``lam`` below 0 or so large that no weight is left, gradients whose squares float32 cannot
             hold, or a validation that does not fit.
 
     Cost:
-        O(N·C·D + k²) a pick; memory O(N·(C + D) + k·D + k²).
+        O(N·C·D + k²) per pick; memory O(N·(C + D) + k·D + k²).
 
     References:
         Killamsetty, Sivasubramanian, Ramakrishnan, De and Iyer, GRAD-MATCH: Gradient Matching based Data
@@ -89,7 +88,7 @@ def gradmatch(
         Upstream divides gradients by the size of their batch, next to which its λ = 1 is so large that the
         pursuit takes the samples of largest inner product with ḡ and little else; ignores its ``lam``; lets
         weights be negative until the end, then drops these samples and returns fewer than asked for; loses
-        the order; writes all gradients out and solves from scratch at each pick.
+        the pick order; writes out all gradients and solves from scratch at each pick.
 
     >>> b = np.array([[1.0, -1.0], [-0.5, 0.5], [0.1, -0.1]])
     >>> s = Signals(n=3, residuals=b, features=np.zeros((3, 1)))

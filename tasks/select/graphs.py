@@ -47,13 +47,13 @@ _SIMILARITIES: dict[str, tuple[float, float, str, str]] = {  # range, what a val
 
 
 def checked_graph(graph: Graph, k: int, *, similarity: str | None = None) -> Graph:
-    """The first k neighbours of each sample, once they are found fit for use.
+    """The first k neighbours of each sample, once checked.
 
     Args:
         graph: as the user gave it.
         k: neighbours needed.
         similarity: what its similarities must be, ``"cosine"`` or ``"euclidean"`` (minus a distance); None
-            where nobody reads them.
+            where they are not read.
 
     Raises:
         BadInput: fewer than k neighbours, the wrong shape or dtype, or a row that lists itself, a sample
@@ -105,7 +105,7 @@ def _check_neighbours(near: Ints, start: int, n: int) -> None:
 
 def _check_similarity(values: Floats, start: int, kind: str) -> None:
     low, high, fault, remedy = _SIMILARITIES[kind]
-    wrong = ~((values >= low) & (values <= high))  # NaN, too
+    wrong = ~((values >= low) & (values <= high))  # also NaN
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
         raise BadInput(
@@ -118,7 +118,7 @@ def checked_values(name: str, values: Floats) -> NDArray[np.float64]:
     """Finite numbers as float64 (N,).
 
     Raises:
-        BadInput: no list of numbers, NaN or infinity; ``name`` says of what.
+        BadInput: not a list of numbers, NaN or infinity; the message starts with ``name``.
     """
     values = np.asarray(values)
     if values.ndim != 1 or values.dtype.kind not in "fiub":
@@ -130,12 +130,12 @@ def checked_values(name: str, values: Floats) -> NDArray[np.float64]:
 
 
 def among(graph: Graph, parts: Sequence[NDArray[np.int64]], k: int) -> Iterator[Graph]:
-    """The graph among the samples of each part.
+    """The graph within each part.
 
     Args:
         graph: of all samples, checked.
         parts: rows of each part, none of them twice.
-        k: neighbours to keep of each sample, the first k that lie in its part; fewer in a part of fewer.
+        k: neighbours to keep per sample, the first k that lie in its part; fewer in a smaller part.
 
     Yields:
         The part's graph, neighbours as positions in the part; −1 where a sample has fewer.
@@ -163,7 +163,7 @@ def lengths(features: Floats, rows: NDArray[np.int64], near: Ints) -> NDArray[np
     Args:
         features: (N, D).
         rows: (M,) samples.
-        near: (M, k), positions in ``rows``; what −1 yields means nothing.
+        near: (M, k), positions in ``rows``; what −1 yields is meaningless.
     """
     distances = np.empty(near.shape, np.float32)
     block = max(1, _NUMBERS // max(1, features.shape[1] * near.shape[1]))
@@ -200,10 +200,10 @@ def symmetric(neighbours: Ints, distances: Floats) -> tuple[NDArray[np.int32], F
 
     Args:
         neighbours: int (N, k); −1 where there is none. No row lists a sample twice.
-        distances: (N, k); of a pair that list each other, each keeps its own.
+        distances: (N, k); of two that list each other, each keeps its own.
 
     Returns:
-        Ids and distances (E,), by row and in a row by id, and indptr (N + 1,).
+        Ids and distances (E,), by row, then by id, and indptr (N + 1,).
 
     >>> ids, distances, indptr = symmetric(np.array([[1], [2], [1]]), np.array([[0.5], [0.25], [0.25]]))
     >>> ids.tolist(), distances.tolist(), indptr.tolist()
@@ -237,7 +237,7 @@ def neighbourhoods(
     distance_scale: float | None,
     similarity: str,
 ) -> Iterator[tuple[Ints, Floats, NDArray[np.int64] | None]]:
-    """The kNN graph among the samples of each part, one part after another: the given one's, or computed.
+    """The kNN graph among the samples of each part, part by part: from the given graph, or computed.
 
     Args:
         signals: features, a graph or both.
@@ -388,7 +388,7 @@ class Edges:
         return largest
 
     def largest_in_degree(self) -> int:
-        """How many edges lead to the sample that most lead to."""
+        """The largest number of edges that lead to one sample."""
         counts = np.zeros(len(self), np.int64)
         for _, edges in self.blocks():
             counts += np.bincount(self.ids[edges], minlength=len(self))

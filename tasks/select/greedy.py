@@ -17,7 +17,7 @@ from winnow.tasks.select.set_functions import Function, SparseFacilityLocation
 __all__ = ["OPTIMIZERS", "check", "greedy"]
 
 OPTIMIZERS = ("lazy", "naive", "stochastic", "approximate_lazy")
-EPSILON = 0.01  # stochastic greedy: the expected value is within 1 − 1/e − ε of the best
+EPSILON = 0.01  # stochastic greedy: the expected value is at least 1 − 1/e − ε of the best
 BETA = 0.9  # approximate lazy greedy: a gain this close to the highest bound is accepted
 
 Numbers = NDArray[Any]
@@ -44,14 +44,14 @@ def check(optimizer: str, neighbours: int | None) -> None:
 def greedy(
     function: Function, budget: int, optimizer: str, ties: NDArray[np.float64], generator: np.random.Generator
 ) -> Picks:
-    """Pick the sample of largest gain, again and again.
+    """Repeatedly pick the sample of largest gain.
 
     Args:
         function: of N samples, none picked; gains never rise.
         budget: k, samples to pick.
         optimizer: one of ``OPTIMIZERS``.
-        ties: (N,), all different; of equal gains, the one of lowest tie is picked first.
-        generator: of the stochastic optimiser's draws.
+        ties: (N,), all different; of equal gains, the one with the lowest tie is picked first.
+        generator: for the stochastic optimiser's draws.
 
     Returns:
         int64 (k,) picks in order, and their gains when picked.
@@ -112,10 +112,10 @@ def _stochastic(
 
 
 def _lazy(function: Function, budget: int, ties: NDArray[np.float64], beta: float) -> Picks:
-    """A gain computed earlier bounds the present one from above: only the highest bounds are computed again.
+    """A gain computed earlier is an upper bound on the current one: only the highest bounds are recomputed.
 
-    With β = 1 the picks are the naive ones. Below, a sample is taken if its gain g is not far under its bound
-    b: g ≥ b − (1 − β)|b|.
+    With β = 1 the picks are the naive ones. With less, a sample is taken if its gain g is not far below its
+    bound b: g ≥ b − (1 − β)|b|.
     """
     rows = order(-function.value, ties)
     columns = (-function.value[rows]).tolist(), ties[rows].tolist(), rows.tolist()

@@ -51,14 +51,14 @@ def herding(
         metric: ``"euclidean"``, or ``"cosine"``: on features at unit length.
 
     Returns:
-        Selection in the order of the picks, so that a smaller one is a prefix of a larger one; gains are
-        ‖mean of the picks − μ‖ after each.
+        Selection in pick order, so that a smaller one is a prefix of a larger one; gains are ‖mean of the
+        picks − μ‖ after each.
 
     Raises:
-        BadInput: another ``metric``.
+        BadInput: an unknown ``metric``.
 
     Cost:
-        O(N·k·D) multiplications: one pass over the features a pick, at one byte a number where they are
+        O(N·k·D) multiplications: one pass over the features per pick, at one byte per number where they are
         large.
 
     References:
@@ -80,7 +80,7 @@ def herding(
 
 
 def follow(pool: Pool, budget: int, pick: Callable[[NDArray[np.float64]], int]) -> Selection:
-    """Samples picked one by one from what is left in the pool, given t − μ."""
+    """Samples picked one by one from those left in the pool, given t − μ."""
     points = pool.points
     picks, gains = np.empty(budget, np.int64), np.empty(budget)
     excess = np.zeros(points.features.shape[1])  # Σ over the picks j of x_j − μ, so that t − μ = −excess

@@ -33,13 +33,13 @@ def definition(
 def k_center(
     signals: Signals, budget: int, *, generator: np.random.Generator, metric: str = "euclidean"
 ) -> Selection:
-    """Cover the features: each pick is the sample farthest from all picks before it.
+    """Cover the features: each pick is the sample farthest from all earlier picks.
 
     The first pick is drawn; then, until there are k,
 
         next = argmax_i min over the picks j of d(x_i, x_j)
 
-    which is within a factor 2 of the smallest possible covering radius max_i min_j d(x_i, x_j).
+    The covering radius max_i min_j d(x_i, x_j) is within a factor 2 of the smallest possible.
 
     Args:
         signals: features.
@@ -48,14 +48,14 @@ def k_center(
         metric: ``"euclidean"``, or ``"cosine"``: d = 1 − cos (a row of zeros is at ½ from every direction).
 
     Returns:
-        Selection in the order of the picks, so that a smaller one is a prefix of a larger one; gains are the
-        distances to the nearest pick before, that of the first being ∞.
+        Selection in pick order, so that a smaller one is a prefix of a larger one; gains are the distances to
+        the nearest earlier pick, ∞ for the first.
 
     Raises:
-        BadInput: another ``metric``.
+        BadInput: an unknown ``metric``.
 
     Cost:
-        O(N·k·D) multiplications, in matrix products of whole blocks of picks; memory one float32 copy of the
+        O(N·k·D) multiplications, in matrix products of whole blocks of picks; memory: one float32 copy of the
         features.
 
     References:
@@ -66,8 +66,8 @@ def k_center(
     Differences from upstream:
         Upstream writes out the k × N distances, copies the features at each pick, loses the order of the
         picks, starts each class from the same draw, and fails on a budget of 1. None of this changes the set:
-        ``upstream=True`` differs by the first pick, of ``RandomState(0)``, and by ties, which go to the lower
-        row.
+        ``upstream=True`` differs in the first pick, from ``RandomState(0)``, and in ties, which go to the
+        lower row.
 
     >>> s = Signals(n=4, features=np.array([[0.0], [1.0], [4.0], [9.0]]))
     >>> sorted(k_center(s, 3, generator=np.random.default_rng(0)).indices.tolist())
@@ -78,7 +78,7 @@ def k_center(
 
 
 def cover(points: Points, budget: int, ties: NDArray[np.float64], first: int) -> Selection:
-    """The greedy farthest points from ``first`` on; gains in the distance of the metric."""
+    """The greedy farthest points, starting from ``first``; gains are distances in the metric."""
     picks, squared = farthest_first(_squared_distances(points), budget, ties, first)
     return Selection.of(
         picks, gains=squared / 2 if points.metric == "cosine" else np.sqrt(squared) / points.scale

@@ -21,7 +21,7 @@ _TILE = 4096  # rows that float32 adds up
 
 
 def rescaled_gradients(layer: LastLayer) -> tuple[LastLayer, int]:
-    """Gradients whose products float32 holds, and e in g_i = b_i ⊗ u_i · 2ᵉ, 0 for ordinary ones.
+    """Gradients whose products float32 can hold, and e in g_i = b_i ⊗ u_i · 2ᵉ, 0 for ordinary ones.
 
     >>> layer, exponent = rescaled_gradients(LastLayer.of(np.array([[3e30]]), np.zeros((1, 0))))
     >>> float(layer.b[0, 0]) < 1, bool(np.ldexp(layer.b[0, 0], exponent) == np.float32(3e30))
@@ -61,11 +61,11 @@ def arg_max(values: NDArray[np.floating[Any]], ties: NDArray[np.float64], slack:
 
 
 def relevant(signals: Signals, validation: Signals | None) -> Signals:
-    """The validation samples that concern these; where there is no validation, these.
+    """The validation samples that concern these; ``signals`` where there is no validation.
 
     Raises:
-        BadInput: no residuals or features, of other widths than those of the samples, or no sample with a
-            label that occurs.
+        BadInput: residuals or features missing or not as wide as the samples', or no sample with a label that
+            occurs.
     """
     if validation is None:
         return signals

@@ -1,4 +1,4 @@
-"""Moderate coreset: the samples that are neither near to nor far from the centre of their class."""
+"""Moderate coreset: the samples neither near nor far from the centre of their class."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def moderate(
         signals: features, penultimate ones of a trained network in the paper, and labels.
         budget: k, samples to keep.
         generator: breaks ties.
-        centre: of a class: ``"mean"`` as the paper has it, or ``"median"`` of each dimension as its authors'
-            code has it.
+        centre: of a class: ``"mean"`` as in the paper, or ``"median"`` of each dimension as in its authors'
+            code.
 
     Returns:
         Selection from the median outwards, so that a smaller one is a prefix of a larger one; gains are the
         distances.
 
     Raises:
-        BadInput: another ``centre``.
+        BadInput: an unknown ``centre``.
 
     Cost:
         O(N·D + N log N).
@@ -65,8 +65,8 @@ def moderate(
     Differences from upstream:
         Both repositories take medians as centres, where the paper has means; give a class of one sample one
         number as the centre of all dimensions (not replayed); and miss the budget by a sample where two
-        roundings meet. d2pruning moreover turns the ratio round and so keeps what the original prunes, the
-        nearest and the farthest: ``upstream=True`` replays that; its count may differ by one.
+        roundings add up. d2pruning also inverts the ratio and so keeps what the original prunes, the nearest
+        and the farthest: ``upstream=True`` replays that; its count may differ by one.
 
     >>> s = Signals(n=5, features=np.array([[0.0], [9.0], [4.0], [1.0], [6.0]]), labels=np.zeros(5, int))
     >>> moderate(s, 3, generator=np.random.default_rng(0)).indices.tolist()
@@ -85,7 +85,7 @@ def centre_distances(
 ) -> NDArray[np.float32]:
     """Euclidean distance of each sample to the centre of its class, float32 (N,).
 
-    Summed row by row in float64: copies of a sample are tied, whatever the order of storage.
+    Summed row by row in float64: copies of a sample tie, whatever the order of storage.
 
     Args:
         features: (N, D) float.
@@ -93,7 +93,7 @@ def centre_distances(
         centre: ``"mean"``, or ``"median"`` of each dimension.
 
     Raises:
-        BadInput: another ``centre``.
+        BadInput: an unknown ``centre``.
 
     >>> centre_distances(np.array([[0.0], [2.0], [7.0]]), np.array([0, 0, 1])).tolist()
     [1.0, 1.0, 0.0]

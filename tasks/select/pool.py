@@ -17,10 +17,10 @@ Rows = NDArray[np.int64]
 Values = NDArray[np.float64]
 
 ROWS = 4096  # samples handled together, which bounds temporary memory
-# numbers from which a byte of each is scanned first: fewer stay in the processor's cache anyway
+# from this many numbers on, a byte of each is scanned first: fewer fit in the processor's cache anyway
 SCAN_FROM = 1 << 22
 LISTED = (64, 2048)  # fewest and most samples that such a scan lists
-WIDE = 0.001  # share of samples of largest entries, which one byte would resolve badly
+WIDE = 0.001  # share of samples with the largest entries, which one byte would resolve badly
 
 
 class Pool:
@@ -29,7 +29,7 @@ class Pool:
     Args:
         points: of N samples.
         ties: (N,), all different; of samples at the same distance, the lowest comes first.
-        searches: for the nearest that will be made; many of them pay for a scan by bytes.
+        searches: number of searches for the nearest to come; many pay for a scan by bytes.
     """
 
     def __init__(self, points: Points, ties: Values, *, searches: int = 0) -> None:
@@ -57,7 +57,7 @@ class Pool:
         return self._queue[self._turn[distinct_points]]
 
     def take(self, row: int) -> None:
-        """Take a sample whose turn it is out of the pool."""
+        """Remove a sample, whose turn it is, from the pool."""
         point = self._distinct[row]
         self._turn[point] += 1
         if self._turn[point] == self._end[point]:
@@ -66,7 +66,7 @@ class Pool:
                 self._scan.remove(point)
 
     def nearest(self, target: Values) -> int:
-        """The row of the sample nearest to a target, which is less the mean, too."""
+        """The row of the sample nearest to a target, itself given less the mean."""
         rows = self.rows_of(self._candidates(target))
         apart = self.exact(rows) - target
         return int(rows[order(np.einsum("nd,nd->n", apart, apart), self._ties[rows])[0]])
@@ -87,7 +87,7 @@ class Pool:
     def estimates(
         self, target: Values, part: Any = slice(None)
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """‖x_p − t‖² − ‖t‖² of distinct points p, and the most by which each is off."""
+        """‖x_p − t‖² − ‖t‖² of distinct points p, and a bound on each one's error."""
         estimate = self._x[part] @ target.astype(np.float32)
         estimate *= -2
         estimate += self._squares[part]
@@ -114,18 +114,18 @@ def distinct(x: NDArray[np.float32], features: NDArray[Any]) -> tuple[Rows, Rows
     code = np.concatenate([(x[rows].view(np.int32).astype(np.int64) * words).sum(axis=1) for rows in blocks])
     _, first, inverse = np.unique(code, return_index=True, return_inverse=True)
     equals = first[inverse]
-    for rows in blocks:  # what has a code in common, yet differs, stands alone
+    for rows in blocks:  # rows that share a code but differ stand alone
         alone = rows.start + np.flatnonzero((features[rows] != features[equals[rows]]).any(axis=1))
         equals[alone] = alone
     return np.unique(equals, return_inverse=True)
 
 
 class ByteScan:
-    """A first look at a quarter of the size: points rotated at random, and rounded to a byte a number.
+    """A first look at a quarter of the size: points randomly rotated and rounded to one byte per number.
 
-    The rotation lets no dimension stand out. Distances to rounded points are off by at most the rounding of a
-    point, so that the nearest is among those listed if the last of the list is farther than the best by more
-    than that. The few points of largest entries are left out of the rounding and always looked at.
+    The rotation lets no dimension stand out. Distances to rounded points are off by at most a point's
+    rounding error, so the nearest is among those listed if the last one listed is farther than the best by
+    more than that. The few points with the largest entries are not rounded and always looked at.
 
     Args:
         x: float32 (P, D).
@@ -140,12 +140,11 @@ class ByteScan:
         largest = np.concatenate([np.abs(x[rows] @ self._rotation).max(axis=1) for rows in blocks])
         widest = np.partition(largest, int((1 - WIDE) * (n - 1)))[int((1 - WIDE) * (n - 1))]
         self._wide = np.flatnonzero(largest > widest)
-        # not QT_8bit_direct_signed, although it is faster: it rounds the target to a byte a number, too, and
-        # clips it
+        # not QT_8bit_direct_signed, although it is faster: it also rounds the target to bytes, and clips it
         self._index = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_8bit_uniform, faiss.METRIC_L2)
         ends = np.array([[-1], [1]], np.float32)
         self._index.train(np.full((2, dim), max(widest, 1e-30), np.float32) * ends)
-        self._rounding = 0.0  # at most, of the points that are scanned
+        self._rounding = 0.0  # the largest among the points scanned
         self._longest = float(np.sqrt(np.einsum("pd,pd->p", x, x, dtype=np.float64).max()))
         for rows in blocks:
             turned = x[rows] @ self._rotation
@@ -164,7 +163,7 @@ class ByteScan:
         self._scans = self._misses = 0
 
     def remove(self, point: int) -> None:
-        """Leave a point out of all lists to come."""
+        """Leave a point out of all later lists."""
         self._left[point >> 3] &= 255 ^ (1 << (point & 7))
         self._wide = self._wide[self._wide != point]
 
@@ -173,7 +172,7 @@ class ByteScan:
         return self._misses > 8 + self._scans // 4
 
     def nearest(self, target: Values, exact: Callable[[Rows], Values]) -> Rows | None:
-        """Points that hold the nearest to the target, or None where the list is too short to be sure."""
+        """Points that include the nearest to the target, or None where the list is too short to be sure."""
         self._scans += 1
         query = (target.astype(np.float32) @ self._rotation)[None]
         squared, ids = self._index.search(query, self._listed, params=self._parameters)

@@ -13,7 +13,7 @@ from winnow.tasks.select.signals import Signals
 __all__ = ["checked_probabilities"]
 
 ROWS = 8192  # samples at a time
-OFF_BY = 1e-3  # what a row's sum may differ from 1: float16 rounds by half of it
+OFF_BY = 1e-3  # how far a row's sum may be from 1: float16 rounds by half of it
 
 
 def checked_probabilities(signals: Signals) -> NDArray[np.floating[Any]]:

@@ -33,7 +33,7 @@ def definition(
     else:
         c, _ = scoring.euclidean_kmeans(x.astype(np.float32), k, seed)
         s = np.linalg.norm(x[:, None] - c, axis=2).min(axis=1)
-    s = s.round(12)  # rounding ties what is alike
+    s = s.round(12)  # rounding makes equals tie
     return order(-s if hardest else s, ties)[:budget]
 
 
@@ -63,10 +63,10 @@ def prototypicality(
         hardest: False keeps the most prototypical.
 
     Returns:
-        Selection from the most extreme sample on; gains are the distances.
+        Selection, most extreme sample first; gains are the distances.
 
     Raises:
-        BadInput: more clusters than samples, another ``metric``.
+        BadInput: more clusters than samples, an unknown ``metric``.
 
     Cost:
         O(N·D·clusters) for each of at most 100 iterations of k-means.

@@ -12,10 +12,10 @@ from winnow.tasks.select.ranking import order
 __all__ = ["pursue"]
 
 FITTED = 1e-9  # what is left over below this share of the target is rounding
-WAITING = 32  # changes of an inverse that are made together
+WAITING = 32  # changes to an inverse that are made together
 DEPENDENT = 1e-7  # a gradient with less than this share outside the span of the picks adds nothing
 
-_ROWS = 512  # of the inverse that are changed together, which a core's cache holds
+_ROWS = 512  # rows of the inverse changed together, which fit a core's cache
 
 Vector = NDArray[np.float64]
 
@@ -30,12 +30,12 @@ def pursue(
         target: t, float64 (C, D + 1).
         k: samples to pick.
         lam: λ ≥ 0.
-        ties: (N,), all different: of products that rounding does not tell apart, the lowest comes in first.
+        ties: (N,), all different: of products that rounding cannot tell apart, the lowest enters first.
 
     Returns:
-        int64 (k,) picks in the order in which they came in, and float64 (k,) their weights and what each took
-        off E. Once no sample has a positive product with what is left over, the rest follows in the order of
-        the products, with weight 0.
+        int64 (k,) picks in order of entry, and float64 (k,) their weights and what each took off E. Once no
+        sample has a positive product with what is left over, the rest follow in the order of their products,
+        with weight 0.
 
     >>> layer = LastLayer.of(np.array([[1.0], [0.5], [-1.0]]), np.zeros((3, 0)))
     >>> picks, weights, gains = pursue(layer, np.array([[0.6]]), 2, 0.0, np.arange(3.0))
@@ -74,7 +74,7 @@ class _Support:
         self.size = self.time = 0
         self.lowered = 0.0  # by how much E is below ‖t‖²
         self.inverse = _Inverse()  # of the samples' Gram matrix plus λ
-        # of each sample of the support, of ``size`` that are in use: …
+        # per sample of the support; the first ``size`` are in use: …
         self.rows, self.entered = np.empty(k, np.int64), np.empty(k, np.int64)
         self.weights, self.gains, self.against = np.zeros(k), np.zeros(k), np.zeros(k)  # …, ⟨g_i, t⟩, …
         self.b, self.u = np.empty((k, gradients.b.shape[1])), np.empty((k, gradients.u.shape[1]))
@@ -85,12 +85,12 @@ class _Support:
         return self.target - (self.weights[:m, None] * self.b[:m]).T @ self.u[:m]
 
     def by_entry(self) -> tuple[NDArray[np.int64], Vector, Vector]:
-        """Rows in the order in which they came in, their weights and gains."""
+        """Rows in order of entry, their weights and gains."""
         first_in = np.argsort(self.entered[: self.size])
         return self.rows[first_in], self.weights[first_in], self.gains[first_in]
 
     def enter(self, row: int) -> list[int]:
-        """Take a sample in and solve for the weights; those that leave, never the one that came in."""
+        """Add a sample and solve for the weights; returns those that leave, never the one added."""
         m = self.size
         b, u = self.gradients.b[row].astype(np.float64), self.gradients.u[row].astype(np.float64)
         products = (self.b[:m] @ b) * (self.u[:m] @ u)
@@ -109,12 +109,12 @@ class _Support:
         gone = self._solve(goal)
         before, self.lowered = self.lowered, float(self.against[: self.size] @ self.weights[: self.size])
         self.gains[np.flatnonzero(self.rows[: self.size] == row)] = self.lowered - before
-        # without progress, which only rounding brings about, those that left stay out: no sample goes in and
-        # out for ever
+        # without progress, which only rounding can cause, those that left stay out: no sample goes in and out
+        # for ever
         return [other for other in gone if other != row] if self.lowered > before else []
 
     def _solve(self, goal: Vector) -> list[int]:
-        """Lawson and Hanson's inner loop: towards the unconstrained ``goal``, as far as none is negative."""
+        """Lawson and Hanson's inner loop: towards the unconstrained ``goal``, until one would be negative."""
         gone: list[int] = []
         while len(below := np.flatnonzero(goal <= 0)):
             weights = self.weights[: self.size]
@@ -128,7 +128,7 @@ class _Support:
         return gone
 
     def _leave(self, at: int, goal: Vector) -> Vector:
-        """Drop a sample: the last one takes its place. The unconstrained weights without it."""
+        """Drop a sample: the last one takes its place. Returns the unconstrained weights without it."""
         last = self.size - 1
         column = self.inverse.column(at, self.size)
         goal = goal - column * (goal[at] / column[at])
@@ -163,7 +163,7 @@ class _Inverse:
         return self.matrix[:m, at] + self.waiting[:m] @ (self.factors * self.waiting[at])
 
     def add(self, vector: Vector, factor: float) -> None:
-        """P += factor · vector vectorᵀ; what the vector has no number for stays."""
+        """P += factor · vector vectorᵀ; entries beyond the vector's length stay."""
         m = len(vector)
         if m > len(self.matrix):
             self.matrix = np.pad(self.matrix, (0, m - 1))

@@ -11,10 +11,10 @@ __all__ = ["best", "order"]
 
 
 def order(values: NDArray[Any], ties: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
-    """Rows by ascending value, ties by the ``ties``, random numbers.
+    """Rows by ascending value, equal ones by ``ties``, random numbers.
 
-    As ``np.lexsort((ties, values))``, several times as fast where few values are tied: NumPy sorts one array
-    by vector instructions.
+    As ``np.lexsort((ties, values))``, but several times as fast where few values tie: NumPy sorts one array
+    with vector instructions.
 
     >>> order(np.array([2, 1, 1]), np.array([0.0, 0.9, 0.1])).tolist()
     [2, 1, 0]

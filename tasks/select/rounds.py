@@ -1,4 +1,4 @@
-"""Greedy selection in rounds: many picks at a time, and the very ones that one pick at a time would make.
+"""Greedy selection in rounds: many picks at a time, the same as one at a time would make.
 
 The engine behind D2 and behind facility location on a sparse kernel.
 """
@@ -31,28 +31,28 @@ def in_rounds(
 ) -> tuple[Rows, Numbers]:
     """Pick the sample of highest value, which lowers others, and so on: exact, and many at a time.
 
-    Say that a outranks b if its value is higher, or the same and its tie lower. Greedy selection picks, time
-    after time, the sample that outranks all others. A pick may lower other samples; nothing raises one.
+    Say that a outranks b if its value is higher, or equal and its tie lower. Greedy selection repeatedly
+    picks the sample that outranks all others. A pick may lower other samples; nothing raises one.
 
-    Why rounds are enough: values only fall, so samples are picked in the order of their final values, those
-    that they are picked with.
+    Why rounds are enough: values only fall, so samples are picked in the order of their final values, the
+    ones they are picked with.
 
     (1) A sample that outranks every sample that may still lower it has its final value: those samples only
         fall, are picked after it, and come too late to lower it. It is *settled*.
-    (2) A settled sample that outranks one not settled is picked before it, since that one only falls: what
-        it takes off the other is *due*.
-    (3) No round is idle: of the samples not settled, the highest is outranked by settled ones only; either
+    (2) A settled sample that outranks an unsettled one is picked before it, since the latter only falls: what
+        the former takes off the latter is *due*.
+    (3) No round is idle: the highest of the unsettled samples is outranked by settled ones only; either
         something is due to it, or it settles.
 
-    A round settles all samples by (1) and delivers all that is due by (2), together, since nothing undoes
+    A round settles all it can by (1) and delivers all that is due by (2), at once, since nothing undoes
     either.
 
     Samples too low to be picked can be left out: with R picks to go, a stage takes the R highest samples and
-    what they do to one another. One that falls below what was the lowest of them drops out; one that settles
-    is outranked by fewer than R samples to the end, so it is picked. Then all samples are lowered by these
-    picks, and the next stage has fewer to find. A stage that takes many rounds, such as a long chain of
-    samples that wait for one another, ends on a heap, sample by sample. One sort by final value, at the end,
-    gives the order of the picks.
+    what they do to one another. One that falls below the initially lowest of them drops out; one that settles
+    stays outranked by fewer than R samples, so it is picked. Then all samples are lowered by these picks, and
+    the next stage has fewer to find. A stage that takes many rounds, such as a long chain of samples waiting
+    for one another, finishes on a heap, sample by sample. One sort by final value, at the end, gives the
+    order of the picks.
 
     All this needs exact arithmetic: values are whole numbers, or lie on a grid (``exact_grid``), so that they
     do not depend on the order in which they are lowered.
@@ -61,7 +61,7 @@ def in_rounds(
         values: (N,) before the first pick; stages lower them, and put those of picks below all others.
         ties: (N,), all different; of equal values, the lowest tie is picked first.
         budget: samples to pick.
-        open_stage: makes a stage of some samples.
+        open_stage: makes a stage from some samples.
 
     Returns:
         int64 (budget,) picks in order, and (budget,) their values when picked.
@@ -90,8 +90,8 @@ class Stage(ABC):
 
     Attributes:
         value: (R,), final where settled.
-        settled: bool (R,), whose value is final: they are picked.
-        fallen: bool (R,), below what was the lowest at first: left to the stages to come.
+        settled: bool (R,), whether the value is final: these are picked.
+        fallen: bool (R,), below the initially lowest: left to later stages.
     """
 
     rounds = 32  # before the rest goes to a heap
@@ -107,7 +107,7 @@ class Stage(ABC):
         for _ in range(self.rounds):
             self.settled |= ~(self.outranked() | self.fallen)  # (1)
             self.deliver()  # (2)
-            if not self.waiting.any():  # (3): it comes to this
+            if not self.waiting.any():  # (3): it gets here
                 return
         self.finish_on_heap()
 
@@ -134,7 +134,7 @@ class Stage(ABC):
     # -- sample by sample ------------------------------------------------------------------------------------
 
     def finish_on_heap(self) -> None:
-        """The rest of the stage, one by one; a value on the heap bounds the present one from above."""
+        """The rest of the stage, one by one; a value on the heap is an upper bound on the current one."""
         rest = np.flatnonzero(self.waiting | self.pending())
         columns = (-self.value[rest]).tolist(), self.ties[rest].tolist(), rest.tolist()
         heap = sorted(zip(*columns, strict=True))
@@ -209,7 +209,7 @@ class MessageStage(Stage):
         edges = self.source.tolist(), self.target.tolist(), self.weight.tolist()
         for source, target, weight in zip(*edges, strict=True):
             self.outgoing.setdefault(source, []).append((target, weight))
-        self.listed = self.value.tolist()  # lists are faster than arrays, one by one
+        self.listed = self.value.tolist()  # faster than an array, one by one
         super().finish_on_heap()
 
     def pending(self) -> NDArray[np.bool_]:
@@ -230,8 +230,8 @@ class MessageStage(Stage):
 class CoverStage(Stage):
     """Facility location's: a pick covers items, and so lowers the samples that would have covered them.
 
-    Samples that share an item lower one another. No two that settle in a round share one, so that all which
-    a settled sample takes off others is due at once.
+    Samples that share an item lower one another. No two that settle in a round share one, so all that a
+    settled sample takes off others is due at once.
     """
 
     rounds = 200

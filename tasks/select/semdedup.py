@@ -13,9 +13,9 @@ from winnow.tasks.select.space import Points
 
 __all__ = ["definition", "semdedup"]
 
-ITERATIONS = 50  # of k-means, which settles before
+ITERATIONS = 50  # of k-means, which converges earlier
 TILE = 2048  # members of a cluster that are compared with all before them
-GRID = 2.0**-40  # cosines are rounded to it: coarser than the rounding of a product, so that copies are tied
+GRID = 2.0**-40  # cosines are rounded to it: coarser than the rounding of a product, so that copies tie
 
 
 def definition(
@@ -32,7 +32,7 @@ def definition(
         members = members[to_centre[members].argsort(kind="stable")]  # farthest first
         before = np.tri(len(members), k=-1, dtype=bool)
         m[rows[members]] = np.where(before, x[members] @ x[members].T, -1.0).max(axis=1)
-    return order(m.round(12), ties)[:budget]  # rounding ties what is alike
+    return order(m.round(12), ties)[:budget]  # rounding makes equals tie
 
 
 def semdedup(
@@ -59,7 +59,7 @@ def semdedup(
         gains are m.
 
     Raises:
-        BadInput: clusters that do not lie between 1 and N.
+        BadInput: ``clusters`` not between 1 and N.
 
     Cost:
         O(N·D·clusters) for each iteration of k-means and O(N²·D / clusters) multiplications in clusters of
@@ -71,9 +71,9 @@ def semdedup(
         Upstream: facebookresearch/SemDeDup@6b41945 semdedup.py, clustering/sort_clusters.py.
 
     Differences from upstream:
-        An exact budget in place of ε. Like upstream's, the maximum is over all samples before i, those
-        dropped included, which is what makes coreset sizes nest. Upstream's defaults are made for 440 million
-        images (50,000 clusters); its maximum is at least 0.
+        An exact budget in place of ε. As in upstream, the maximum is over all samples before i, including
+        dropped ones, which is what makes coresets nest. Upstream's defaults suit 440 million images (50,000
+        clusters); its maximum is at least 0.
 
     >>> s = Signals(n=4, features=np.array([[1.0, 0.0], [1.0, 0.01], [0.0, 1.0], [-1.0, 1.0]]))
     >>> chosen = semdedup(s, 3, generator=np.random.default_rng(0), clusters=1)
@@ -94,7 +94,7 @@ def semdedup(
 
 
 def _redundancy(x: Points, clusters: int, seed: int) -> NDArray[np.float64]:
-    """m of each sample; of samples as far from the centre as each other, the first is before."""
+    """m of each sample; of samples equally far from the centre, the first counts as before."""
     to_centre, cluster = _clusters(x, clusters, seed)
     m = np.empty(len(x))
     ends = np.bincount(cluster, minlength=clusters).cumsum()

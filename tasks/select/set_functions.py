@@ -29,9 +29,9 @@ __all__ = [
 
 RIDGE = 1e-4  # λ: float32 similarities make a singular kernel indefinite, but by less than that
 
-_FITS = 2**32 // UNIT - 1  # similarities whose sum fits in 32 bits, in which adding is several times as fast
+_FITS = 2**32 // UNIT - 1  # similarities whose sum fits in 32 bits, where adding is several times as fast
 _ELEMENTS = 1 << 18  # handled together, which bounds temporary memory
-_GRAIN = 2.0**-40  # variances left are rounded to it, so that copies tie in spite of rounding errors
+_GRAIN = 2.0**-40  # remaining variances are rounded to it, so that copies tie in spite of rounding errors
 _COLUMNS = 64  # of the kernel, computed together
 
 Numbers = NDArray[Any]
@@ -60,8 +60,8 @@ class Function(ABC):
 class FacilityLocation(Function):
     """f(S) = Σ_i max_{j ∈ S} s_ij on a dense kernel.
 
-    A pick changes the gains by the rows of those items that it represents better than earlier ones. The t-th
-    does so for about one item in t, so that k picks take some N·ln k rows of the kernel.
+    A pick changes the gains through the rows of the items that it represents better than earlier ones do. For
+    the t-th that is about one item in t, so k picks take some N·ln k rows of the kernel.
 
     Args:
         kernel: int32 (items, candidates) in units, not negative.
@@ -89,7 +89,7 @@ class FacilityLocation(Function):
 
 
 class SparseFacilityLocation(Function):
-    """f(S) = Σ_i max_{j ∈ S} s_ij where few s_ij are not 0; a pick changes what shares an item with it.
+    """f(S) = Σ_i max_{j ∈ S} s_ij where few s_ij are not 0; a pick changes those that share an item with it.
 
     Args:
         kernel: SciPy sparse (items, candidates), int32 in units; each candidate represents some item.
@@ -113,7 +113,7 @@ class SparseFacilityLocation(Function):
         self.cover(items[rises], after[rises])
 
     def cover(self, items: NDArray[Any], after: NDArray[np.int32]) -> None:
-        """Represent these items, none of them twice, this well, which is better than before."""
+        """Represent these distinct items this well, which is better than before."""
         for start in range(0, len(items), _ELEMENTS // 8):
             part = slice(start, start + _ELEMENTS // 8)
             positions, counts = spans(self.item_starts, items[part])
@@ -205,15 +205,15 @@ class LogDeterminant(Function):
 
 
 class LogDeterminantOfFeatures(Function):
-    """The same of S = ΦΦᵀ with few columns, φ = [1, x] / √2, in memory that does not grow with the picks.
+    """The same for S = ΦΦᵀ with few columns, φ = [1, x] / √2, in memory that does not grow with the picks.
 
     A gain is the logarithm of λ + s_xx − s_xA (S_A + λI)⁻¹ s_Ax = σ_x² + φ_xᵀ P φ_x with σ² = λ + s_xx − φᵀφ
     and
 
         P = (I + Σ_{a ∈ A} φ_a φ_aᵀ / σ_a²)⁻¹
 
-    so that a pick takes (Pφ)(Pφ)ᵀ / (σ² + φᵀPφ) off P, and the square of φ_xᵀPφ over the same off what is
-    left of x.
+    so that a pick subtracts (Pφ)(Pφ)ᵀ / (σ² + φᵀPφ) from P, and the square of φ_xᵀPφ over the same from what
+    is left of x.
     """
 
     def __init__(self, vectors: NDArray[np.float32]) -> None:

@@ -26,23 +26,23 @@ class Signals:
     """What is known of N samples; what is not known is absent.
 
     Lazy: lengths are checked at once; a signal is loaded, and searched for NaN and infinity, when it is first
-    read. So what a selector does not read costs nothing, and a column of an artifact does for an array.
+    read. So what a selector does not read costs nothing, and an artifact's column can stand in for an array.
 
     Args:
         n: number of samples.
         labels: int64 (N,), given or pseudo.
         features: float (N, D), embeddings or penultimate features.
         probabilities: float (N, C), rows sum to one.
-        residuals: float (N, C), softmax − one-hot, per sample; made of probabilities and labels where these
+        residuals: float (N, C), softmax − one-hot, per sample; made from probabilities and labels where these
             are given.
         scores: name to float (N,).
         graph: kNN graph of the features.
         ids: int64, str or bytes (N,), stable names of the samples; default 0..N−1.
 
     Raises:
-        BadInput: an array of another length at once; NaN or infinity when it is read, with the first such
+        BadInput: an array of the wrong length, at once; NaN or infinity, when it is read, naming the first
             row.
-        MissingSignal: a signal is read that is not known.
+        MissingSignal: an unknown signal is read.
 
     >>> signals = Signals(n=3, scores={"aum": np.array([0.5, np.nan, 0.1])})
     >>> signals.score("aum")
@@ -137,7 +137,7 @@ class Signals:
 
         Args:
             name: of the score.
-            higher_is: ``"harder"`` or ``"easier"``; default what is known of the score.
+            higher_is: ``"harder"`` or ``"easier"``; default as registered.
         """
         values = self.score(name)
         direction = higher_is or polarity(name)
@@ -162,10 +162,10 @@ class Signals:
             self._read[name] = loaded
         return self._read[name]
 
-    # -- the same, otherwise ---------------------------------------------------------------------------------
+    # -- derived signals -------------------------------------------------------------------------------------
 
     def replace(self, **changes: Any) -> Signals:
-        """The same with other values; None takes a signal away.
+        """The same with other values; None removes a signal.
 
         >>> Signals(n=2, labels=np.array([0, 1])).replace(labels=None).has("labels")
         False
@@ -174,7 +174,7 @@ class Signals:
         return Signals(**{**common, **self._columns, **changes})
 
     def rows(self, rows: NDArray[np.int64]) -> Signals:
-        """The same of some samples only (without the graph, whose neighbours would dangle)."""
+        """The same for some samples only (without the graph, whose neighbours would dangle)."""
         part = Signals(len(rows), ids=rows if self.ids is None else self.ids[rows])
         for name in self._columns:
             shape = (len(rows), *_shape(self._columns[name])[1:])
@@ -184,7 +184,7 @@ class Signals:
         return part
 
     def order(self) -> NDArray[np.int64] | None:
-        """Rows in the order of their ids; None where that is the order they are in.
+        """Rows in the order of their ids; None where they already are.
 
         Raises:
             BadInput: an id appears twice.
@@ -251,7 +251,7 @@ def _check_shape(name: str, values: Any, n: int, dimensions: int) -> None:
 
 
 def _finite(name: str, values: NDArray[Any]) -> NDArray[Any]:
-    """The values, block by block found to be free of NaN and infinity."""
+    """The values, once checked block by block for NaN and infinity."""
     if values.dtype.kind == "f":
         for start, block in _blocks(values):
             if not np.isfinite(block).all():

@@ -31,7 +31,7 @@ __all__ = [
     "whole",
 ]
 
-UNIT = 2**20  # what similarity 1 counts; a unit is about the rounding error of a float32 product of 512 terms
+UNIT = 2**20  # units in a similarity of 1; one is about the rounding error of a float32 product of 512 terms
 DENSE_BYTES = 4 << 30  # the most that a dense method may keep
 
 _TILE = 256  # rows and columns of a tile, which a core's cache holds
@@ -137,7 +137,7 @@ def _unit(vectors: Numbers) -> NDArray[np.float32]:
 
 
 class Tiles(Protocol):
-    """Whatever has symmetric similarities."""
+    """Anything with symmetric similarities."""
 
     def __len__(self) -> int: ...
 

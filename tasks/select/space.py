@@ -1,4 +1,4 @@
-"""Features as points: exact in float64 any rows at a time, estimated in float32 with a bound on the error."""
+"""Features as points: exact in float64 for any rows, estimated in float32 with a bound on the error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def slack_of(dim: int) -> float:
 
 @dataclass(frozen=True)
 class Points:
-    """Features as points in float64, any rows at a time: scaled to at most 1, or each at unit length.
+    """Features as points in float64, any rows at a time: scaled to at most 1, or each of unit length.
 
     Args:
         features: (N, D).
@@ -46,7 +46,7 @@ class Points:
         """Features of any magnitude.
 
         Raises:
-            BadInput: another ``metric``.
+            BadInput: an unknown ``metric``.
         """
         if metric not in ("euclidean", "cosine"):
             raise BadInput(f"metric = {metric!r}: it is 'euclidean' or 'cosine'.")
@@ -73,7 +73,7 @@ class Points:
         return total / len(self)
 
     def centred(self, centre: NDArray[np.float64]) -> NDArray[np.float32]:
-        """All points less a centre, float32 (N, D): the smaller they are, the less an estimate is off."""
+        """All points less a centre, float32 (N, D): the smaller they are, the better the estimates."""
         moved = np.empty(self.features.shape, np.float32)
         for start in range(0, len(self), ROWS):
             moved[start : start + ROWS] = self[start : start + ROWS] - centre

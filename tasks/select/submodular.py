@@ -53,7 +53,7 @@ def definition(
     S: list[int] = []
     while len(S) < budget:
         value = np.array([f(s, [*S, row]) if row not in S else -np.inf for row in range(signals.n)])
-        S.append(int(order(-value.round(9), ties)[0]))  # arg max; rounding ties what is alike
+        S.append(int(order(-value.round(9), ties)[0]))  # arg max; rounding makes equals tie
     return np.array(S)
 
 
@@ -90,13 +90,13 @@ def facility_location(
 
         f(S) = Σ_i max_{j ∈ S} s_ij,    gain of x = Σ_i max(0, s_ix − max_{j ∈ S} s_ij)
 
-    which is monotone and submodular: the greedy value is at least 1 − 1/e of the best. With ``neighbours`` a
-    sample can be represented by itself and its nearest neighbours only; other similarities count as 0.
+    which is monotone and submodular: the greedy value is at least 1 − 1/e of the best. With ``neighbours``, a
+    sample can only be represented by itself and its nearest neighbours; other similarities count as 0.
     Similarities are rounded to 2⁻²⁰, and gains are then exact.
 
     Args:
-        signals: features; residuals for the kernel of gradients; the cosine kNN graph is taken if given and
-            ``neighbours`` is asked for.
+        signals: features; residuals for the kernel of gradients; the cosine kNN graph is used if given and
+            ``neighbours`` is set.
         budget: k, samples to keep.
         generator: breaks ties, and draws for the stochastic optimiser.
         kernel: ``"features"``, or ``"gradients"`` for x = r ⊗ [h, 1], the last layer's gradients, with
@@ -106,7 +106,7 @@ def facility_location(
             samples for each pick; ``"approximate_lazy"`` accepts a gain of 0.9 of the highest bound.
 
     Returns:
-        Selection in pick order: a smaller coreset is the beginning of a larger one (but with
+        Selection in pick order: a smaller coreset is the beginning of a larger one (except with
         ``"stochastic"``); gains are those of f.
 
     Raises:
@@ -115,7 +115,7 @@ def facility_location(
 
     Cost:
         Dense: N²·D/2 multiplications, 4·N² bytes, and visits to some N·ln k rows of the kernel. kNN-sparse:
-        the graph, then O(k) visits of a pick's surroundings; O(N · neighbours) memory.
+        the graph, then O(k) visits to a pick's surroundings; O(N · neighbours) memory.
 
     References:
         Mirzasoleiman, Karbasi, Sarkar and Krause, Distributed Submodular Maximization, NeurIPS 2013; Minoux,
@@ -126,8 +126,8 @@ def facility_location(
         submodular_optimizer.py.
 
     Differences from upstream:
-        Features by default (upstream: gradients, written out). Picks keep their order, ties go by the
-        generator (upstream: the first). The stochastic optimiser looks at 46 samples a pick at 10 %
+        Features by default (upstream: gradients, written out). Picks keep their order, the generator breaks
+        ties (upstream: the first wins). The stochastic optimiser looks at 46 samples per pick at 10 %
         (upstream: at one, which is random selection). ``upstream=True`` replays lazy and naive greedy.
 
     >>> s = Signals(n=4, features=np.array([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [0.0, 1.0]]))
@@ -161,24 +161,24 @@ def graph_cut(
 
         f(S) = Σ_{i ∈ V} Σ_{j ∈ S} s_ij − Σ_{i, j ∈ S} s_ij,    gain of x = Σ_{i ≠ x} s_ix − 2 Σ_{j ∈ S} s_jx
 
-    that is, the weight of the edges between S and the rest. It is submodular but not monotone: from about
-    half of the samples on, gains are negative, and the budget is filled all the same. With ``neighbours``,
-    two samples have an edge if either lists the other.
+    that is, the weight of the edges between S and the rest. It is submodular but not monotone: beyond about
+    half of the samples, gains are negative; the budget is filled all the same. With ``neighbours``, two
+    samples have an edge if either lists the other.
 
     Args:
-        signals: features; residuals for the kernel of gradients; the cosine kNN graph is taken if given and
-            ``neighbours`` is asked for.
+        signals: features; residuals for the kernel of gradients; the cosine kNN graph is used if given and
+            ``neighbours`` is set.
         budget: k, samples to keep.
         generator: breaks ties, and draws for the stochastic optimiser.
         kernel: ``"features"``, or ``"gradients"`` for x = r ⊗ [h, 1], the last layer's gradients, with
             residuals r and features h.
         neighbours: of a sample in the kNN-sparse kernel; None for the dense one.
         optimizer: ``"lazy"`` and ``"naive"`` pick the same; ``"stochastic"`` looks at ⌈N/k · ln 100⌉ random
-            samples for each pick; ``"approximate_lazy"`` accepts a gain g of g ≥ b − 0.1·|b|, with b the
-            highest bound.
+            samples for each pick; ``"approximate_lazy"`` accepts a gain g ≥ b − 0.1·|b|, with b the highest
+            bound.
 
     Returns:
-        Selection in pick order: a smaller coreset is the beginning of a larger one (but with
+        Selection in pick order: a smaller coreset is the beginning of a larger one (except with
         ``"stochastic"``); gains are those of f.
 
     Raises:
@@ -186,8 +186,8 @@ def graph_cut(
         MissingSignal: gradients without residuals.
 
     Cost:
-        Dense: N·k·D multiplications, in products of 64 columns, or fewer; O(N·D) memory, the kernel is never
-        written out. kNN-sparse: the graph, then O(k · neighbours); O(N · neighbours) memory.
+        Dense: N·k·D multiplications, in products of 64 columns or fewer, and O(N·D) memory; the kernel is
+        never written out. kNN-sparse: the graph, then O(k · neighbours); O(N · neighbours) memory.
 
     References:
         Iyer, Khargoankar, Bilmes and Asanani, Submodular Combinatorial Information Measures with Applications
@@ -196,8 +196,8 @@ def graph_cut(
         submodular_optimizer.py.
 
     Differences from upstream:
-        As facility_location. Approximate lazy greedy ends (upstream: a negative gain is never within 0.9 of
-        its bound, an endless loop), and gains leave out s_xx, the same for all.
+        As in facility_location. Approximate lazy greedy ends (upstream loops for ever: a negative gain is
+        never within 0.9 of its bound), and gains leave out s_xx, the same for all.
 
     >>> x = np.array([[1.0, 0.0], [1.0, 0.2], [1.0, -0.2], [0.0, 1.0], [0.2, 1.0], [-0.2, 1.0]])
     >>> s = Signals(n=6, features=x)
@@ -240,15 +240,15 @@ def log_determinant(
             residuals r and features h.
         neighbours: must be None: a kNN-sparse kernel is not positive definite, hence has no log determinant.
         optimizer: ``"lazy"`` and ``"naive"`` pick the same; ``"stochastic"`` looks at ⌈N/k · ln 100⌉ random
-            samples for each pick; ``"approximate_lazy"`` accepts a gain g of g ≥ b − 0.1·|b|, with b the
-            highest bound.
+            samples for each pick; ``"approximate_lazy"`` accepts a gain g ≥ b − 0.1·|b|, with b the highest
+            bound.
 
     Returns:
-        Selection in pick order: a smaller coreset is the beginning of a larger one (but with
+        Selection in pick order: a smaller coreset is the beginning of a larger one (except with
         ``"stochastic"``); gains are those of f.
 
     Raises:
-        BadInput: a parameter that cannot be used; gradients with 8·N·k bytes of more than 4 GiB.
+        BadInput: a parameter that cannot be used; gradients where 8·N·k bytes exceed 4 GiB.
         MissingSignal: gradients without residuals.
 
     Cost:

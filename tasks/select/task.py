@@ -15,7 +15,7 @@ __all__ = ["inputs_of", "select"]
 
 
 def inputs_of(method: str, signals: Mapping[str, Artifact], *, balanced: bool = False) -> dict[str, Any]:
-    """What ``select`` has to be given of these artifacts: what that selector needs or uses, and no more.
+    """Which of these artifacts ``select`` is given: those that the selector needs or uses, no others.
 
     Raises:
         MissingSignal: something that it needs is not among them.
@@ -63,7 +63,7 @@ def select(
         scores, embeddings, graph: what the selector reads.
         labels: pseudo-labels, or samples loaded with labels.
         logits: of a trained network: probabilities and, with labels, residuals.
-        among: a coreset; select from its samples only, the fraction being of these.
+        among: a coreset; select only from its samples, ``fraction`` being a share of these.
     """
     import numpy as np
 

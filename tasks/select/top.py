@@ -1,4 +1,4 @@
-"""Keep the hardest, or the easiest, samples by one score; the registry names those of papers."""
+"""Keep the hardest, or the easiest, samples by one score; the registry lists those from papers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def top(
         higher_is: ``"harder"`` or ``"easier"`` for a score of your own.
 
     Returns:
-        Selection from the most extreme sample on; gains are the scores.
+        Selection, most extreme sample first; gains are the scores.
 
     References:
         Toneva et al., ICLR 2019 (forgetting); Paul, Ganguli and Dziugaite, NeurIPS 2021 (EL2N, GraNd); Pleiss

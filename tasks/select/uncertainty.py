@@ -54,7 +54,7 @@ def measure(kind: str) -> Callable[[Floats], Floats]:
     """u of probabilities (N, C), high where a network is unsure.
 
     Raises:
-        BadInput: another ``kind``.
+        BadInput: an unknown ``kind``.
 
     >>> measure("margin")(np.array([[0.5, 0.25, 0.25]])).tolist()
     [0.75]
@@ -82,10 +82,10 @@ def uncertainty(
         kind: ``"least_confidence"``, ``"entropy"`` or ``"margin"``.
 
     Returns:
-        Selection from the least certain sample on; gains are u.
+        Selection, least certain sample first; gains are u.
 
     Raises:
-        BadInput: another ``kind``; probabilities that are negative or do not sum to one.
+        BadInput: an unknown ``kind``; probabilities that are negative or do not sum to one.
 
     Cost:
         O(N·C + N log N).
@@ -97,8 +97,8 @@ def uncertainty(
 
     Differences from upstream:
         Without class balance, upstream sorts the wrong way round and keeps the most certain samples. Its
-        least confidence is the largest logit instead of the largest probability. ``upstream=True`` replays
-        both; it reads the largest logit from the score ``max_logit``.
+        least confidence uses the largest logit, not the largest probability. ``upstream=True`` replays both;
+        it reads the largest logit from the score ``max_logit``.
 
     >>> s = Signals(n=3, probabilities=np.array([[0.9, 0.1], [0.5, 0.5], [0.3, 0.7]]))
     >>> uncertainty(s, 2, generator=np.random.default_rng(0)).indices.tolist()

@@ -13,7 +13,7 @@ __all__ = ["definition", "full", "random"]
 
 
 def definition(signals: Signals, budget: int, *, generator: np.random.Generator) -> NDArray[np.int64]:
-    """A random subset, those of the lowest random numbers: the reference that tests hold ``random`` to."""
+    """A random subset, the rows of lowest random numbers: the reference that tests hold ``random`` to."""
     return np.argsort(generator.random(signals.n))[:budget]
 
 

@@ -14,9 +14,9 @@ from winnow.tasks.select.signals import Selection, Signals
 __all__ = ["definition", "zcore"]
 
 MOST = 1_000_000  # draws by default, …
-EACH = 10  # … or this many a sample where that is less
+EACH = 10  # … or this many per sample where that is less
 ROWS = 4096
-SPARSE = 16  # one value in so many is looked at to guess how large the smallest are
+SPARSE = 16  # one value in this many shows about how large the smallest are
 
 
 def definition(
@@ -31,7 +31,7 @@ def definition(
 ) -> NDArray[np.int64]:
     """ZCore's picks, one draw after another: the reference that tests hold the engine to.
 
-    Of neighbours at the same distance, of which only some are asked for, the engine may take others.
+    Where only some of several equally distant neighbours are needed, the engine may take others.
     """
     ties = generator.random(signals.n)
     rows = ties.argsort()
@@ -67,9 +67,9 @@ def zcore(
 ) -> Selection:
     """Keep the samples that cover the embedding and have few others close by, without labels or training.
 
-    Scores start as uniform draws in [0, 1). Then, again and again, a few dimensions of the embedding are
-    drawn and in them a point, each coordinate from the triangular distribution between that dimension's
-    minimum and maximum with its mode at the median. With ‖·‖₁ in these dimensions,
+    Scores start as uniform draws in [0, 1). Then, repeatedly, a few dimensions of the embedding are drawn,
+    and a point in them, each coordinate from the triangular distribution between that dimension's minimum and
+    maximum with its mode at the median. With ‖·‖₁ in these dimensions,
 
         covered      the sample i nearest to the point scores +1
         redundant    each of the nearest neighbours j of i scores −w_j,
@@ -82,13 +82,13 @@ def zcore(
         signals: features of one or more pre-trained networks, side by side.
         budget: k, samples to keep.
         generator: of all draws.
-        samples: points that are drawn; default 10 a sample, at most a million.
+        samples: points drawn; default 10 per sample, at most a million.
         dimensions: of a subspace; all where the features have fewer.
         neighbours: that a covered sample makes redundant; all others where there are fewer.
         exponent: how fast redundancy falls with distance.
 
     Returns:
-        Selection from the highest score on, so that a smaller one is a prefix of a larger one; gains are the
+        Selection, highest score first, so that a smaller one is a prefix of a larger one; gains are the
         scores.
 
     Raises:
@@ -107,7 +107,7 @@ def zcore(
         whose function carries the first author's name, and of a copy of the first
         (nishloadmaster/zcore_score@629859d core/coreset/zcore.py, with the command line's defaults: 10⁶
         draws, 2 dimensions, 1,000 neighbours, exponent 4; the runs named in upstream's README have the same).
-        No output of upstream's was compared.
+        Nothing was compared with upstream's output.
 
     Differences from upstream:
         Upstream draws a million points whatever N, charges only the first of several samples at distance 0,
@@ -126,7 +126,7 @@ def zcore(
         if not value > 0:
             raise BadInput(f"{name} = {value}: it must be positive.")
     ties = generator.random(signals.n)
-    rows = np.argsort(ties)  # so that of samples equally near, chance decides
+    rows = np.argsort(ties)  # so that chance decides between equally near ones
     scores = np.empty(signals.n)
     columns = _columns(signals.features, rows)
     scores[rows] = _scores(columns, samples, dimensions, neighbours, exponent, generator)
@@ -184,7 +184,7 @@ def _scores(
 def _smallest(values: NDArray[np.float32], count: int) -> NDArray[np.int64]:
     """Positions of the ``count`` smallest.
 
-    A part of the values tells about how large these are, which leaves few to be partitioned.
+    Some of the values show about how large these are, which leaves few to be partitioned.
     """
     part = values[::SPARSE]
     rank = 2 * count // SPARSE

@@ -1,1 +1,1 @@
-"""Replays of the published code, a module a score; ``upstream=True`` runs them, nothing else does."""
+"""Replays of the published code, one module per score; ``upstream=True`` runs them, nothing else does."""

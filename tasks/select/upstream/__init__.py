@@ -1,1 +1,1 @@
-"""Replays of the published code, a module a method; ``upstream=True`` runs them, nothing else does."""
+"""Replays of the published code, one module per method; ``upstream=True`` runs them, nothing else does."""

@@ -14,7 +14,7 @@ __all__ = ["water_fill"]
 def water_fill(populations: NDArray[np.int64], budget: int) -> NDArray[np.int64]:
     """The shares of ``allocation.water_fill``, with torch's order of strata of equal population.
 
-    Its sort is unstable; the order decides which of them gets an odd sample.
+    torch's sort is unstable; the order decides which of them gets an odd sample.
 
     >>> water_fill(np.array([1, 10, 4]), 9).tolist()
     [1, 4, 4]

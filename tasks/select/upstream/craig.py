@@ -29,7 +29,7 @@ def craig(
     """CRAIG with weights that start from 1, on gradients divided by the size of their batch.
 
     The balanced code runs where all labels are the same or there are none (so with ``balanced=True``), else
-    the unbalanced one. Gains are in its own scale.
+    the unbalanced one. Gains are on its own scale.
     """
     check_optimizer(optimizer)
     if signals.has("labels") and (signals.labels != signals.labels[0]).any():
@@ -44,7 +44,7 @@ def craig(
 
 
 def gradients_of(signals: Signals, rows: NDArray[np.int64], batch: int) -> Gradients:
-    """Of the rows of one class, each divided by the size of its batch."""
+    """Gradients of one class's rows, each divided by the size of its batch."""
     sizes = batch_sizes(len(rows), batch)
     return Gradients.of(signals.residuals[rows] / sizes[:, None].astype(np.float32), signals.features[rows])
 
@@ -52,7 +52,7 @@ def gradients_of(signals: Signals, rows: NDArray[np.int64], batch: int) -> Gradi
 def _unbalanced(
     signals: Signals, budget: int, optimizer: str, generator: np.random.Generator, batch: int
 ) -> Selection:
-    """Similarities within classes only; gains count a batch in ``batch``, by mistake skip the rest."""
+    """Similarities within classes only; gains count one batch in ``batch`` and, by mistake, skip the rest."""
     n = signals.n
     rows = np.arange(n)
     items = rows[rows // batch % batch == 0]

@@ -22,7 +22,7 @@ Ints = NDArray[np.integer[Any]]
 Rows = NDArray[np.int64]
 Picks = tuple[Rows, NDArray[np.float64]]  # positions, and priorities when picked
 
-_EPSILON = 1e-7  # no message carries less, but on precomputed neighbours
+_EPSILON = 1e-7  # no message carries less, except on precomputed neighbours
 _DATACOMP_SHIFT = 0.115  # added to CLIP scores so that they are not negative
 
 
@@ -119,7 +119,7 @@ def _datacomp(
 
 
 def _cut_or_filled(picks: Rows, kept: Rows, budget: int, generator: np.random.Generator) -> Rows:
-    """Classes kept whole may make too many picks, rounding too few: both are mended at random."""
+    """Classes kept whole may make too many picks, rounding too few: both are corrected at random."""
     if len(picks) > budget:
         return generator.permutation(picks)[:budget]
     if len(picks) == budget:
@@ -180,12 +180,12 @@ def published_greedy(
 def iterative_selection(
     g: Floats, neighbours: Ints, weights: Floats, budget: int, *, indptr: Ints | None = None
 ) -> Picks:
-    """The DataComp script's loop, which is not greedy: samples come in the order of their first priorities.
+    """The DataComp script's loop, which is not greedy: samples come in the order of their initial priorities.
 
-    The next sample in that order is put on standby if its priority has fallen below the present one of the
-    sample after it, else it is picked; the best sample on standby is picked as soon as its priority reaches
-    that of the next in order. Where the published loop would run off its end (IndexError for a budget of N),
-    this one picks what is on standby.
+    The next sample in that order is put on standby if its priority has fallen below the current one of the
+    sample after it; otherwise it is picked; the best sample on standby is picked as soon as its priority
+    reaches that of the next in order. Where the published loop would run off its end (IndexError for a budget
+    of N), this one picks what is on standby.
 
     Args:
         g: float (N,) priorities before the first pick; the arithmetic is done in its dtype.

@@ -22,8 +22,8 @@ def gradmatch(
 ) -> Selection:
     """GradMatch with λ = 1 on gradients divided by the size of their batch; fewer samples than asked for.
 
-    Weights may have any sign while samples come in; at the end they are solved for once more, not negative,
-    and samples of weight 0 are dropped.
+    Weights may have any sign while samples enter; at the end they are solved for once more, non-negative, and
+    samples of weight 0 are dropped.
 
     Args:
         validation: match the mean gradient of these samples instead.

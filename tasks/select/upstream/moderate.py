@@ -11,9 +11,9 @@ __all__ = ["moderate"]
 
 
 def moderate(signals: Signals, budget: int, *, generator: np.random.Generator) -> Selection:
-    """The two tails: the nearest to the medians of their classes and the farthest, half of the budget each.
+    """The two tails: the nearest to the medians of their classes and the farthest, half the budget each.
 
-    Two roundings meet, so that the count may differ from the budget by one. Gains are the distances.
+    Two roundings add up, so the count may differ from the budget by one. Gains are the distances.
     """
     distances = centre_distances(signals.features, signals.labels, centre="median")
     pruned = 1 - budget / signals.n

@@ -1,6 +1,6 @@
 """Submodular selection as published: DeepCore@74ec709 deepcore/methods/submodular.py and methods_utils/.
 
-On gradients only, and ties go to the first row.
+On gradients only; ties go to the first row.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ def uncertainty(
 ) -> Selection:
     """The *most* certain samples, unless all samples are of one class, as they are with ``balanced=True``.
 
-    Least confidence goes by the largest logit, the score ``max_logit``. Gains are the published scores, low
+    Least confidence ranks by the largest logit, the score ``max_logit``. Gains are the published scores, low
     where uncertain.
 
     Raises:
