@@ -1,4 +1,4 @@
-"""Published files: read where they are on disk, else fetched, else asked for by name; never half of one."""
+"""Published files: read from disk if present, else fetched, else named in an error; never half a file."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class Published:
     """A file as its authors publish it.
 
     Attributes:
-        urls: where from, tried in order.
+        urls: addresses, tried in order.
         md5: its published digest.
-        size: bytes, for the announcement; None where it is not known beforehand.
+        size: in bytes, for the log; None if not known beforehand.
         name: file name, default the last part of the first URL.
     """
 
@@ -65,7 +65,7 @@ def megabytes(size: int | None) -> str:
 
 
 def offline(download: bool) -> str:
-    """Why nothing may be fetched; empty where it may."""
+    """Why nothing may be fetched; empty if fetching is allowed."""
     if not download:
         return "download=False"
     if os.environ.get("WINNOW_OFFLINE", "") not in ("", "0"):
@@ -82,7 +82,7 @@ def obtain(
         dataset: name for messages.
         published: the file or archive.
         folder: where the file is put, and unpacked.
-        contents: files or folders, relative to ``folder``, that it is or unpacks to.
+        contents: files or folders, relative to ``folder``, that the file is or unpacks to.
         download: whether fetching is allowed; ``WINNOW_OFFLINE=1`` forbids it.
         verify: check an archive that the user put there against its published digest.
 
@@ -132,14 +132,14 @@ def _absent(
 
 
 def fetch(what: str, urls: Sequence[str], target: Path, size: str, md5: str | None = None) -> str:
-    """Fetch a file, whole or not at all, after saying so.
+    """Announce a file and fetch it, whole or not at all.
 
     Args:
         what: dataset or embedder, for the log.
-        urls: where from, tried in order.
-        target: where to.
+        urls: addresses, tried in order.
+        target: file to write.
         size: in words, for the log.
-        md5: digest that it must have.
+        md5: digest it must have.
 
     Returns:
         why it could not be fetched; empty if it was.
@@ -159,7 +159,7 @@ def fetch(what: str, urls: Sequence[str], target: Path, size: str, md5: str | No
 
 
 def _receive(what: str, url: str, file: Path) -> str:
-    """Write what a URL gives to a file; returns its md5."""
+    """Download a URL to a file; returns its md5."""
     digest = hashlib.md5(usedforsecurity=False)
     request = urllib.request.Request(url, headers={"User-Agent": "winnow"})
     with urllib.request.urlopen(request, timeout=60) as response, open(file, "wb") as out:
@@ -180,7 +180,7 @@ def _receive(what: str, url: str, file: Path) -> str:
 def unpack(archive: Path, folder: Path) -> None:
     """Unpack a tar, zip, gz or xz into ``folder``.
 
-    It is unpacked beside the folder's content and then moved in, so that half of it never looks whole.
+    It is unpacked in a temporary sub-folder and then moved, so that half of it never looks whole.
 
     Raises:
         BadInput: the archive is truncated, damaged, of another kind, or would write outside the folder.
@@ -227,7 +227,7 @@ def extract_tar(tar: tarfile.TarFile, folder: Path) -> None:
     """Extract all members, none of them outside ``folder``.
 
     Raises:
-        tarfile.TarError: the tar is damaged, or holds other than plain files and folders.
+        tarfile.TarError: the tar is damaged, or holds anything but plain files and folders.
     """
     tar.extraction_filter = getattr(tarfile, "data_filter", None)
     tar.extractall(folder, plain_members(tar))

@@ -1,4 +1,4 @@
-"""Folders of image files: how they are listed, and the dataset that anybody's own folder is."""
+"""Folders of image files: how they are listed, and any such folder as a dataset."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def natural_key(path: str) -> list[tuple[Any, ...]]:
 def files_under(folder: Path, suffixes: set[str]) -> list[str]:
     """Image files at any depth under a folder, relative to it, with forward slashes.
 
-    Hidden files and folders are left out; a folder that links lead to more than once is entered once.
+    Hidden files and folders are left out; a folder reached by several links is entered once.
     """
     entered: set[str] = set()
 
@@ -73,7 +73,7 @@ def folders_in(folder: Path) -> list[str]:
 def without_corrupt(
     name: str, split: str, images: AnyEncoded, skip_corrupt: bool
 ) -> tuple[AnyEncoded, np.ndarray]:
-    """The images and their rows; with ``skip_corrupt`` those that decode, the others named in the log."""
+    """The images and their rows; with ``skip_corrupt`` only those that decode; the log names the others."""
     rows = np.arange(len(images))
     if not skip_corrupt:
         return images, rows
@@ -110,13 +110,13 @@ def imagefolder(
     before 10).
 
     Args:
-        split: ``train``, ``test``, or another split folder that is there.
+        split: ``train``, ``test``, or another split folder that exists.
         variant: the folder; a relative one is looked for under ``root`` and then in the working directory.
         root: default the data root.
         download: unused.
         test_fraction: where there is no test folder, the share of images that ``test`` takes: those whose
             path's blake2b hash falls below it, so that an image never changes sides when others come or go.
-        size: short side in pixels; images are then cut to a square of it, so that small networks can train on
+        size: short side in pixels; images are then cropped to a square, so that small networks can train on
             any folder.
         channels: 3 (grey is repeated) or 1 (grey; needs ``size`` or images of one size).
         skip_corrupt: leave out images that cannot be decoded.
@@ -182,7 +182,7 @@ def finish(
     truth: np.ndarray | None,
     skip_corrupt: bool,
 ) -> Split:
-    """The split of somebody's own images, of which neither shape nor statistics are published.
+    """The split of a user's own images, whose shape and statistics are not published.
 
     Args:
         name, split: of the dataset.
@@ -221,7 +221,7 @@ def _find_folder(variant: str, root: Path | None) -> Path:
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
-    """The folder of each split; of all the names that the test split goes by, the first is also ``test``."""
+    """The folder of each split; the first that exists among the test split's names is also ``test``."""
     names = folders_in(folder)
     if "train" not in names:
         return {"train": folder}

@@ -1,4 +1,4 @@
-"""File formats of published sets: MNIST's IDX and CIFAR's pickles, read without running what they name."""
+"""File formats of published sets: MNIST's IDX, and CIFAR's pickles, read without running code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def read_idx(file: Path, dimensions: int) -> np.ndarray:
     Two zero bytes, element type, number of dimensions, each length as a big-endian int32, then the elements.
 
     Raises:
-        BadInput: it is of another format, or cut off.
+        BadInput: it has another format, or is cut off.
     """
     head = np.fromfile(file, np.uint8, 4)
     kinds: dict[int, np.dtype[Any]] = {8: np.dtype(np.uint8), 12: np.dtype(">i4")}
@@ -59,7 +59,7 @@ def read_pickle(file: Path, key: str) -> dict[str, Any]:
 
 
 class _Type:
-    """Stands for ``numpy.dtype``: types of plain numbers and characters."""
+    """Stands in for ``numpy.dtype``: types of plain numbers and characters."""
 
     def __init__(self, name: str, *flags: bool) -> None:
         self.dtype = np.dtype(str(name))
@@ -71,13 +71,13 @@ class _Type:
 
 
 class _Array:
-    """Stands for ``numpy.ndarray``, whose ``__setstate__`` can be misled into taking bytes for pointers."""
+    """Stands in for ``numpy.ndarray``, whose ``__setstate__`` can be made to take bytes for pointers."""
 
     array: np.ndarray
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, kind, fortran, content = state
-        if isinstance(content, str):  # bytes of Python 2
+        if isinstance(content, str):  # Python 2's bytes
             content = content.encode("latin1")
         self.array = _array(content, kind, shape, "F" if fortran else "C")
 
@@ -87,7 +87,7 @@ def _array(content: bytes, kind: _Type, shape: tuple[int, ...], order: Any = "C"
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Builds arrays, lists, strings and numbers, and refuses all else, since a pickle may name any code."""
+    """Builds arrays, lists, strings and numbers, and refuses all else, since a pickle can run any code."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2

@@ -1,4 +1,4 @@
-"""ImageNet and the benchmarks cut from it, published as folders of image files: CINIC-10, Tiny ImageNet."""
+"""ImageNet and benchmarks made from it, published as folders of image files: CINIC-10, Tiny ImageNet."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def cinic10(
         cache: folder of the checksum index.
 
     Returns:
-        the split; images uint8 (N, 32, 32, 3), by class and then by file name; the ids of valid count on from
-        90,000.
+        the split; images uint8 (N, 32, 32, 3), by class and then by file name; merged into train, valid's ids
+        start at 90,000.
 
     Raises:
         MissingData, BadInput: files missing, truncated or not the published ones.
@@ -113,13 +113,13 @@ def tiny_imagenet(
         root: folder that holds ``tiny-imagenet-200/``; default the data root.
         download: fetch what is missing (248 MB).
         verify: check the archive's md5 and the number of images.
-        size: resize to this, for example 32 for networks for CIFAR.
+        size: resize to this, for example 32 for CIFAR networks.
         skip_corrupt: leave out images that cannot be decoded.
         cache: folder of the checksum index.
 
     Returns:
-        the split; images uint8 (N, 64, 64, 3); classes in the order of ``wnids.txt``, under the first of
-        their names in ``words.txt``; train by class and number, test in the order of the annotations.
+        the split; images uint8 (N, 64, 64, 3); classes in the order of ``wnids.txt``, each under its first
+        name in ``words.txt``; train by class and number, test in the order of the annotations.
 
     Raises:
         MissingData, BadInput: files missing, truncated or not the published ones.
@@ -129,7 +129,7 @@ def tiny_imagenet(
         DeepCore, deepcore/datasets/tinyimagenet.py.
 
     Differences from upstream:
-        DeepCore reads ``test/`` as one class called "images", so that its accuracies there mean nothing.
+        DeepCore reads ``test/`` as one class called "images", so its accuracies there mean nothing.
     """
     check_split("tiny_imagenet", split)
     above = data_folder(root)
@@ -189,7 +189,7 @@ def _first_folder(above: Path, *names: str) -> Path:
 
 
 def _files(dataset: str, folder: Path, below: str, suffixes: set[str]) -> list[str]:
-    """Image files in a sub-folder, relative to ``folder``, which must be there."""
+    """Image files in a sub-folder, which must exist; paths are relative to ``folder``."""
     if not (folder / below).is_dir():
         raise BadInput(
             f"{dataset}: there is no folder {folder / below}.",
@@ -233,14 +233,14 @@ def imagenet(
     """ILSVRC 2012, 1,000 classes of photographs: 1,281,167 train, 50,000 test (the validation images).
 
     Reads ``train/<wnid>/*.JPEG`` and ``val/<wnid>/*.JPEG``, or a flat ``val/`` with the development kit;
-    archives that lie in the folder are unpacked first.
+    archives in the folder are unpacked first.
 
     Args:
         split: ``train`` or ``test``.
         root: folder that holds ``imagenet/`` (or ``ILSVRC2012/``); default the data root.
         download: unused; the archives are behind a login.
         verify: check the archives' md5 when unpacking, and the number of images.
-        size: short side in pixels; images are then cut to a square of it.
+        size: short side in pixels; images are then cropped to a square.
         skip_corrupt: leave out images that cannot be decoded.
         cache: folder of the checksum index.
 

@@ -31,7 +31,7 @@ _NO_IMAGES = {"EPS", "PDF", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}
 class Images(Protocol):
     """N images, read by row.
 
-    ``shape`` is (height, width, channels) when all images have the same, else None.
+    ``shape`` is (height, width, channels) if it is the same for all images, else None.
     """
 
     @property
@@ -75,7 +75,7 @@ class ArrayImages:
     """Images of one size, held in an array.
 
     Args:
-        array: uint8 (N, H, W, C), C is 1 or 3; may be a memory map or a transposed view, it is not copied.
+        array: uint8 (N, H, W, C), C is 1 or 3; not copied; may be a memory map or a transposed view.
 
     Raises:
         BadInput: another dtype or shape.
@@ -154,10 +154,10 @@ def decode(content: bytes, channels: int = 3) -> Image.Image:
 
 @lru_cache(maxsize=1)
 def _ignore_metadata_warnings() -> None:
-    """Odd metadata is no error, and damaged pixels raise: what Pillow warns of is ignored from now on.
+    """Ignore Pillow's warnings from now on: odd metadata is no error, and damaged pixels raise anyway.
 
-    Set once and never restored: ``warnings.catch_warnings`` in several threads at once would put back each
-    other's filters, in the end with all warnings ignored.
+    Set once and never restored: with ``warnings.catch_warnings``, several threads at once would restore each
+    other's filters and end up ignoring all warnings.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -180,14 +180,14 @@ def resize_crop(image: Image.Image, size: int) -> Image.Image:
 class Encoded:
     """Images kept as encoded bytes (JPEG, PNG, …) and decoded when read.
 
-    Subclasses say where the bytes of a row lie.
+    Subclasses say where the bytes of a row are.
 
     Args:
         shape: (H, W, C) if all images have it, else None; an image of another shape is refused when read.
         size: resize the short side to this and cut out the central square, so that ``shape`` becomes (size,
             size, channels).
         channels: 3, or 1 for grey; 1 needs ``shape`` or ``size``.
-        cache: folder of the index of checksums.
+        cache: folder of the checksum index.
     """
 
     def __init__(
@@ -210,7 +210,7 @@ class Encoded:
         raise NotImplementedError
 
     def name_of(self, row: int) -> str:
-        """What to call the image of a row in a message."""
+        """Name of a row's image in messages."""
         raise NotImplementedError
 
     def take(self, rows: np.ndarray) -> Self:
@@ -316,7 +316,7 @@ class Encoded:
         if self.size is not None:
             return self.shape
         probe = np.unique(np.linspace(0, len(self) - 1, 256).astype(np.int64))
-        if self._common_size(probe) is None:  # a few photographs tell that a folder holds many sizes
+        if self._common_size(probe) is None:  # a few photographs show that a folder holds many sizes
             return None
         size = self._common_size(np.arange(len(self)))
         return None if size is None else (size[1], size[0], self.channels)
@@ -372,7 +372,7 @@ class FileImages(Encoded):
 
     Args:
         root: the folder.
-        paths: file names relative to it, one an image.
+        paths: file names relative to it, one per image.
         shape, size, channels, cache: as in :class:`Encoded`.
 
     >>> import tempfile

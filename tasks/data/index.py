@@ -24,7 +24,7 @@ log = logging.getLogger("winnow.tasks.data")
 
 CHUNK = 4096  # items between two progress calls
 SAVE_EVERY = 60.0  # seconds of work that a killed run may lose
-# ns: a file changed twice within one tick of the clock keeps its time, so young files are not remembered
+# ns: a file changed twice within one clock tick keeps its timestamp, so young files are not remembered
 SETTLED = 2_000_000_000
 
 Item = TypeVar("Item")
@@ -50,8 +50,8 @@ def stat_key(path: str, size: int, mtime_ns: int) -> bytes:
 def threaded(function: Callable[[Item], Result], items: Iterable[Item], *, fewest: int = 16) -> list[Result]:
     """``[function(item) for item in items]`` on all spare cores; order kept.
 
-    In a thread or process that is one of many already (see :func:`winnow.tasks.hardware.spare_threads`) it
-    is a plain loop.
+    It is a plain loop in a thread or process that is already one of many (see
+    :func:`winnow.tasks.hardware.spare_threads`).
 
     >>> threaded(abs, range(-3, 0))
     [3, 2, 1]
@@ -71,7 +71,7 @@ def threaded(function: Callable[[Item], Result], items: Iterable[Item], *, fewes
 
 
 def save_arrays(file: Path, **arrays: np.ndarray) -> None:
-    """Write arrays to an npz; a folder that cannot be written to costs time in the next run, not this one."""
+    """Write arrays to an npz; a failure is only logged, and costs the next run some time."""
     try:
         with atomic(file) as temporary, open(temporary, "wb") as out:
             np.savez(out, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the keywords for allow_pickle
@@ -137,7 +137,7 @@ class StatIndex:
         return values, present
 
     def put(self, keys: np.ndarray, values: np.ndarray) -> None:
-        """Remember; another process's entries are kept, a key's newest value wins."""
+        """Store values; other processes' entries are kept, and a key's newest value wins."""
         if not len(keys):
             return
         stored_keys, stored_values = self._load()
@@ -201,7 +201,7 @@ def remembered(
 def stat_keys(paths: Iterable[tuple[str, Path | str]]) -> tuple[np.ndarray, np.ndarray]:
     """Stat keys uint8 (N, 16) of (name, file) pairs, and which files are old enough to be remembered.
 
-    A file that is not there gets a key of its own; whoever reads it reports it.
+    A missing file gets its own key; whoever reads it reports it.
     """
     young = time.time_ns() - SETTLED
 

@@ -43,7 +43,7 @@ def load_split(name: str, split: str = "train", **options: Any) -> Split:
     Raises:
         UnknownName: no such dataset.
         BadInput: no such split or option, or damaged files.
-        MissingData: files that are neither there nor to be fetched.
+        MissingData: files are missing and cannot be fetched.
 
     >>> split = load_split("digits", "test")
     >>> len(split), split.images.shape
@@ -65,7 +65,7 @@ def data_folder(root: Path | str | None) -> Path:
 
 
 def check_split(name: str, split: str, splits: Iterable[str] | None = None) -> None:
-    """Refuse a split that the dataset has not.
+    """Refuse a split that the dataset does not have.
 
     Raises:
         BadInput: naming the splits.
@@ -82,7 +82,7 @@ def check_split(name: str, split: str, splits: Iterable[str] | None = None) -> N
 
 
 def check_count(name: str, split: str, found: int, folder: Path, *, expected: int | None = None) -> None:
-    """Refuse a published split of which images are missing, as an interrupted unpacking leaves it.
+    """Refuse a published split with missing images, as an interrupted unpacking leaves it.
 
     Raises:
         BadInput: with both numbers.

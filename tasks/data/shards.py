@@ -39,7 +39,7 @@ log = logging.getLogger("winnow.tasks.data")
 
 @dataclass(frozen=True)
 class Shard:
-    """A tar file as it was found: where, and a key that changes when it does."""
+    """A tar file: its path, and a key that changes when the file does."""
 
     path: str  # on its file system
     key: bytes
@@ -52,7 +52,7 @@ class ShardImages(Encoded):
     Args:
         files: the file system.
         shards: the tar files.
-        shard: int (N,), which of them each image lies in.
+        shard: int (N,), which of them holds each image.
         place: int64 (N, 2), offset and length of its bytes.
         keys: webdataset key of each image.
         shape, size, channels, cache: as in :class:`winnow.tasks.data.split.Encoded`.
@@ -126,7 +126,7 @@ def webdataset(
 
     Shards are uncompressed tars; members that share a key (the path up to the first dot of the file name) are
     one sample: an image, and a label in ``cls`` (a number or a class name), ``txt`` or a field of ``json``.
-    The tars are not unpacked; each is scanned once, and an index of it kept.
+    The tars are not unpacked; each is scanned once, and its index kept.
 
     Args:
         split: ``train``, or ``test`` where ``test_shards`` is given.
@@ -136,7 +136,7 @@ def webdataset(
         download: whether shards that are not local may be read; ``WINNOW_OFFLINE=1`` forbids it.
         test_shards: the shards of ``test``, written like ``variant``.
         label: ``cls``, ``txt`` or ``json.<field>``; default ``cls`` where there is one, else unlabelled.
-        size: short side in pixels; images are then cut to a square of it.
+        size: short side in pixels; images are then cropped to a square.
         channels: 3 (grey is repeated) or 1 (grey; needs ``size`` or images of one size).
         skip_corrupt: leave out images that cannot be decoded.
         cache: folder of the indices.
@@ -297,7 +297,7 @@ def _table(files: Any, path: str, label: str | None, cache: Path | None) -> tupl
 
 
 def _restored(text: np.ndarray, extents: np.ndarray) -> Table | None:
-    """A table as it was saved, None where that is not what was saved."""
+    """The saved table, or None if the content is not one."""
     try:
         content = json.loads(text.tobytes())
         keys, labels = content["keys"], content["labels"]

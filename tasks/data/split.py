@@ -55,7 +55,7 @@ def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, 
 
 
 def _sums(images: Images, rows: np.ndarray) -> np.ndarray:
-    # int64 (7,): pixels, sum of each channel, sum of squares of each channel; -1 for a channel that is absent
+    # int64 (7,): pixels, sum of each channel, sum of squares of each channel; -1 for an absent channel
     sums = np.zeros(7, np.int64)
     channels = 3
     for start in range(0, len(rows), 64):
@@ -81,16 +81,15 @@ class Split:
         name: the dataset's registered name.
         split: ``train``, ``test``, …
         ids: int64 (N,), unique: the row in the split's canonical order, the same on every machine. The second
-            part of a merged split counts on from the first; images that were left out leave gaps.
-        images: the images, one a row.
+            part of a merged split continues from the first; images that were left out leave gaps.
+        images: the images, one per row.
         classes: class names; empty where there are none.
         mean, std: of each channel of the training images, pixels scaled to [0, 1].
-        truth: int64 (N,) true labels, or None where there are none. Only annotation and the reporting of
-            metrics read it.
+        truth: int64 (N,) true labels, or None if there are none. Only annotation and reporting read it.
         sources: file or key of each row, where images have one.
 
     Raises:
-        BadInput: no images, or fields that do not fit each other.
+        BadInput: no images, or fields that do not match.
 
     >>> pixels = np.zeros((2, 8, 8, 1), np.uint8)
     >>> images, truth = ArrayImages(pixels), np.array([0, 1])

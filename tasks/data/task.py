@@ -1,4 +1,4 @@
-"""Tasks of the data stage: samples, labels when they are paid for, what the user brings."""
+"""Tasks of the data stage: samples, labels once they are paid for, and what the user brings."""
 
 from __future__ import annotations
 
@@ -27,15 +27,14 @@ __all__ = [
     "rows_of",
 ]
 
-# What these tasks write is named after its content, so all that follows stays cached as long as that is the
-# same.
+# What these tasks write is named after its content, so later steps stay cached while that is unchanged.
 
 
 @uncached_task(name="load", run_name="load-{dataset}-{split}")
 def load(
     dataset: str, split: str = "train", labels: bool = False, options: dict[str, Any] | None = None
 ) -> Artifact:
-    """The samples of one split, with a checksum of each image; with labels only where they are asked for."""
+    """The samples of one split, with a checksum of each image; with labels only if asked for."""
     with progress(f"load {dataset}/{split}") as tell:
         loaded = _split(dataset, split, json.dumps(options or {}, sort_keys=True))
         checksums = loaded.images.checksums(progress=tell)
@@ -47,7 +46,7 @@ def load(
     return write(
         "samples",
         columns,
-        # what is trained on the same images normalised otherwise is another result
+        # training on the same images normalised differently gives another result
         facts={
             "classes": len(loaded.classes),
             "labelled": loaded.truth is not None,
@@ -121,7 +120,7 @@ def labels_of(labels: Artifact, ids: np.ndarray) -> np.ndarray:
 
 
 def with_labels(coreset: Artifact, labels: np.ndarray, classes: int) -> Artifact:
-    """The same coreset with a label for each of its rows, out of so many classes."""
+    """The same coreset with a label for each row; ``classes`` is the number of classes."""
     columns = {name: coreset.numpy(name) for name in ("id", "rank", "weight")}
     return write(
         "coreset", {**columns, "label": labels.astype("int32")}, facts={**coreset.facts, "classes": classes}
@@ -130,7 +129,7 @@ def with_labels(coreset: Artifact, labels: np.ndarray, classes: int) -> Artifact
 
 @uncached_task(name="bring-embeddings", run_name="bring-embeddings")
 def bring_embeddings(samples: Artifact, path: str) -> Artifact:
-    """The user's embeddings (Parquet, npy or npz): a row a sample in its order, or with ``id``."""
+    """The user's embeddings (Parquet, npy or npz): one row per sample, in order or with ``id``."""
     import numpy as np
 
     ids = samples.numpy("id")
@@ -152,7 +151,7 @@ def bring_embeddings(samples: Artifact, path: str) -> Artifact:
 
 @uncached_task(name="bring-pseudo-labels", run_name="bring-pseudo-labels")
 def bring_pseudo_labels(samples: Artifact, path: str) -> Artifact:
-    """The user's pseudo-labels (Parquet, npy or npz): a cluster a sample in its order, or with ``id``."""
+    """The user's pseudo-labels (Parquet, npy or npz): one cluster per sample, in order or with ``id``."""
     import numpy as np
 
     ids = samples.numpy("id")

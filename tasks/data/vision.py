@@ -202,7 +202,7 @@ def svhn(
     try:
         content = scipy.io.loadmat(folder / filename, variable_names=["X", "y"])
         pixels, labels = content["X"], content["y"].astype(np.int64).ravel()
-    except Exception as error:  # SciPy's reader raises many kinds on a damaged file
+    except Exception as error:  # SciPy's reader raises many exceptions on damaged files
         raise BadInput(
             f"svhn: {folder / filename} cannot be read: {type(error).__name__}: {error}.",
             remedy="delete it to fetch it again",
@@ -227,7 +227,7 @@ def cifar10(
         split: ``train`` or ``test``.
         root: folder that holds ``cifar-10-batches-py/``; default the data root.
         download: fetch what is missing.
-        verify: check the md5 of the stock files; re-made pickles pass without.
+        verify: check the md5 of the stock files; re-made pickles need False.
 
     Returns:
         the split; images uint8 (N, 32, 32, 3), in the published order.
@@ -261,7 +261,7 @@ def cifar100(
         split: ``train`` or ``test``.
         root: folder that holds ``cifar-100-python/``; default the data root.
         download: fetch what is missing.
-        verify: check the md5 of the stock files; re-made pickles pass without.
+        verify: check the md5 of the stock files; re-made pickles need False.
 
     Returns:
         the split; images uint8 (N, 32, 32, 3), in the published order; the fine labels.

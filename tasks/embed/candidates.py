@@ -14,18 +14,18 @@ _GROUP = 8  # points whose largest score counts once in a row's first bound
 class Candidates:
     """The best points seen so far for each row of a block, and the bound that newcomers must beat.
 
-    Several threads may offer tiles at once. One comparison with the bound decides for nearly every score;
-    those that pass wait until there are as many as are kept, and are then merged.
+    Several threads may offer tiles at once. One comparison with the bound settles nearly every score; those
+    that pass wait until there are as many as are kept, and are then merged.
 
     Args:
         rows: of the block.
-        keep: points that are kept for each row.
+        keep: points kept per row.
         device: where the scores are.
 
     Attributes:
         scores: (rows, ≤ keep) float32, in no order; −inf where there are fewer.
         ids: (rows, ≤ keep) int32, numbers of the points; −1 where there are fewer.
-        bound: (rows,) float32; no point that is not kept scores more.
+        bound: (rows,) float32; no discarded point scores more.
 
     >>> best = Candidates(2, 1, torch.device("cpu"))
     >>> best.offer(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), 10, torch.empty(4, dtype=torch.bool))
@@ -49,8 +49,8 @@ class Candidates:
 
         Args:
             scores: (rows, m) float32, row-major or the transposed view of such a tile.
-            first: number of the point of the first column.
-            mask: scratch, bool, of rows · m elements or more.
+            first: number of the first column's point.
+            mask: bool scratch of at least rows · m elements.
         """
         if self._untouched:
             bound = self._first_bound(scores)
@@ -71,7 +71,7 @@ class Candidates:
                 self.merge()
 
     def _first_bound(self, scores: torch.Tensor) -> torch.Tensor:
-        """The keep-th largest of the maxima of disjoint groups: they are so many distinct candidates."""
+        """The keep-th largest of the maxima of disjoint groups: ``keep`` distinct candidates reach it."""
         groups = scores.shape[1] // _GROUP
         if groups < self.keep:
             return self.bound
@@ -79,7 +79,7 @@ class Candidates:
         return largest.topk(self.keep, dim=1).values[:, -1]
 
     def merge(self) -> None:
-        """Let the waiting points join those that are kept, and keep the best."""
+        """Add the waiting points to those kept, and keep the best."""
         if not self._waiting:
             return
         row, ids, scores = (torch.cat(part) for part in zip(*self._waiting, strict=True))

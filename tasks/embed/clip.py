@@ -46,8 +46,8 @@ def clip(
             ``openai``. Published weights are looked for as ``clip_<architecture>_<tag>.safetensors`` (or .pt,
             …).
         device: where it runs.
-        dtype: of its products.
-        generator: of random weights.
+        dtype: for matrix products.
+        generator: for random weights.
         random_weights: do not load weights, for tests.
 
     Returns:
@@ -55,7 +55,7 @@ def clip(
 
     Raises:
         UnknownName: no such architecture or tag.
-        MissingData: weights are not to be had.
+        MissingData: the weights are not available.
         BadInput: a checkpoint of another architecture, or one that would run code.
 
     >>> from winnow.tasks.data.images import ArrayImages
@@ -73,8 +73,8 @@ def clip(
 
     Differences from upstream:
         open_clip builds ``ViT-B-32`` with GELU even for OpenAI's weights, which were trained with QuickGELU,
-        and only warns. Here the tag decides; for a checkpoint of one's own its kind (OpenAI's TorchScript:
-        QuickGELU) or the architecture (``ViT-B-32-quickgelu``).
+        and only warns. Here the tag decides; for your own checkpoint, its kind (OpenAI's TorchScript:
+        QuickGELU) or the architecture (``ViT-B-32-quickgelu``) does.
     """
     wanted, _, source = variant.partition(":")
     architecture = wanted.replace("/", "-").replace("@336px", "-336")
@@ -114,7 +114,7 @@ def clip(
 
 
 class _Tower(nn.Module):
-    """The image tower alone; CoCa's yields its tokens as well, which are dropped."""
+    """The image tower alone; CoCa's also yields its tokens, which are dropped."""
 
     def __init__(self, visual: nn.Module) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ def _published(name: str, architecture: str, tag: str, config: dict[str, Any]) -
 
 
 def _model(architecture: str, path: Path | None, quick_gelu: bool, generator: torch.Generator) -> nn.Module:
-    """open_clip's model with the weights of that file, or randomly initialised."""
+    """open_clip's model with the weights in ``path``, or randomly initialised."""
     if path is not None and not path.is_file():
         raise MissingData(
             f"{path}: no such checkpoint file.",
@@ -149,7 +149,7 @@ def _model(architecture: str, path: Path | None, quick_gelu: bool, generator: to
         )
     try:
         with seeded(generator), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # TorchScript is deprecated, but OpenAI's files are of that kind
+            warnings.simplefilter("ignore")  # TorchScript is deprecated, but OpenAI's files use it
             if path is not None and _is_torchscript(path):
                 return open_clip.load_openai_model(str(path), precision="fp32", device="cpu")
             return open_clip.create_model(
@@ -174,10 +174,10 @@ def _model(architecture: str, path: Path | None, quick_gelu: bool, generator: to
 def _is_torchscript(path: Path) -> bool:
     """Whether a file is a TorchScript archive, as OpenAI's are.
 
-    Loading one runs the code in it where a class has ``__setstate__``, and only there.
+    Loading one runs code in it only where a class has ``__setstate__``.
 
     Raises:
-        BadInput: such an archive.
+        BadInput: an archive with such a class.
     """
     try:
         with zipfile.ZipFile(path) as archive:

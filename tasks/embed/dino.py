@@ -1,4 +1,4 @@
-"""DINO and DINOv2, self-supervised: the class token after the last norm, as torch.hub's entries give it."""
+"""DINO and DINOv2, self-supervised: the class token after the last norm, as torch.hub's models return it."""
 
 from __future__ import annotations
 
@@ -204,26 +204,26 @@ def transformer(
 ) -> NetworkEncoder:
     """A DINO or DINOv2 vision transformer: LayerNorm of the last block's output, class token.
 
-    Position embeddings are resampled to other input sizes as the authors do it: for grids of g from M
-    positions a side, bicubic with scale (g + 0.1)/M and without antialiasing; for models with registers to
-    size g with antialiasing.
+    Position embeddings are resampled to other input sizes as the authors do: from M to g positions per side,
+    bicubic with scale (g + 0.1)/M and without antialiasing; for models with registers, to size g with
+    antialiasing.
 
     Args:
         name: of the embedder.
-        model: timm's name of the architecture.
-        published: where its weights are. Files of the authors and of timm both fit.
-        images: decide whether photographs are cropped (see ``crop``).
+        model: timm's name for the architecture.
+        published: where its weights are; the authors' files and timm's both fit.
+        images: their sizes decide the default of ``crop``.
         device: where it runs.
-        dtype: of its products.
-        generator: of random weights.
+        dtype: for matrix products.
+        generator: for random weights.
         size: side of the input, a multiple of the patch size.
         crop: resize to 256/224 of the size (bilinear) and crop, as for ImageNet, instead of resizing to it
-            (bicubic); default where images differ in size.
+            (bicubic); default if images differ in size.
         random_weights: do not load weights, for tests.
 
     Raises:
-        BadInput: the size is no multiple of the patch size, or a file with other weights.
-        MissingData: weights are not to be had.
+        BadInput: the size is not a multiple of the patch size, or the file has other weights.
+        MissingData: the weights are not available.
 
     Differences from upstream:
         None known for DINO. timm itself resamples position embeddings with antialiasing and without the 0.1.
@@ -276,16 +276,16 @@ def dino_resnet50(
     """DINO ResNet-50: average-pooled features, 2048 dimensions.
 
     Args:
-        images: decide whether photographs are cropped (see ``crop``).
+        images: their sizes decide the default of ``crop``.
         device: where it runs.
-        dtype: of its products.
-        generator: of random weights.
+        dtype: for matrix products.
+        generator: for random weights.
         size: side of the input.
-        crop: resize to 256/224 of the size and crop, as for ImageNet; default where images differ in size.
+        crop: resize to 256/224 of the size and crop, as for ImageNet; default if images differ in size.
         random_weights: do not load weights, for tests.
 
     Raises:
-        MissingData: weights are not to be had.
+        MissingData: the weights are not available.
 
     >>> from winnow.tasks.data.images import ArrayImages
     >>> images = ArrayImages(torch.zeros(1, 32, 32, 3, dtype=torch.uint8).numpy())

@@ -1,4 +1,4 @@
-"""Encoders turn images into vectors; ``embed`` runs one over rows, ``normalise`` scales what came out."""
+"""Encoders turn images into vectors; ``embed`` runs one over rows, ``normalise`` scales the result."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ __all__ = ["Encoder", "NetworkEncoder", "embed", "normalise", "seeded"]
 
 log = logging.getLogger("winnow.tasks.embed")
 
-_BLOCK = 8192  # rows that are held in float64 at a time
+_BLOCK = 8192  # rows held in float64 at a time
 
 
 class Encoder(Protocol):
-    """Turns images into vectors of ``dim`` numbers, each image's whatever the rest of its batch.
+    """Turns images into vectors of ``dim`` numbers, each independent of the rest of its batch.
 
-    An encoder may also have a method ``on_device``, which takes what a call takes and gives the vectors as a
-    tensor where they were computed, without waiting for them.
+    An encoder may also have a method ``on_device``, which takes the same images and returns the vectors as a
+    tensor on the device that computes them, without waiting for them.
     """
 
     @property
@@ -51,7 +51,7 @@ class NetworkEncoder:
         network: (n, 3, size, size) float32 to (n, dim).
         preprocess: images to the network's input.
         device: where it runs.
-        dtype: what products are computed in (autocast); weights and results are float32.
+        dtype: for matrix products (autocast); weights and results are float32.
     """
 
     def __init__(
@@ -108,10 +108,10 @@ def embed(
     batch_size: int = 256,
     progress: Callback | None = None,
 ) -> np.ndarray:
-    """One vector for each of some images.
+    """One vector for each image in ``rows``.
 
-    While a batch is encoded, the next is read and decoded; a GPU is given the next batch before the vectors
-    of the last are waited for.
+    While a batch is encoded, the next is read and decoded; a GPU gets the next batch before the last one's
+    vectors are waited for.
 
     Args:
         encoder: what turns a batch into vectors.
@@ -124,7 +124,7 @@ def embed(
         (n, dim) float32.
 
     Raises:
-        BadInput: rows that are not there, or an embedding that is NaN or infinite; names the row.
+        BadInput: rows that do not exist, or an embedding that is NaN or infinite; names the row.
 
     >>> from winnow.tasks.data.images import ArrayImages
     >>> from winnow.tasks.embed.pixels import pixels
@@ -170,9 +170,9 @@ def embed(
 
 
 def _on_its_way(features: np.ndarray | torch.Tensor) -> Callable[[], np.ndarray]:
-    """A function that waits for features and gives them as an array.
+    """A function that waits for features and returns them as an array.
 
-    From a GPU the copy to the host is queued behind the computation, so that only that function waits.
+    From a GPU, the copy to the host is queued behind the computation, so that only this function waits.
     """
     if isinstance(features, np.ndarray):
         return lambda: features
@@ -194,13 +194,13 @@ def _on_its_way(features: np.ndarray | torch.Tensor) -> Callable[[], np.ndarray]
 def normalise(features: np.ndarray, how: str, *, reference: np.ndarray | None = None) -> np.ndarray:
     """Scale embeddings.
 
-    ``l2``: x / ‖x‖. ``zscore``: (x − μ) / σ in each dimension, σ with N − 1 in the denominator. ``none``: as
-    they are. A vector of norm zero stays zero, a constant dimension becomes zero. Sums are in float64.
+    ``l2``: x / ‖x‖. ``zscore``: (x − μ) / σ in each dimension, σ with N − 1 in the denominator. ``none``:
+    unchanged. A vector of norm zero stays zero, a constant dimension becomes zero. Sums are in float64.
 
     Args:
         features: (N, D) float32 or float16.
         how: ``none``, ``l2`` or ``zscore``.
-        reference: (M, D) features whose μ and σ are used, for test images those of the training images;
+        reference: (M, D) features whose μ and σ are used: for test images, those of the training images;
             default the features themselves.
 
     Returns:

@@ -25,7 +25,7 @@ __all__ = ["Graph", "knn"]
 
 Task = TypeVar("Task")
 
-_SPARE = 8  # candidates kept beyond k, so that rounding rarely decides who is among them
+_SPARE = 8  # candidates kept beyond k, so that rounding rarely decides which are among them
 
 
 def knn(
@@ -44,16 +44,16 @@ def knn(
 
     How: the features are shuffled by a fixed permutation and multiplied tile by tile in float32; each tile is
     computed once and serves both its rows and its columns. A candidate passes if it beats its row's running
-    bound (one comparison per element), so that only some k·log₂(N/k) candidates of a row are ever handled one
+    bound (one comparison per element), so that only about k·log₂(N/k) candidates per row are ever handled one
     by one. What remains is measured again by one dot product per pair in a fixed order, and ranked by
     (similarity, index): the result depends neither on the tiles nor on the number of threads. Rows in which a
-    rounding error could have kept a true neighbour from the candidates are searched again in float64; hence
-    the result is exact with respect to those float32 similarities. Memory: one float32 copy of the features,
-    O(N·k) candidates, a tile for each thread; never N×N.
+    rounding error could have excluded a true neighbour are searched again in float64; hence the result is
+    exact with respect to those float32 similarities. Memory: one float32 copy of the features, O(N·k)
+    candidates, a tile per thread; never N×N.
 
     Args:
         features: (N, D) float16, float32 or any real dtype.
-        k: neighbours of a sample, at most N − 1 (N with ``queries``).
+        k: neighbours per sample, at most N − 1 (N with ``queries``).
         metric: "cosine" or "euclidean".
         queries: (Q, D); list their neighbours among the features instead, with nothing left out.
         device: where to compute; None takes the first GPU, else the CPU.
@@ -144,7 +144,7 @@ def _space(features: np.ndarray, k: int, most: int, metric: str, device: torch.d
 
 @dataclass(frozen=True)
 class _Block:
-    """Query rows that are searched together.
+    """Query rows searched together.
 
     Attributes:
         rows: (n, D) float32, prepared.
@@ -183,9 +183,9 @@ def _run(
     where: torch.device,
     progress: Callback | None,
 ) -> None:
-    """Work through tasks; on a CPU side by side, each on one core, as many at once as torch has threads.
+    """Work through tasks; on a CPU in parallel, one core each, as many at once as torch has threads.
 
-    What ``work`` returns adds up to ``total``.
+    The results of ``work`` add up to ``total``.
     """
     done = 0
 
@@ -275,7 +275,7 @@ def _search_all(space: Space, k: int, left_out: np.ndarray, progress: Callback |
 
     pairs = ((i, j) for i in range(len(tiles)) for j in range(i, len(tiles)))
     _run(work, pairs, space.size, where, progress)
-    if space.size < n:  # the duplicates that nobody lists list others themselves
+    if space.size < n:  # the duplicates that no row lists still have neighbours
         rest = (slice(start, min(start + space.tile, n)) for start in range(space.size, n, space.tile))
         _search(space, k, map(block_of, rest), n, None, into=graph)
     return graph
@@ -286,7 +286,7 @@ def _empty(n: int, k: int) -> Graph:
 
 
 def _finish(space: Space, k: int, block: _Block, best: Candidates, graph: Graph) -> None:
-    """Rank the candidates by their own scores and write them.
+    """Measure the candidates, rank them and write the best into the graph.
 
     Rows whose bound does not exclude all other points are searched again.
     """
@@ -322,7 +322,7 @@ def _search_again(
 
     Args:
         space, block, graph: as in :func:`_finish`.
-        k: neighbours of a row.
+        k: neighbours per row.
         part: (n,) int64, rows of the block.
         floor: (n,) float32.
     """

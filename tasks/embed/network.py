@@ -1,4 +1,4 @@
-"""Any checkpoint of a torchvision architecture, without its classifier: an encoder from one's own disk."""
+"""Any local checkpoint of a torchvision architecture, without its classifier, as an encoder."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ def network(
 
     The feature is the input of the last linear layer: pooled channels for most architectures, 4096
     activations for AlexNet and VGG; SqueezeNet, whose classifier is a convolution, gives its pooled channels.
-    Images are normalised with ImageNet's mean and deviation.
+    Images are normalised with ImageNet's mean and standard deviation.
 
     Args:
-        images: decide whether photographs are cropped (see ``crop``).
+        images: their sizes decide the default of ``crop``.
         variant: architecture, ``@`` and file (.pth, .pt, .bin, .safetensors, .npz, in torchvision's layout,
             with any number of classes). Without ``@``, as in ``network:/path/to/resnet18_mine.npz``, the
-            architecture is the one that the file's name starts with. A bare file name is looked for in the
-            weights folder, too.
+            architecture is the one that the file's name starts with. A bare file name is also looked for in
+            the weights folder.
         device: where it runs.
-        dtype: of its products.
-        generator: of random weights.
+        dtype: for matrix products.
+        generator: for random weights.
         size: side of the input.
-        crop: resize to 256/224 of the size and crop, as for ImageNet; default where images differ in size.
+        crop: resize to 256/224 of the size and crop, as for ImageNet; default if images differ in size.
         random_weights: do not read the file, for tests.
 
     Returns:
@@ -108,7 +108,7 @@ def _headless(architecture: str, size: int) -> tuple[nn.Module, tuple[str, ...]]
     options = {"image_size": size} if architecture.startswith("vit_") else {}
     model = get_model(architecture, weights=None, **options)
     if architecture.startswith("squeezenet"):
-        model.classifier = nn.AdaptiveAvgPool2d(1)  # the model flattens what comes out
+        model.classifier = nn.AdaptiveAvgPool2d(1)  # the model flattens the output
         return model, ("classifier.",)
     last = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
     model.set_submodule(last, nn.Identity())

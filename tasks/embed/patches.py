@@ -117,7 +117,7 @@ class _Patches:
     def project(self, activations: torch.Tensor, dim: int, generator: torch.Generator) -> None:
         """Learn the projection: principal axes, axis j divided by √(λ_j + λ_1/10).
 
-        One scale for all then gives vectors length √dim on average.
+        A common scale then gives vectors length √dim on average.
         """
         self.mean = activations.mean(dim=0)
         axes, variance = _principal_axes(activations - self.mean, dim, generator)
@@ -152,20 +152,20 @@ def patches(
 
     Every patch p is normalised, (p − p̄)/√(var p + contrast), and ZCA-whitened to z; k-means finds centroids
     c_1 … c_K; a patch activates f_k(z) = max(0, μ(z) − ‖z − c_k‖), μ(z) the mean distance ("triangle").
-    Activations are averaged over a grid of cells, their roots taken, and projected to principal axes,
-    coordinate j divided by √(λ_j + λ_1/10).
+    Activations are averaged over each cell of a grid and their roots projected to principal axes, coordinate
+    j divided by √(λ_j + λ_1/10).
 
-    Measured: labels that agree among the 10 nearest neighbours by cosine, Hungarian accuracy of k-means on
-    unit vectors, accuracy of a ridge probe; pixels in brackets. Digits (1,442 training images) 96.4 (95.8) %,
+    Measured: label agreement among the 10 nearest neighbours by cosine, Hungarian accuracy of k-means on unit
+    vectors, accuracy of a ridge probe; ``pixels`` in brackets. Digits (1,442 training images) 96.4 (95.8) %,
     81 (69) %, 96.9 (85.8) %; 10,000 of Fashion-MNIST 83.0 (77.1) %, 59 (53) %, 87.9 (80.5) %; 10,000 of
-    CIFAR-10 45.5 (25.3) %, 27 (24) %, 65.0 (38.9) %. All 50,000 of CIFAR-10 take 133 seconds of one core,
-    digits 1.
+    CIFAR-10 45.5 (25.3) %, 27 (24) %, 65.0 (38.9) %. All 50,000 of CIFAR-10 take 133 seconds on one
+    core, digits 1.
 
     Args:
-        images: training images; at most 5,000 of them are looked at.
+        images: training images; at most 5,000 of them are used.
         device: where images are encoded.
         dtype: unused; distances need float32.
-        generator: of the sampled patches and the first centroids.
+        generator: for the sampled patches and the initial centroids.
         dim: of the result; at most twice the number of pixels, and less where there are fewer images or
             activations.
         size: images whose shorter side exceeds it, or of different sizes, are resized and cropped to this
@@ -174,7 +174,7 @@ def patches(
         centroids: K; default 128 for images below 16 pixels, else 400.
         cells: cells along each side of the grid.
         contrast: added to the variance of a patch, in squared grey levels of 0 … 255, so that the noise of
-            flat patches is not blown up; default 100 for grey images, 1000 for colour.
+            flat patches is not amplified; default 100 for grey images, 1000 for colour.
         whitening: added to the eigenvalues of the normalised patches.
 
     Returns:
@@ -195,7 +195,7 @@ def patches(
         2011, sections 3 and 4.
 
     Differences from upstream:
-        The paper pools over quadrants (cells=2), adds 10 to the variance of a patch and hands all 4K sums to
+        The paper pools over quadrants (cells=2), adds 10 to the variance of a patch and feeds all 4K sums to
         a linear SVM. Neighbours by cosine and clusters gain from finer cells, roots and regularised principal
         axes.
     """

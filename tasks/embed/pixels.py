@@ -40,12 +40,12 @@ def pixels(
     """Raw pixels in [0, 1]: no learning, no weights.
 
     Args:
-        images: give the shape.
+        images: only their shape is used.
         device: unused.
         dtype: unused.
         generator: unused.
-        size: resize the shorter side to it and cut out the central square; default the images' own size, 32
-            where they differ in size.
+        size: resize the shorter side to this and cut out the central square; default the images' own size, or
+            32 if they differ in size.
 
     Returns:
         the encoder; dim = H · W · C.

@@ -1,4 +1,4 @@
-"""What pretrained networks see: images resized as by Pillow, to the last bit, then cropped and normalised."""
+"""What pretrained networks see: images resized exactly as by Pillow, then cropped and normalised."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Batch = np.ndarray | list[Image.Image]
 
 _PILLOW = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _SUPPORT = {"bicubic": 2.0, "bilinear": 1.0}
-_BITS = 22  # of the fraction in Pillow's fixed-point filter weights
+_BITS = 22  # fraction bits of Pillow's fixed-point filter weights
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def imagenet_view(
         std: per channel.
 
     Raises:
-        BadInput: no such size.
+        BadInput: an invalid size.
 
     References:
         gen_embeds.py of HHU-MMBS/TEMI-official-BMVC2023 and of eltsai/elfs.
@@ -117,7 +117,7 @@ def pixels_of(
         size: side of the central square; None leaves the images as they are.
         short: see ``Preprocess``.
         filter: ``bicubic`` or ``bilinear``.
-        device: where the result is.
+        device: where the result goes.
 
     Returns:
         uint8 (n, C, H, W), channels first.
@@ -204,7 +204,7 @@ def _cropped(pixels: torch.Tensor, size: int) -> torch.Tensor:
 def resize(pixels: torch.Tensor, height: int, width: int, filter: str = "bicubic") -> torch.Tensor:
     """Pillow's antialiased resize as two matrix products, for GPUs.
 
-    There a copy per image would cost more than the network. Every sum is of whole numbers below 2⁵³, so that
+    There, a copy per image would cost more than the network. All sums are of whole numbers below 2⁵³, so
     float64 is exact and the result equals Pillow's on any device, in any batch. The order is Pillow's where
     both sides grow or both shrink: rows first, rounded to 8 bits in between.
 

@@ -23,11 +23,11 @@ class Space:
 
     Attributes:
         metric: "cosine" or "euclidean".
-        points: (N, D) float32 on the device; from row ``size`` on duplicates that nobody can list.
+        points: (N, D) float32 on the device; from row ``size`` on, duplicates that no row can list.
         bias: (N,) float32, −‖x‖²/2; None for cosines.
-        order: (N,) int64, row of each point in the features; as ``device_order`` on the device.
+        order: (N,) int64, row of each point in the features; ``device_order`` on the device.
         device_order: see ``order``.
-        size: number of points that are searched.
+        size: number of points searched.
         scale: power of two that brings Euclidean norms below 1.
         tile: rows and columns of a tile of scores.
     """
@@ -74,7 +74,7 @@ class Space:
 
     @property
     def tiles(self) -> list[slice]:
-        """The points that are searched, tile by tile."""
+        """The points searched, tile by tile."""
         return [slice(start, min(start + self.tile, self.size)) for start in range(0, self.size, self.tile)]
 
     def scores(
@@ -89,7 +89,7 @@ class Space:
         return tile.addmm_(left, right.T)
 
     def slack(self, rows: torch.Tensor) -> torch.Tensor | float:
-        """How far a tile's score and a pair's own score can lie apart."""
+        """How far a tile's score and a pair's own score can differ."""
         bound = 2 * error_bound(rows.shape[1])
         if self.bias is None:
             return bound
@@ -133,14 +133,14 @@ class Space:
         return torch.cat(columns, dim=1)
 
     def score_of(self, similarity: torch.Tensor) -> torch.Tensor:
-        """The scores that belong to similarities."""
+        """The scores that correspond to similarities."""
         return similarity if self.metric == "cosine" else -0.5 * similarity.square()
 
 
 def error_bound(dim: int) -> float:
     """Rounding error of a float32 dot product of unit vectors.
 
-    In units of roundoff at most D, and at most 8·√D but for a chance below 1e-10.
+    In units of roundoff at most D, and at most 8·√D except with probability below 1e-10.
     """
     return (min(dim, 8.0 * dim**0.5) + 4.0) * _UNIT
 
@@ -166,7 +166,7 @@ def prepare(rows: np.ndarray, metric: str, scale: float) -> np.ndarray:
 
 
 def _scale(features: np.ndarray) -> float:
-    """A power of two, so that scaling rounds nothing, that brings all norms below 1."""
+    """A power of two that brings all norms below 1; scaling by it rounds nothing."""
     largest = max(
         float(np.abs(features[i : i + 4096].astype(np.float64)).max()) for i in range(0, len(features), 4096)
     )

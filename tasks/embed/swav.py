@@ -29,16 +29,16 @@ def swav(
     """SwAV ResNet-50: average-pooled features, 2048 dimensions.
 
     Args:
-        images: decide whether photographs are cropped (see ``crop``).
+        images: their sizes decide the default of ``crop``.
         device: where it runs.
-        dtype: of its products.
-        generator: of random weights.
+        dtype: for matrix products.
+        generator: for random weights.
         size: side of the input.
-        crop: resize to 256/224 of the size and crop, as for ImageNet; default where images differ in size.
+        crop: resize to 256/224 of the size and crop, as for ImageNet; default if images differ in size.
         random_weights: do not load weights, for tests.
 
     Raises:
-        MissingData: weights are not to be had.
+        MissingData: the weights are not available.
 
     >>> from winnow.tasks.data.images import ArrayImages
     >>> images = ArrayImages(torch.zeros(1, 32, 32, 3, dtype=torch.uint8).numpy())
@@ -51,8 +51,8 @@ def swav(
         2020; facebookresearch/swav, hubconf.py (resnet50, 800 epochs).
 
     Differences from upstream:
-        ELFS leaves the classifier of torch.hub's model in place, which is randomly initialised, and so embeds
-        with a random linear map to 1000 dimensions; ``upstream=True`` replays that.
+        ELFS leaves torch.hub's classifier in place, which is randomly initialised, and so embeds with a
+        random linear map to 1000 dimensions; ``upstream=True`` replays that.
     """
     network, _ = backbone(generator, random_weights)
     return NetworkEncoder("swav", network, imagenet_view(images, size, crop), device, dtype)

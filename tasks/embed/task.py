@@ -22,11 +22,11 @@ __all__ = ["checkpoint_digest", "embed", "knn", "normalise"]
 
 log = logging.getLogger("winnow.tasks.embed")
 
-PART = 8192  # rows: what is lost at most when a run is killed
+PART = 8192  # rows: the most that a killed run loses
 
 
 def checkpoint_digest(embedder: str) -> str | None:
-    """sha256 of the checkpoint file that an embedder's name points to, None where it points to none.
+    """sha256 of the checkpoint file that an embedder's name points to, None if it points to none.
 
     Raises:
         MissingData: there is no such file.
@@ -45,7 +45,7 @@ def checkpoint_digest(embedder: str) -> str | None:
 
 
 def identity(embedder: str) -> str:
-    """An embedder as a key sees it: by version, without its checkpoint's path; the content is in the key."""
+    """An embedder as it enters a key: by version, without its checkpoint's path; the key has the content."""
     from winnow.tasks.embed.weights import local_checkpoint
 
     if local_checkpoint(embedder) is None:
@@ -74,16 +74,16 @@ def embed(
     device: str = "auto",
     engine: str = "here",
 ) -> Artifact:
-    """One vector a sample.
+    """One vector per sample.
 
     Args:
         samples: whose images are embedded.
         embedder: registered name.
         options: of the embedder.
         checkpoint: digest of the user's checkpoint file that the name points to (``checkpoint_digest``): its
-            content is an input, too.
-        learn_from: samples that a learnt embedder (``patches``) learns from; default the same.
-        seed: of learnt embedders.
+            content is also an input.
+        learn_from: samples that a learnt embedder (``patches``) learns from; default ``samples``.
+        seed: for learnt embedders.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<index>``.
         engine: what computes the parts; see :func:`~winnow.tasks.engine.map_parts`.
     """
@@ -102,7 +102,7 @@ def embed(
 
 @dataclass(frozen=True)
 class _Rows:
-    """Some samples that follow each other, and a digest of their ids and images."""
+    """Consecutive samples, and a digest of their ids and images."""
 
     start: int
     stop: int
@@ -174,7 +174,7 @@ class _EmbedRows:
 _encoders = threading.Lock()
 
 
-@functools.lru_cache(maxsize=8)  # one a device
+@functools.lru_cache(maxsize=8)  # one per device
 def _make_encoder(
     embedder: str, options: str, checkpoint: str | None, seed: int, where: str, learn_from: str
 ) -> Any:

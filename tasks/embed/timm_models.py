@@ -41,13 +41,13 @@ def timm(
     are normalised with the mean and standard deviation that the model was trained with.
 
     Args:
-        images: decide whether photographs are cropped (see ``crop``).
-        variant: timm's name of the model, with or without a tag.
+        images: their sizes decide the default of ``crop``.
+        variant: timm's name for the model, with or without a tag.
         device: where it runs.
-        dtype: of its products.
-        generator: of random weights.
+        dtype: for matrix products.
+        generator: for random weights.
         size: side of the input; default the model's own.
-        crop: resize to 256/224 of the size and crop, as for ImageNet; default where images differ in size.
+        crop: resize to 256/224 of the size and crop, as for ImageNet; default if images differ in size.
         random_weights: do not load weights, for tests.
 
     Returns:
@@ -55,7 +55,7 @@ def timm(
 
     Raises:
         UnknownName: timm has no such model.
-        MissingData: weights are not to be had.
+        MissingData: the weights are not available.
 
     >>> from winnow.tasks.data.images import ArrayImages
     >>> images = ArrayImages(torch.zeros(1, 32, 32, 3, dtype=torch.uint8).numpy())
@@ -101,13 +101,13 @@ def timm(
 
 
 def _repository(config) -> str:
-    """The model's repository; for one named like the model, timm's older entries only say ``timm/``."""
+    """The model's repository; if it is named like the model, timm's older entries say only ``timm/``."""
     hub = config.hf_hub_id or ""
     return f"{hub}{config.architecture}.{config.tag}" if hub.endswith("/") else hub
 
 
 def build(name: str, size: int, generator: torch.Generator) -> torch.nn.Module:
-    """A timm model without classifier for inputs of that size, randomly initialised from ``generator``."""
+    """A timm model without classifier for inputs of this size, randomly initialised from ``generator``."""
     config = get_pretrained_cfg(name)
     options = {"img_size": size} if config is not None and config.fixed_input_size else {}
     with seeded(generator):
@@ -155,5 +155,5 @@ def bytes_of(network: torch.nn.Module) -> int:
 
 
 def warn_random(name: str) -> None:
-    """Say that weights are random, lest somebody publishes such features unawares."""
+    """Warn that weights are random, so that nobody publishes such features unawares."""
     log.warning("%s: random weights, as asked for (random_weights=True); the features mean nothing", name)

@@ -1,7 +1,7 @@
-"""Pretrained weights: read where they are on disk, else fetched, else asked for by name; loaded whole.
+"""Pretrained weights: read from disk if present, else fetched, else named in an error; loaded whole.
 
-They are looked for in the folder ``weights`` of the data root (``$WINNOW_DATA/weights``), under the names
-that each embedder lists, then in the caches of torch.hub and Hugging Face, then on the network, unless
+They are looked for in the folder ``weights`` of the data root (``$WINNOW_DATA/weights``) under the names that
+each embedder lists, then in the caches of torch.hub and Hugging Face, then on the network unless
 ``WINNOW_OFFLINE=1``.
 """
 
@@ -39,11 +39,11 @@ class Checkpoint:
     """Where an embedder's weights may be.
 
     Attributes:
-        names: stems of file names that are looked for in the weights folder, with each of ``SUFFIXES``.
-        url: of the authors' file; its name is looked for, too.
+        names: stems of file names to look for in the weights folder, with each of ``SUFFIXES``.
+        url: of the authors' file; its name is also looked for.
         hub: Hugging Face repository.
-        hub_files: files of that repository, the best first.
-        caches: files of other libraries' caches.
+        hub_files: files of that repository, best first.
+        caches: files in other libraries' caches.
     """
 
     names: tuple[str, ...]
@@ -59,18 +59,18 @@ class Checkpoint:
 
     @property
     def files(self) -> list[str]:
-        """Names that are looked for in the weights folder."""
+        """Names to look for in the weights folder."""
         names = [stem + suffix for stem in self.names for suffix in SUFFIXES]
         return [*names, self.file] if self.url else names
 
 
 def weights_folder() -> Path:
-    """Where weights that the user brings are put."""
+    """Where users put their own weights."""
     return data_root() / "weights"
 
 
 def local_checkpoint(embedder: str) -> Path | None:
-    """The checkpoint file that an embedder's name points to, None for a name without a path.
+    """The checkpoint file that an embedder's name points to, or None for a name without a path.
 
     >>> local_checkpoint("network:resnet18@/models/r18.pt").name, local_checkpoint("dino_vits16")
     ('r18.pt', None)
@@ -87,7 +87,7 @@ def is_file_name(source: str) -> bool:
 
 
 def in_weights_folder(path: str) -> Path:
-    """A user's path; a bare file name that is not in the working folder is one in the weights folder."""
+    """A user's path; a bare file name not found in the working folder means one in the weights folder."""
     file = Path(path).expanduser()
     return weights_folder() / file if len(file.parts) == 1 and not file.exists() else file
 
@@ -98,7 +98,7 @@ def obtain(embedder: str, checkpoint: Checkpoint, *, size: int | None = None) ->
     Args:
         embedder: name for messages.
         checkpoint: what it is called and where it comes from.
-        size: bytes, about, for the announcement.
+        size: approximate, in bytes, for the log.
 
     Raises:
         MissingData: it is not on disk and cannot be fetched; names file, folder and address.
@@ -158,7 +158,7 @@ def _fetch(embedder: str, checkpoint: Checkpoint, size: int | None) -> Path:
         for name in checkpoint.hub_files if reachable else ():
             try:
                 return Path(hf_hub_download(checkpoint.hub, name))
-            except LocalEntryNotFoundError as error:  # no connection: another file would not come either
+            except LocalEntryNotFoundError as error:  # no connection: another file would fail too
                 reasons.append(f"{checkpoint.hub}: {error}")
                 break
             except EntryNotFoundError:
@@ -169,9 +169,9 @@ def _fetch(embedder: str, checkpoint: Checkpoint, size: int | None) -> Path:
 
 
 def _resolves(address: str) -> bool:
-    """Whether a host has an address, since Hugging Face's client would try for half a minute.
+    """Whether a host has an address; without one, Hugging Face's client would try for half a minute.
 
-    Behind a proxy only the proxy knows.
+    Behind a proxy, only the proxy knows.
     """
     if urllib.request.getproxies():
         return True
@@ -201,10 +201,10 @@ def _absent(embedder: str, checkpoint: Checkpoint, reason: str) -> MissingData:
 
 
 def read(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict in a ``.safetensors``, ``.npz`` or torch file; nothing that the file holds is executed.
+    """The state dict in a ``.safetensors``, ``.npz`` or torch file; nothing in the file is executed.
 
     Wrappers (``{"state_dict": …}``, ``{"model": …}``) are opened, and the prefix ``module.`` that parallel
-    training adds is taken off.
+    training adds is removed.
 
     Raises:
         MissingData: no such file.

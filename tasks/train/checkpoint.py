@@ -1,4 +1,4 @@
-"""What a training has come to beside its tensors, and the checkpoints of both."""
+"""How far a training run has come, apart from its tensors, and the checkpoints of both."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Scratch(Protocol):
 
 
 class Pace:
-    """When the next checkpoint is due: some time after the last, the longer the more that one took."""
+    """When the next checkpoint is due: the longer the last one took to write, the later."""
 
     def __init__(self) -> None:
         self._saved, self._cost = time.perf_counter(), 0.0
@@ -40,7 +40,7 @@ class Pace:
 
     @contextlib.contextmanager
     def saving(self) -> Iterator[None]:
-        """Around what writes a checkpoint."""
+        """Times the writing of a checkpoint."""
         start = time.perf_counter()
         yield
         self._saved = time.perf_counter()
@@ -48,12 +48,12 @@ class Pace:
 
 
 class Run:
-    """Counts, clocks and history of one training.
+    """Counts, clocks and history of one training run.
 
     Attributes:
-        epoch, batch: where it stands: batches done of the epoch under way.
-        step, samples: optimiser steps done and rows that they were made on.
-        position: progress at the epoch's begin, in steps of whole epochs.
+        epoch, batch: the current epoch, and its batches done so far.
+        step, samples: optimiser steps done, and rows they were made on.
+        position: progress at the start of the epoch, in steps of whole epochs.
         history: rows of ``epoch, step, split, loss, accuracy, lr, seconds, samples_seen``.
     """
 
@@ -83,7 +83,7 @@ class Run:
         self.step += 1
 
     def check(self, lr: float) -> None:
-        """Look at the losses since the last look.
+        """Check the losses since the last check.
 
         Raises:
             WinnowError: one is NaN or infinite; names epoch and step.
@@ -126,7 +126,7 @@ class Run:
         return loss, accuracy
 
     def next_epoch(self, steps: int) -> None:
-        """Move on by an epoch that counts for so many steps."""
+        """Go on to the next epoch; the one that ends counts for ``steps`` steps."""
         self.epoch, self.batch, self.position = self.epoch + 1, 0, self.position + steps
         self._losses, self._corrects, self._sizes, self._checked = [], [], [], 0
 
@@ -157,7 +157,7 @@ class Run:
         )
 
     def resume(self, network: nn.Module, step: Step, observe: Any) -> None:
-        """Continue from the scratch's checkpoint, if it is of this very training."""
+        """Continue from the scratch's checkpoint, if it is of this same run."""
         state: Mapping[str, Any] | None = None if self._scratch is None else self._scratch.load("train")
         if state is None or state["identity"] != self._identity:
             return

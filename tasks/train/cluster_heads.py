@@ -52,13 +52,13 @@ class ClusterResult:
     Attributes:
         labels: (N,) int32, cluster of each sample.
         confidence: (N,) float32, the teacher's probability of that cluster.
-        head: the head that gave them, and
-        epoch: the epoch (from 0) after which it did.
+        head: the head that gave them.
+        epoch: the epoch (from 0) after which it gave them.
         losses: (epochs, H) float32, mean training loss of each head.
-        teacher_losses: (epochs, H) float32, the same loss of the teacher on itself; its lowest chose head and
+        teacher_losses: (epochs, H) float32, the same loss of the teacher on itself; the lowest chose head and
             epoch.
         used: clusters with at least one sample.
-        oracle: whether test labels chose the epoch: then nothing here is label-free.
+        oracle: whether test labels chose the epoch; if so, nothing here is label-free.
         state: the chosen head, for ``predict``.
     """
 
@@ -85,10 +85,10 @@ class Choice(Protocol):
     def __call__(
         self, epoch: int, losses: Tensor, teacher_losses: Tensor, state_of: Callable[[int], Mapping[str, Any]]
     ) -> tuple[int, float] | None:
-        """A head and how good it is, higher is better; None where the epoch does not compete.
+        """A head and how good it is (higher is better); None if the epoch does not compete.
 
         Args:
-            epoch: that has ended.
+            epoch: the one that has ended.
             losses, teacher_losses: (H,), mean loss of each head in it.
             state_of: a head's state, for :func:`predict`.
         """
@@ -128,35 +128,35 @@ def train_cluster_heads(
     """Train cluster heads on pairs of neighbours and label every sample by the best head's teacher.
 
     An epoch goes once over the samples in random order, each paired with one of its ``config.neighbours``
-    nearest neighbours, drawn anew; what does not fill a batch is left out. A step updates the class prior,
-    takes ``temi_loss`` averaged over the heads, one AdamW step (decay on all weights and gains, not on
-    biases) and moves the teacher: t ← m·t + (1 − m)·s.
+    nearest neighbours, drawn anew; an incomplete batch is left out. A step updates the class prior, takes one
+    AdamW step on ``temi_loss`` averaged over the heads (decay on all weights and gains, not on biases) and
+    moves the teacher: t ← m·t + (1 − m)·s.
 
-    No label is used. Head and epoch are those of the lowest loss of a teacher: ``temi_loss`` with the
-    teacher's logits in the student's place, averaged over the steps of the epoch. All heads compete, and all
-    epochs whose teacher temperature is the final one (losses at other temperatures do not compare); ties go
-    to the earlier epoch and the lower head. The labels are the teacher's at that epoch's end.
+    No label is used. Head and epoch are those of the lowest teacher loss: ``temi_loss`` with the teacher's
+    logits in the student's place, averaged over the steps of the epoch. All heads compete, and all epochs
+    whose teacher temperature is the final one (losses at other temperatures are not comparable); ties go to
+    the earlier epoch and the lower head. The labels are the teacher's at that epoch's end.
 
     Args:
         features: (N, D) float32 or float16 embeddings.
         graph: their kNN graph with at least ``config.neighbours`` neighbours.
         config: hyper-parameters. A ``batch_size`` above N counts as N (also in the learning rate), so that an
             epoch has at least one step.
-        classes: K, clusters of a head.
-        seed: of starting weights, order and pairs; or a generator to draw it from.
+        classes: K, clusters per head.
+        seed: for initial weights, order and pairs; or a generator to draw it from.
         device: where to train; None takes the first GPU, else the CPU.
         dtype: of the matrix products; None takes bfloat16 on GPUs that have it, else float32. Losses and
-            updates are float32 always.
-        scratch: where to keep checkpoints; called again with the same scratch, training goes on to the same
+            updates are always float32.
+        scratch: where to keep checkpoints; called again with the same scratch, training continues to the same
             result.
         progress: called with (epochs done, epochs, note).
-        choice: which head and epoch give the labels; default the teacher of lowest loss.
+        choice: which head and epoch give the labels; default the lowest teacher loss.
 
     Returns:
         ClusterResult.
 
     Raises:
-        BadInput: shapes that do not fit, fewer neighbours than asked for, NaN or infinite rows, or K < 2.
+        BadInput: shapes that do not match, fewer neighbours than asked for, NaN or infinite rows, or K < 2.
         WinnowError: a loss is not finite; names head and epoch.
 
     >>> from winnow.tasks.embed.knn import knn
@@ -174,14 +174,14 @@ def train_cluster_heads(
         eval_cluster.py.
 
     Differences from upstream:
-        The published head is that of the lowest training loss. Among healthy heads both rules agree closely,
-        but a head whose student runs ahead of its teacher into clusters of small prior reaches any loss while
-        it uses a single cluster (log of (p^s p^t)^β / π grows as π falls); the teacher's loss on itself does
-        not reward that. The published evaluation keeps the checkpoint with the best accuracy on the labelled
-        test set, among every 20th epoch and never the last: label-free only in name.
+        The published head is the one with the lowest training loss. Among healthy heads both rules agree
+        closely, but a head whose student runs ahead of its teacher into clusters of small prior can reach any
+        loss with a single cluster (log of (p^s p^t)^β / π grows as π falls); the teacher's loss on itself
+        does not reward that. The published evaluation keeps the checkpoint with the best accuracy on the
+        labelled test set, among every 20th epoch and never the last: label-free only in name.
         :class:`~winnow.tasks.train.upstream.heads.ByTestLabels` replays that, and the result says so. The
         published training needs at least 30 epochs, at least two heads, and no more warm-up than epochs.
-        Weights start from a plain normal distribution: the published truncation lies at 100 standard
+        Weights start from a plain normal distribution: the published truncation is at 100 standard
         deviations.
     """
     config = config or HeadsConfig()
@@ -204,7 +204,7 @@ def train_cluster_heads(
     device = hardware.device() if device is None else device
     if dtype is None:
         dtype = hardware.compute_dtype(device)
-        # float16 would need loss scaling: the gradients of a head are divided by their number
+        # float16 would need loss scaling: a head's gradients are divided by the number of heads
         dtype = torch.float32 if dtype == torch.float16 else dtype
     if isinstance(seed, torch.Generator):
         seed = int(torch.randint(2**62, (1,), generator=seed))

@@ -1,4 +1,4 @@
-"""What a trained network says of a set: loss and accuracy, or its logits and features."""
+"""A trained network's results on a set: loss and accuracy, or logits and features."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from winnow.tasks.train.recipe import Recipe
 __all__ = ["evaluate", "inference_batch", "placed", "predict"]
 
 PROGRESS_SECONDS = 0.2
-ACTIVATIONS = 256  # numbers that a network holds at a time for each number of its input, generously
+ACTIVATIONS = 256  # numbers that a network holds at once per number of its input, generously
 
 
 def placed(network: nn.Module, device: torch.device) -> nn.Module:
-    """The network on the device, in the layout that convolutions are fastest in."""
+    """The network on the device, in the layout that is fastest for convolutions."""
     return network.to(device).to(memory_format=torch.channels_last)
 
 
 def inference_batch(loader: Loader, device: torch.device) -> int:
-    """Inputs to evaluate at a time: as many as the device has memory for; on a CPU, as fit its caches."""
+    """Inputs to evaluate at once: as many as fit the GPU's memory or the CPU's caches."""
     if device.type == "cuda":
         return int(max(32, min(4096, free_bytes(device) // (4 * ACTIVATIONS * loader.values))))
     return max(32, min(1024, (1 << 22) // loader.values))
@@ -83,20 +83,20 @@ def predict(
         network: has ``features`` and ``head``; moved to ``device`` and left in eval mode.
         images: uint8 (N, H, W, C), or an object with ``shape``, ``len`` and ``read(rows)``
             (winnow.tasks.data).
-        mean, std: of the channels, those of the training.
+        mean, std: per channel, as in training.
         device: where to compute.
         rows: int (n,), rows of ``images``; None takes all.
         size: side of what the network sees; None keeps the images' own.
         margin: images are resized to ``size`` times this before their centre is taken (256/224 for ImageNet).
         batch_size: None chooses by the images' size and the device's memory.
-        progress: told (images done, images in all, note).
-        workers: processes that read images which do not fit the device; None chooses.
+        progress: called with (images done, images in all, note).
+        workers: processes that read images too large for the device's memory; None chooses.
 
     Returns:
         logits float32 (n, C) and features float32 (n, D).
 
     Raises:
-        BadInput: images, rows, mean and std that do not fit each other.
+        BadInput: images, rows, mean and std do not match.
 
     >>> from winnow.tasks.train.networks.build import build
     >>> network = build("mlp", classes=3, channels=1, size=8, seed=0)

@@ -32,22 +32,22 @@ __all__ = [
 ]
 
 _SMALLEST_PRIOR = 1e-12  # of a cluster that nothing is assigned to any more
-_ROWS = 8192  # of the features that are looked at together
+_ROWS = 8192  # of the features, processed at once
 
 
 class ClusterHeads(torch.nn.Module):
     """H independent cluster heads on the same embeddings, evaluated together.
 
     One head: Linear(D, hidden) → GELU → Linear(hidden, bottleneck) → unit length → z_k = g_k ⟨v_k/‖v_k‖, ·⟩;
-    with ``layers=1`` one Linear(D, bottleneck), with more than 2 further hidden layers. Weights start normal
-    with deviation 0.02, biases 0, v uniform within 1/√bottleneck, g = 1.
+    with ``layers=1``, one Linear(D, bottleneck); with more than 2, further hidden layers. Weights start
+    normal with standard deviation 0.02, biases 0, v uniform within 1/√bottleneck, g = 1.
 
     Args:
         heads: H.
         dim: D, dimensions of the embeddings.
-        classes: K, clusters of a head.
+        classes: K, clusters per head.
         hidden, bottleneck, layers: shape of a head.
-        generator: source of the starting weights; None seeds one with 0.
+        generator: source of the initial weights; None seeds one with 0.
 
     >>> heads = ClusterHeads(4, 32, 10, hidden=16, bottleneck=8)
     >>> heads(torch.zeros(5, 32)).shape
@@ -122,7 +122,7 @@ def class_prior(
         momentum: m.
 
     Returns:
-        (H, K) float32, the prior that the loss of this batch takes.
+        (H, K) float32, the prior for this batch's loss.
 
     >>> class_prior(torch.full((1, 2), 0.5), torch.tensor([[[9.0, 0.0], [9.0, 0.0]]]))
     tensor([[0.5500, 0.4500]])
@@ -167,7 +167,7 @@ def temi_loss(
         (H,) float32.
 
     Raises:
-        BadInput: shapes that do not fit together, or an odd number of rows.
+        BadInput: shapes that do not match, or an odd number of rows.
 
     >>> student = torch.tensor([[[0.2, 0.0, -0.1], [0.0, 0.1, 0.05]], [[0.0, 0.3, 0.1], [-0.2, 0.1, 0.0]]])
     >>> teacher = torch.tensor([[[0.1, 0.0, 0.05], [0.0, 0.3, -0.1]], [[0.05, 0.2, 0.0], [0.0, 0.15, 0.1]]])
@@ -276,7 +276,7 @@ def normalised(rows: Tensor, statistics: Mapping[str, Any]) -> Tensor:
 def predict(
     state: Mapping[str, Any], features: np.ndarray, *, device: torch.device | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Clusters of other embeddings by a trained head.
+    """Clusters that a trained head gives other embeddings.
 
     Args:
         state: ``ClusterResult.state``.

@@ -23,19 +23,19 @@ from winnow.tasks.train.step import Captured
 
 __all__ = ["HeadsTrainer", "cosine_schedule", "teacher_temperatures"]
 
-# most logits of a network that are held at once; more are worked through in groups of heads
+# most logits of a network held at once; more are processed in groups of heads
 LOGITS = {"cpu": 1 << 25, "cuda": 1 << 27}
 LAST_LAYER = ("v", "g")
 
 
 def cosine_schedule(start: float, end: float, epochs: int, steps: int, warmup_epochs: int = 0) -> np.ndarray:
-    """One value a step: linear from 0 to ``start`` over the warm-up, then half a cosine to ``end``.
+    """One value per step: linear from 0 to ``start`` over the warm-up, then half a cosine to ``end``.
 
     A warm-up longer than the training is shortened to it.
 
     Args:
         start, end: value after the warm-up and towards the end.
-        epochs, steps: epochs, and steps of an epoch.
+        epochs, steps: epochs, and steps per epoch.
         warmup_epochs: epochs of warm-up.
 
     Returns:
@@ -97,7 +97,7 @@ class HeadsTrainer:
         return Captured(update, self.device, moves=[self.student[name] for name in moving])
 
     def step(self, x: Tensor, number: int, *, frozen: bool) -> None:
-        """The ``number``-th update of the training, on pairs (2B, D); the last layer rests if ``frozen``."""
+        """The ``number``-th update of the run, on pairs (2B, D); the last layer stays fixed if ``frozen``."""
         self.dials.copy_(self.schedule[number])
         if frozen and self._frozen is not None:
             self._frozen(x)
@@ -117,7 +117,7 @@ class HeadsTrainer:
 
     @torch.no_grad()
     def _taught(self, x: Tensor) -> Callable[[slice], Tensor]:
-        """The teacher's log-probabilities of a group of heads: kept where it is all heads, else made anew."""
+        """The teacher's log-probabilities of a group of heads: kept if that is all heads, else recomputed."""
         directions = directions_of(self.teacher, x)
 
         @torch.no_grad()
@@ -132,7 +132,7 @@ class HeadsTrainer:
 
     @torch.no_grad()
     def _move_prior(self, taught: Callable[[slice], Tensor], pairs: int) -> Tensor:
-        """Update the prior; the weight of each pair, (B,): how far all teachers agree on it."""
+        """Update the prior; returns each pair's weight, (B,): how far all teachers agree on it."""
         weight = torch.zeros(pairs, device=self.device)
         for group in self.groups:
             log_teacher = taught(group)
@@ -155,7 +155,7 @@ class HeadsTrainer:
         return torch.autograd.grad(losses.sum() / self.heads, [leaves[name] for name in moving])
 
     def _adamw(self, moving: list[str], gradients: list[tuple[Tensor, ...]]) -> None:
-        """One step, its decay scheduled apart; what rests has no gradient, hence no moments either."""
+        """One step, with decay on its own schedule; fixed layers have no gradient, hence no moments."""
         for parameter in self.student.values():
             parameter.grad = None
         for name, parts in zip(moving, zip(*gradients, strict=True), strict=True):
@@ -186,7 +186,7 @@ class HeadsTrainer:
 
 
 def _schedule_of(config: HeadsConfig, batch: int, steps: int) -> Tensor:
-    """Learning rate, factor of the decay, 1 − momentum of the teacher and its temperature, a row a step."""
+    """Learning rate, decay factor, 1 − the teacher's momentum and its temperature, one row per step."""
     lr = cosine_schedule(
         config.lr * batch / 256, config.min_lr * batch / 256, config.epochs, steps, config.warmup_epochs
     )

@@ -17,7 +17,7 @@ ITERATIONS = 100
 RESTARTS = 10
 LARGE = (
     10**10
-)  # N·classes·D beyond which one start has to do (ImageNet: minutes each on a GPU, an hour on a CPU)
+)  # N·classes·D beyond which one start must do (ImageNet: minutes each on a GPU, an hour on a CPU)
 
 
 def kmeans_labels(
@@ -28,13 +28,13 @@ def kmeans_labels(
     restarts: int | None = None,
     device: torch.device | None = None,
 ) -> NDArray[np.int32]:
-    """Clusters of the embeddings by faiss's k-means from k-means++ starts, the best ``restarts``' by inertia.
+    """Clusters of the embeddings by faiss's k-means from k-means++; of ``restarts``, the best by inertia.
 
     Args:
         features: (N, D) float32 or float16.
         classes: number of clusters, at most N.
-        seed: of the starting centres.
-        restarts: runs; default 10, or 1 where N·classes·D is beyond 10¹⁰.
+        seed: for the initial centres.
+        restarts: runs; default 10, or 1 if N·classes·D is above 10¹⁰.
         device: where distances are computed; default the CPU.
 
     Returns:

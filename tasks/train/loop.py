@@ -31,8 +31,8 @@ from winnow.tasks.train.step import Step
 
 __all__ = ["Observer", "Progress", "Trained", "train"]
 
-TICK_SECONDS = 0.2  # from one look at losses, clock and Ctrl-C to the next
-SINGLE_THREAD_WORK = 1e9  # multiply-adds a step, below which waking a second thread costs more than it brings
+TICK_SECONDS = 0.2  # between checks of losses, clock and Ctrl-C
+SINGLE_THREAD_WORK = 1e9  # multiply-adds per step below which waking a second thread costs more than it saves
 
 Progress = Callable[[int, int, str], None]
 
@@ -42,7 +42,7 @@ class Observer(Protocol):
 
     The outputs are only valid during the call. Optional: ``end_epoch()``, called after each epoch's last
     batch; ``seen``, what the last visit of each row showed, which policies plan by; ``state_dict()`` and
-    ``load_state_dict(state)``, without which a training with a scratch is refused.
+    ``load_state_dict(state)``, without which a run with a scratch is refused.
     """
 
     def __call__(
@@ -56,14 +56,14 @@ class Trained:
 
     Attributes:
         network: state dict on the CPU, after the last step.
-        recipe: that trained it.
+        recipe: the one it was trained by.
         shape: what the network was built for.
         history: rows of ``epoch, step, split, loss, accuracy, lr, seconds, samples_seen``. Training rows are
-            of the augmented batches in train mode; ``lr`` is the last step's; ``seconds`` since the start,
-            over all runs of a resumed training.
+            for augmented batches in train mode; ``lr`` is the last step's; ``seconds`` counts from the start,
+            over all processes of a resumed run.
         last_accuracy, best_accuracy: on the test set, in [0, 1]; None without one. The published tables
             report the best, which chooses the checkpoint with the test set; the last is the honest figure.
-        steps, epochs: optimiser steps and (begun) epochs.
+        steps, epochs: optimiser steps, and epochs started.
         samples_seen: by the optimiser.
         seconds: of training and evaluation.
     """
@@ -100,31 +100,30 @@ def train(
 ) -> Trained:
     """Train a network on a problem by a recipe.
 
-    Each batch minimises Σ w_i ℓ_i / Σ w_i, with the plan's weights, by the recipe's optimiser. ``observe`` is
-    given the very outputs that the loss saw (augmented batch, train mode), so dynamics cost no extra forward
-    pass.
+    Each batch minimises Σ w_i ℓ_i / Σ w_i, with the plan's weights, by the recipe's optimiser. ``observe``
+    gets the same outputs as the loss (augmented batch, train mode), so dynamics cost no extra forward pass.
 
-    Initialisation, order, augmentation and plans draw from streams of their own that ``seed`` fixes. On a CPU
-    a training that was killed and is run again with the same ``scratch`` ends bit-identical to one that was
-    not, whenever checkpoints were written.
+    Initialisation, order, augmentation and plans draw from separate streams fixed by ``seed``. On a CPU, a
+    run that was killed and restarted with the same ``scratch`` ends bit-identical to an undisturbed one,
+    whenever checkpoints were written.
 
     Args:
         problem: the set to train on, its loss and its measures.
         recipe: network, length, optimiser, augmentation.
-        seed: of everything that is drawn.
+        seed: for all random draws.
         device: where to train.
-        policy: which rows each epoch trains on, with which weights; None: all, alike.
+        policy: which rows each epoch trains on, with which weights; None: all, equally.
         test: the set to evaluate on.
         observe: called each step with (rows int64 (b,), outputs float32 (b, …) from before the update,
             targets, epoch); a :class:`~winnow.tasks.score.dynamics.DynamicsAccumulator` fits.
-        scratch: where to checkpoint and to continue from.
-        progress: told (steps done, steps in all, note), a few times a second at most.
+        scratch: where to write checkpoints and resume from.
+        progress: called with (steps done, steps in all, note), at most a few times a second.
 
     Returns:
         the network, its history and its accuracies.
 
     Raises:
-        BadInput: arguments that do not fit each other, with the row.
+        BadInput: arguments that do not match; names the row.
         UnknownName: no such network.
         WinnowError: the loss became NaN or infinite; names epoch, step and learning rate.
 
@@ -144,8 +143,8 @@ def train(
 
     Differences from upstream:
         stops at exactly ``iterations`` (``recipe.whole_epochs`` runs whole ones); seeded; both last and best
-        test accuracy are reported, upstream prints the best only. Augmentation and normalisation run on the
-        device on uint8 images.
+        test accuracy are reported (upstream: the best only). Augmentation and normalisation run on the device
+        on uint8 images.
     """
     if scratch is not None and not _resumes(observe):
         raise BadInput(
@@ -179,7 +178,7 @@ def train(
             rates = learning_rates(recipe, at[at < total], total, per_epoch).tolist()
             weights = plan.weights.to(device).split(recipe.batch_size)
             network.train()
-            done = run.batch * recipe.batch_size  # of an epoch that is resumed
+            done = run.batch * recipe.batch_size  # of a resumed epoch
             batches = loader.training(plan.rows[done:], run.epoch, recipe.batch_size)
             for lr, weight, batch in zip(rates[run.batch :], weights[run.batch :], batches, strict=False):
                 outputs, loss, correct = step(batch, weight, lr)
@@ -225,7 +224,7 @@ def _resumes(observe: Any) -> bool:
 
 
 def _plan(policy: Policy, recipe: Recipe, epoch: int, seed: int, observe: Any) -> EpochPlan:
-    """The epoch's plan in the order of training, without what fills no batch where the recipe drops that."""
+    """The epoch's plan in training order, without an incomplete last batch if the recipe drops it."""
     seen: Mapping[str, torch.Tensor] = getattr(observe, "seen", {})
     plan = shuffled(policy.plan(epoch, seen, torch_generator(seed, "plan", str(epoch))), seed, epoch)
     if recipe.drop_last:
@@ -235,7 +234,7 @@ def _plan(policy: Policy, recipe: Recipe, epoch: int, seed: int, observe: Any) -
 
 
 class _Ticker:
-    """Progress, told a few times a second; a Ctrl-C or a termination signal ends the training here."""
+    """Reports progress a few times a second; Ctrl-C or a termination signal ends the training here."""
 
     def __init__(self, run: Run, total: int, progress: Progress | None) -> None:
         self._run, self._total, self._progress = run, total, progress
@@ -255,7 +254,7 @@ class _Ticker:
 
 @contextlib.contextmanager
 def _settings(network: nn.Module, loader: Loader, recipe: Recipe, device: torch.device) -> Iterator[None]:
-    """The current device where it is a GPU; on a CPU, the threads that so large a step is worth."""
+    """Makes a GPU the current device; on a CPU, sets the number of threads that suits the step's size."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             yield
@@ -272,7 +271,7 @@ _threads_before = 1
 
 @contextlib.contextmanager
 def _threads(work: float) -> Iterator[None]:
-    """One thread for steps so small that a second one only waits; trainings side by side share it."""
+    """One thread for steps so small that a second would only wait; concurrent runs share the setting."""
     global _threads_held, _threads_before
     if work >= SINGLE_THREAD_WORK:
         yield

@@ -99,8 +99,7 @@ def clustering_metrics(labels: np.ndarray, truth: np.ndarray) -> dict[str, float
     """
     counts = contingency(labels, truth)
     left_over = counts.max(axis=1) if counts.shape[0] > counts.shape[1] else np.zeros(len(counts), np.int64)
-    # Several matchings can be best; N + 1 lets what the left-over clusters add decide between them, and only
-    # between them.
+    # Several matchings can be best; the factor N + 1 lets the left-over clusters decide between those only.
     clusters, classes = linear_sum_assignment(counts * (len(labels) + 1) - left_over[:, None], maximize=True)
     correct = counts[clusters, classes].sum() + np.delete(left_over, clusters).sum()
     return {

@@ -1,6 +1,6 @@
 """torch's fused optimisers as functions of plain buffers.
 
-Its optimiser classes do the same, and import the compiler (four seconds) to be constructed. Buffers exist
+Its optimiser classes do the same, but constructing one imports the compiler (four seconds). Buffers exist
 from the start: zeros give the same first step as torch's own lazy start, and a captured graph finds them in
 place.
 """

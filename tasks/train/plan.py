@@ -1,4 +1,4 @@
-"""Which rows an epoch trains on, and with which weights: what hiding policies decide, and coresets fix."""
+"""Which rows an epoch trains on, and with which weights: chosen by hiding policies, fixed for coresets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class EpochPlan:
 
 
 class Policy(Protocol):
-    """Plans one epoch after the other."""
+    """Plans epochs one by one."""
 
     def plan(self, epoch: int, seen: Mapping[str, torch.Tensor], generator: torch.Generator) -> EpochPlan:
         """The plan of an epoch, a pure function of its arguments.
@@ -40,13 +40,12 @@ class Policy(Protocol):
             epoch: from 0.
             seen: what the last visit of each row showed, by column (``loss``, ``correct``, …), each (n,);
                 empty where nothing is recorded.
-            generator: on the CPU; of this epoch alone, so that a resumed training plans as an undisturbed
-                one.
+            generator: on the CPU; for this epoch alone, so that a resumed run plans like an undisturbed one.
         """
         ...
 
     def identity(self) -> str:
-        """Tells this policy from another, for checkpoints."""
+        """Tells this policy from others, for checkpoints."""
         ...
 
 
@@ -55,10 +54,10 @@ class Everything:
 
     Args:
         n: rows.
-        weights: float (n,), positive and the same in every epoch; None weighs all alike.
+        weights: float (n,), positive and the same in every epoch; None weighs all equally.
 
     Raises:
-        BadInput: weights of another length, or not positive, with the row.
+        BadInput: weights of another length, or not positive; names the row.
 
     >>> Everything(3).plan(0, {}, torch.Generator()).rows.tolist()
     [0, 1, 2]
@@ -84,6 +83,6 @@ class Everything:
 
 
 def shuffled(plan: EpochPlan, seed: int, epoch: int) -> EpochPlan:
-    """The plan in the order of training, which depends on its length, the seed and the epoch alone."""
+    """The plan in training order, which depends on its length, the seed and the epoch alone."""
     order = torch.randperm(len(plan.rows), generator=torch_generator(seed, "order", str(epoch)))
     return EpochPlan(plan.rows[order], plan.weights[order])

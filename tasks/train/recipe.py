@@ -1,4 +1,4 @@
-"""Recipes: plain values that say how a network, or the cluster heads, are trained, whatever the data."""
+"""Recipes: plain values that say how a network or the cluster heads are trained, whatever the data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from winnow.tasks.errors import BadInput
 
 __all__ = ["HeadsConfig", "Loss", "Recipe"]
 
-TEST_STEPS = 800  # from one test to the next: Coverage-centric-coreset-selection train.py
+TEST_STEPS = 800  # between tests: Coverage-centric-coreset-selection train.py
 Loss = Literal["temi", "pmi", "wmi", "wmi_reg", "scan"]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -19,7 +19,7 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class Recipe(BaseModel):
     """How a network is trained; the defaults are the CIFAR protocol of CCS, D2 and ELFS without its length.
 
-    Their coresets train for 40,000 iterations whatever the coreset's size (``iterations=40_000``), their
+    Their coresets train for 40,000 iterations whatever the coreset's size (``iterations=40_000``); their
     dynamics are recorded over 200 epochs of the full set (``epochs=200``).
 
     >>> recipe = Recipe(iterations=40_000)
@@ -130,7 +130,7 @@ class Recipe(BaseModel):
         return size // 8 if self.pad == "scaled" else self.pad
 
     def steps_per_epoch(self, n: int) -> int:
-        """Batches of an epoch of ``n`` samples."""
+        """Batches per epoch of ``n`` samples."""
         steps = n // self.batch_size if self.drop_last else math.ceil(n / self.batch_size)
         if steps < 1:
             raise BadInput(
@@ -148,7 +148,7 @@ class Recipe(BaseModel):
         return math.ceil(self.iterations / steps) * steps if self.whole_epochs else self.iterations
 
     def epochs_per_test(self, n: int) -> int:
-        """Epochs of ``n`` samples from one test to the next.
+        """Epochs of ``n`` samples between tests.
 
         >>> [Recipe(epochs=9, test_interval=epochs).epochs_per_test(25_600) for epochs in (None, 2)]
         [8, 2]

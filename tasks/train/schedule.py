@@ -14,14 +14,14 @@ Floats = NDArray[np.floating]
 
 
 def learning_rates(recipe: Recipe, at: Floats, total: int, per_epoch: int) -> Floats:
-    """The recipe's learning rate at some points of a training.
+    """The recipe's learning rate at given points of a training run.
 
     Progress is counted in steps of whole epochs: an epoch that trains on fewer rows takes fewer steps, which
     lie farther apart. In :class:`~winnow.tasks.train.recipe.Recipe`'s formulas t is ``at`` and T is
     ``total``.
 
     Args:
-        recipe: scheduler and its numbers.
+        recipe: scheduler and its parameters.
         at: float64 (m,), in [0, total).
         total: steps of the whole training.
         per_epoch: steps of an epoch that trains on all rows.
@@ -43,7 +43,7 @@ def learning_rates(recipe: Recipe, at: Floats, total: int, per_epoch: int) -> Fl
     if recipe.scheduler == "deepcore":
         return late_cosine(recipe, at, total, per_epoch)
     if recipe.scheduler == "cosine":
-        length = recipe.iterations or total  # of whole epochs, the last goes on beyond the end of the cosine
+        length = recipe.iterations or total  # with whole epochs, the last runs past the end of the cosine
         angle = np.pi * np.maximum(at - warm, 0) / (length - warm)
         rates = recipe.min_lr + (recipe.lr - recipe.min_lr) * (1 + np.cos(angle)) / 2
     elif recipe.scheduler == "multistep":

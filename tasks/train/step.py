@@ -1,4 +1,4 @@
-"""One step of a training; on CUDA a captured graph, since launching kernels takes longer than they do."""
+"""One training step; on CUDA a captured graph, since launching kernels takes longer than running them."""
 
 from __future__ import annotations
 
@@ -19,24 +19,23 @@ __all__ = ["Captured", "Step", "dtype_of"]
 
 log = logging.getLogger("winnow.tasks.train")
 
-WARM_UP_CALLS = 3  # eager calls before capture, in which cuDNN chooses its kernels and all buffers come to be
+WARM_UP_CALLS = 3  # eager calls before capture, in which cuDNN chooses its kernels and all buffers are made
 
 # Capturing synchronises the device and empties the allocator's cache: one at a time.
 _capturing = threading.Lock()
 
 
 class Captured:
-    """A function of tensors, as a CUDA graph for each set of shapes that comes up often; elsewhere as it is.
+    """A function of tensors, as a CUDA graph for each set of shapes that comes up often; elsewhere unchanged.
 
-    A graph is captured on a stream of its own device, in the mode that lets other threads (those of a data
-    loader, of another training) go on with their work. What it returns lies in buffers that the next call
-    overwrites.
+    A graph is captured on a stream of its own device, in the mode that lets other threads (a data loader's,
+    another run's) go on with their work. Its results are in buffers that the next call overwrites.
 
     Args:
         function: takes tensors and numbers, returns tensors; called again, it does the same to the same
             state.
         device: of the tensors.
-        moves: tensors that a call changes: a replay that moves none of them is refused.
+        moves: tensors that a call changes; a replay that changes none of them is refused.
     """
 
     def __init__(
@@ -73,7 +72,7 @@ class Captured:
         return outputs
 
     def _aside(self, tensors: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """An eager call on a side stream, as capturing asks for."""
+        """An eager call on a side stream, as capturing requires."""
         stream = torch.cuda.Stream(self._device)
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(stream):
@@ -153,7 +152,7 @@ class Step:
 
 
 def dtype_of(recipe: Recipe, device: torch.device) -> torch.dtype:
-    """What products are computed in."""
+    """The dtype of matrix products."""
     if recipe.amp == "off":
         return torch.float32
     if recipe.amp == "bf16":

@@ -35,12 +35,12 @@ __all__ = [
 
 log = logging.getLogger("winnow.tasks.train")
 
-# the modules that decide what a training gives, beside the network's
+# the modules that decide the result of a training run, besides the network's
 TRAINING = ("winnow.tasks.train.loop",)
 
 
 def trained_by(recipe: Recipe) -> Any:
-    """A recipe as a key sees it: with the version of its network, and the code of a plugin's."""
+    """A recipe as it enters a key: with its network's version and, for a plugin's, its code."""
     return {"recipe": recipe, "network": networks.get(recipe.network).identity}
 
 
@@ -160,7 +160,7 @@ def cluster_kmeans(embeddings: Artifact, classes: int, *, seed: int = 0, device:
 
 @cached_task(version="1", name="hold-out", run_name="hold-out")
 def hold_out(samples: Artifact, labels: Artifact, *, share: float, seed: int = 0) -> dict[str, Artifact]:
-    """A random share of the samples, with labels, to judge settings on (``held``), and the ``rest``."""
+    """A random share of the samples, with labels, to judge settings by (``held``), and the ``rest``."""
     import numpy as np
 
     from winnow.tasks.hardware import seed_sequence
@@ -186,7 +186,7 @@ def hold_out(samples: Artifact, labels: Artifact, *, share: float, seed: int = 0
 
 @cached_task(version="1", name="label", run_name="label")
 def label(coreset: Artifact, labels: Artifact) -> Artifact:
-    """The coreset with the (pseudo-)labels that were selected with: for trials that may see no others."""
+    """The coreset with the (pseudo-)labels used for selection: for trials that may see no others."""
     return with_labels(coreset, labels_of(labels, coreset.numpy("id")), labels.facts["classes"])
 
 
@@ -201,15 +201,15 @@ def label(coreset: Artifact, labels: Artifact) -> Artifact:
 def train_on(
     train: Artifact, coreset: Artifact, evaluation: Artifact, recipe: Recipe, seed: int, device: str = "auto"
 ) -> Artifact:
-    """Train a network on an annotated coreset; test accuracy after every so many steps, last and best.
+    """Train a network on an annotated coreset; test accuracy at intervals, last and best.
 
     Args:
-        train: the samples that the coreset is of.
+        train: the samples that the coreset was selected from.
         coreset: with labels.
-        evaluation: a test set (samples with labels), or a labelled coreset of ``train`` to judge on.
-        recipe: of the training.
-        seed: of initial weights, order and augmentation.
-        device: where.
+        evaluation: a test set (samples with labels), or a labelled coreset of ``train`` to evaluate on.
+        recipe: how to train.
+        seed: for initial weights, order and augmentation.
+        device: where to train.
 
     Returns:
         metrics, with ``last_accuracy`` and ``best_accuracy`` (fractions) among its facts.
@@ -254,7 +254,7 @@ def train_on(
 
 
 def write_network(trained: Trained) -> Artifact:
-    """A trained network's tensors; what they were built for is in the artifact's facts."""
+    """A trained network's tensors; what it was built for is in the artifact's facts."""
     rows = [(name, tensor.detach().cpu().contiguous()) for name, tensor in trained.network.items()]
     columns = {
         "name": [name for name, _ in rows],
@@ -300,7 +300,7 @@ def history_columns(history: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _problem(split: Split, coreset: Artifact, classes: int) -> ImageProblem:
-    """A labelled part of a split, to train or to judge on."""
+    """A labelled part of a split, to train or evaluate on."""
     from winnow.tasks.train.problems.images import ImageProblem
 
     labels = coreset.table(["label"]).column("label")

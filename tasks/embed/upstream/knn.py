@@ -29,13 +29,13 @@ def knn(
 ) -> Graph:
     """The published k nearest neighbours: above 80,000 samples, sample i mod 64 is left out instead of i.
 
-    There the published code works on chunks of 64 rows and masks entry (r, r) of each chunk, not of the whole
-    matrix: from row 64 on every sample is its own nearest neighbour, and the unrelated sample i mod 64 can
-    never be one.
+    There, the published code works on chunks of 64 rows and masks entry (r, r) of each chunk, not of the
+    whole matrix: from row 64 on, every sample is its own nearest neighbour, and the unrelated sample i mod 64
+    can never be one.
 
     Args:
         features: (N, D) float16, float32 or any real dtype.
-        k: neighbours of a sample, at most N − 1.
+        k: neighbours per sample, at most N − 1.
         metric: "cosine" or "euclidean".
         device: where to compute; None takes the first GPU, else the CPU.
         progress: called with (rows done, rows, note).

@@ -24,19 +24,19 @@ def swav(
 ) -> NetworkEncoder:
     """SwAV ResNet-50 behind a random linear map to 1000 dimensions.
 
-    ELFS leaves the classifier of torch.hub's model in place, which is randomly initialised.
+    ELFS leaves torch.hub's classifier in place, which is randomly initialised.
 
     Args:
-        images: decide whether photographs are cropped (see ``crop``).
+        images: their sizes decide the default of ``crop``.
         device: where it runs.
-        dtype: of its products.
-        generator: of the random map and of random weights.
+        dtype: for matrix products.
+        generator: for the random map and random weights.
         size: side of the input.
-        crop: resize to 256/224 of the size and crop, as for ImageNet; default where images differ in size.
+        crop: resize to 256/224 of the size and crop, as for ImageNet; default if images differ in size.
         random_weights: do not load weights, for tests.
 
     Raises:
-        MissingData: weights are not to be had.
+        MissingData: the weights are not available.
 
     References:
         eltsai/elfs, gen_embeds.py; facebookresearch/swav, hubconf.py (resnet50).

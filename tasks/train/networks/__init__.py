@@ -1,1 +1,1 @@
-"""Networks: logits from images, with ``features`` (penultimate) and ``head`` (last linear layer) apart."""
+"""Networks: logits from images, with ``features`` (penultimate) and ``head`` (last linear layer) separate."""

@@ -21,7 +21,7 @@ def alexnet(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool
 
     Below 128 pixels: convolutions 5x5 to 128, 5x5 to 192, 3x3 to 256, 192 and 192 planes with ReLU, 2x2
     max-pooling after the first, second and last, averaged to 4x4, no hidden linear layer and no dropout.
-    Without batch norm a rate of 0.1 is too high for it.
+    Without batch norm, a learning rate of 0.1 is too high.
 
     Args:
         classes: outputs.

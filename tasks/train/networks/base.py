@@ -1,4 +1,4 @@
-"""What every network offers: a body that gives penultimate features and a linear head on them."""
+"""What every network has: a body that gives penultimate features and a linear head on them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Network(nn.Module):
 
 
 def check_shape(classes: int, channels: int, size: int) -> None:
-    """Refuse a network for no classes, channels or pixels."""
+    """Refuse a network with no classes, channels or pixels."""
     for name, value in (("classes", classes), ("channels", channels), ("size", size)):
         if not isinstance(value, int) or value < 1:
             raise BadInput(f"{name} = {value!r}: a network needs a positive whole number.")
@@ -69,7 +69,7 @@ def check_size(name: str, size: int, least: int) -> None:
 
 
 def check_pretrained(name: str, channels: int, size: int) -> None:
-    """Refuse ImageNet weights for images that the ImageNet network is not for."""
+    """Refuse ImageNet weights for images that the ImageNet network is not made for."""
     if size < IMAGENET_STEM_SIZE or channels != 3:
         raise BadInput(
             f"pretrained {name} is for colour images of {IMAGENET_STEM_SIZE} pixels and more, these have "
@@ -88,7 +88,7 @@ def pretrained_file(filename: str, source: str) -> Path:
     """The weights file of that name on this machine; nothing is downloaded.
 
     Raises:
-        MissingData: it is in neither of the two places looked at.
+        MissingData: it is in neither of the two places searched.
     """
     places = [data_root() / "weights" / filename, Path(torch.hub.get_dir()) / "checkpoints" / filename]
     for path in places:

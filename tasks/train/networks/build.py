@@ -19,7 +19,7 @@ def build(name: str, *, seed: int, pretrained: bool = False, **shape: Any) -> nn
         name: of the network.
         seed: of its weights.
         pretrained: start from pretrained weights instead.
-        shape: what it is built for; ``classes``, ``channels`` and ``size`` of networks for images.
+        shape: what it is built for; ``classes``, ``channels`` and ``size`` for image networks.
 
     Raises:
         UnknownName: no such network.

@@ -21,9 +21,9 @@ __all__ = ["inception_v3"]
 def inception_v3(*, classes: int, channels: int = 3, size: int = 299, pretrained: bool = False) -> Network:
     """Inception-v3 (21,806,058 parameters at 32x32x3, 10 classes); made for 299 pixels, trains from 28 on.
 
-    From 128 pixels on: torchvision's ``inception_v3`` without the auxiliary classifier, whose loss this
-    training does not have and which 299 pixels alone would fit. Below: the same blocks, a first convolution
-    of stride 1 and no pooling before them.
+    From 128 pixels on: torchvision's ``inception_v3`` without the auxiliary classifier, whose loss is not
+    used here and which would fit 299 pixels only. Below: the same blocks, a first convolution of stride 1 and
+    no pooling before them.
 
     Args:
         classes: outputs.

@@ -23,10 +23,10 @@ def _mixed(x: torch.Tensor) -> torch.Tensor:
 
 
 class Dropout(nn.Module):
-    """Dropout by a seed and a count of batches, both buffers: y = x · m / (1 − p), m ~ Bernoulli(1 − p).
+    """Dropout from a seed and a batch count, both buffers: y = x · m / (1 − p), m ~ Bernoulli(1 − p).
 
-    torch's own draws from the process's generator, which trainings side by side would share and a resumed one
-    would not find again. Here the mask of batch t is a hash of (seed, t, position): the same on every device,
+    torch's own draws from the process's generator, which concurrent runs would share and a resumed one could
+    not restore. Here the mask of batch t is a hash of (seed, t, position): the same on every device,
     in a captured graph, and after a resume.
 
     Args:
@@ -94,7 +94,7 @@ def fitted(body: nn.Module, *, classes: int, channels: int, **stem: int) -> Netw
     """A published network as one of ours: first convolution refitted if needed, last linear layer the head.
 
     Args:
-        body: of torchvision; changed in place.
+        body: from torchvision; changed in place.
         classes: outputs.
         channels: of the images.
         stem: ``stride`` and ``padding`` of the first convolution where they differ.

@@ -15,8 +15,8 @@ __all__ = ["convnet", "lenet", "mlp"]
 def convnet(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool = False) -> Network:
     """Plain convolutional network: blocks of 3x3 convolution, batch norm, ReLU, max-pooling; spatial mean.
 
-    One block a halving until at most 4 pixels a side are left, two at least; the width starts at 16 below 16
-    pixels and at 32 from there on, doubles each block and stops at 256.
+    One block per halving until at most 4 pixels per side are left, at least two; the width starts at 16 for
+    images below 16 pixels, else at 32, doubles with each block and stops at 256.
 
     Args:
         classes: outputs.

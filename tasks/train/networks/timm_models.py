@@ -14,16 +14,16 @@ __all__ = ["timm_network"]
 def timm_network(
     *, variant: str, classes: int, channels: int = 3, size: int = 224, pretrained: bool = False
 ) -> Network:
-    """Any network of the timm library by its name there, for example ``timm:vit_tiny_patch16_224``.
+    """Any network of the timm library, by timm's name, for example ``timm:vit_tiny_patch16_224``.
 
-    Networks that are built for one image size (transformers) are told ``size``.
+    Networks with a fixed image size (transformers) are built for ``size``.
 
     Args:
-        variant: timm's name of the architecture.
+        variant: timm's name for the architecture.
         classes: outputs.
         channels: of the images.
         size: side of the images in pixels.
-        pretrained: weights from the file ``weights/timm/<variant>.safetensors`` of the data folder.
+        pretrained: weights from the file ``weights/timm/<variant>.safetensors`` in the data folder.
 
     Returns:
         a network with ``features`` (n, D), the pooled features before timm's classifier.
@@ -60,7 +60,7 @@ def timm_network(
         options["img_size"] = size
     try:
         body = timm.create_model(variant, **options)
-        # timm builds some networks that then fail on images so small, and names their width in several ways
+        # timm builds some networks that then fail on such small images, and names their width in several ways
         with torch.no_grad():
             width = body.eval()(torch.zeros(1, channels, size, size)).shape[1]
     except (ArithmeticError, AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Wide residual networks of small images."""
+"""Wide residual networks for small images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training is about: inputs, targets, loss, what it measures of a visit. One file a problem."""
+"""What a network learns: inputs, targets, loss, and what each visit measures. One file per problem."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Batch:
 
 
 class Loader(Protocol):
-    """A set that is open for reading.
+    """A set open for reading.
 
     Attributes:
         n: rows.
         sites: positions of one input at which every weight is applied (pixels, tokens); tells how large a
             step is.
-        values: numbers of one input.
+        values: numbers in one input.
     """
 
     n: int
@@ -43,7 +43,7 @@ class Loader(Protocol):
     values: int
 
     def training(self, rows: torch.Tensor, epoch: int, batch_size: int) -> Iterator[Batch]:
-        """Batches of these rows, int64 on the CPU, in their order, augmented as in that epoch."""
+        """Batches of these rows (int64, on the CPU) in their order, augmented for that epoch."""
         ...
 
     def plain(self, batch_size: int) -> Iterator[Batch]:
@@ -86,5 +86,5 @@ class Problem(Protocol):
         ...
 
     def identity(self) -> str:
-        """Tells this set from another, for checkpoints."""
+        """Tells this set from others, for checkpoints."""
         ...

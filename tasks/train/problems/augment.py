@@ -1,7 +1,7 @@
 """Augmentation arithmetic: what an epoch draws depends on (seed, epoch, row) alone.
 
-The offsets and flips of an epoch come from one generator on the CPU, a number for each row. So a resumed run
-needs no generator states, and resident and streamed sets and all devices see the same images.
+An epoch's offsets and flips come from one generator on the CPU, a number for each row. So a resumed run needs
+no generator states, and resident and streamed sets see the same images, on all devices.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class View:
     """How a network sees images.
 
     Attributes:
-        mean, std: of the channels, in units of [0, 1].
-        augment: of training batches; see :class:`~winnow.tasks.train.recipe.Recipe`.
-        pad: pixels of reflect padding of ``crop`` and ``crop_flip``.
-        size: side of what the network sees; None keeps the images' own, 224 where they differ.
+        mean, std: per channel, of pixels in [0, 1].
+        augment: for training batches; see :class:`~winnow.tasks.train.recipe.Recipe`.
+        pad: pixels of reflect padding for ``crop`` and ``crop_flip``.
+        size: side of what the network sees; None keeps the images' own, or takes 224 if they differ.
         margin: without random resized crops, images are resized to ``size`` times this on the shorter side
             and their centre is taken.
-        seed: of augmentation.
+        seed: for augmentation.
     """
 
     mean: Sequence[float]
@@ -64,7 +64,7 @@ class View:
         return self.augment == "imagenet"
 
     def draws(self, n: int, epoch: int) -> Draws | None:
-        """The epoch's crops of n rows, where there are any."""
+        """The epoch's crops of n rows, if there are any."""
         return draws_of(n, self.pad, self.augment == "crop_flip", self.seed, epoch) if self.crops else None
 
 

@@ -16,7 +16,7 @@ COLUMNS = ("margin", "loss", "correct", "el2n", "entropy")
 
 
 def measure(log_probs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """What a visit of a sample shows.
+    """What a visit to a sample shows.
 
     With p = exp(log_probs) and y the label:
 
@@ -63,7 +63,7 @@ def checked_targets(targets: NDArray[np.integer], classes: int) -> NDArray[np.in
     """The targets as int64.
 
     Raises:
-        BadInput: none at all, or one that is no class.
+        BadInput: no targets, or one that is not a class.
     """
     values = np.asarray(targets)
     if values.ndim != 1 or values.dtype.kind not in "iu":

@@ -29,7 +29,7 @@ CHUNK_VALUES = {
     "cuda": 1 << 26,
 }  # pixels that are cropped at once: many small batches cost one call
 READ_ROWS = 1024
-DEFAULT_SIZE = 224  # where images differ in size and nobody says what the network sees
+DEFAULT_SIZE = 224  # where images differ in size and no size is given
 IMAGENET_MARGIN = 256 / 224
 
 
@@ -41,12 +41,12 @@ class ImageProblem(Classification):
             (winnow.tasks.data).
         targets: int (n,), each in [0, classes), in the order of ``rows``.
         classes: how many there are.
-        mean, std: of the channels, in units of [0, 1].
-        rows: int (n,), rows of ``images`` that the set is made of; None takes all.
-        workers: processes that read images which do not fit the device; None chooses.
+        mean, std: per channel, of pixels in [0, 1].
+        rows: int (n,), rows of ``images`` that make up the set; None takes all.
+        workers: processes that read images too large for the device's memory; None chooses.
 
     Raises:
-        BadInput: a target that is no class.
+        BadInput: a target that is not a class.
 
     >>> images, labels = np.zeros((2, 8, 8, 1), np.uint8), np.array([0, 1])
     >>> problem = ImageProblem(images, labels, classes=2, mean=(0.5,), std=(0.5,))
@@ -98,7 +98,7 @@ class ImageProblem(Classification):
 
 
 def _shape_of(images: Any) -> tuple[int, int, int] | None:
-    """(H, W, C) where all have the same."""
+    """(H, W, C) if all have the same, else None."""
     shape = images.shape[1:] if isinstance(images, np.ndarray) else images.shape
     return None if shape is None else (int(shape[0]), int(shape[1]), int(shape[2]))
 
@@ -156,7 +156,7 @@ _decoding = threading.Lock()
 def _resident(read: Read, n: int, shape: tuple[int, int, int], device: torch.device) -> torch.Tensor:
     """All images as uint8 (n, H, W, C) on the device.
 
-    What takes decoding is decoded once a process: a test set is the same for fifty trainings.
+    Encoded images are decoded once per process: a test set is the same for fifty trainings.
     """
     images = read.images
     if isinstance(images, np.ndarray) and read.size is None and read.rows is None:
@@ -201,11 +201,11 @@ def open_images(
         view: how the network sees them.
         device: where batches are wanted.
         rows: int64 (n,), rows of ``images``; None takes all.
-        workers: reading processes of a streamed set; None chooses.
+        workers: processes that read a streamed set; None chooses.
         resident: hold the images on the device; None decides by free memory.
 
     Raises:
-        BadInput: images, rows, targets and view do not fit each other.
+        BadInput: images, rows, targets and view do not match.
     """
     if rows is not None:
         rows = np.asarray(rows, np.int64)

@@ -26,7 +26,7 @@ __all__ = ["Read", "StreamedImages"]
 
 
 class Read:
-    """Rows of images as uint8 (b, H, W, C) of one size, resized where they must be. Picklable."""
+    """Rows of images as uint8 (b, H, W, C) of one size, resized if need be. Picklable."""
 
     def __init__(
         self, images: Any, rows: np.ndarray | None, size: int | None, margin: float, seed: int
@@ -60,7 +60,7 @@ class Read:
 
 
 class _Order(torch.utils.data.Sampler):
-    """The requests of the current pass; workers outlive epochs, so the list is exchanged under them."""
+    """The requests of the current pass; workers outlive epochs, so the list is replaced under them."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[int | None, np.ndarray]] = []

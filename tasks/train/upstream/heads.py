@@ -22,8 +22,8 @@ SAVED_EVERY = 20  # epochs between the checkpoints that the published code choos
 class ByTestLabels:
     """The head of lowest training loss, of the epoch whose clusters agree best with test labels.
 
-    Among every 20th epoch and never the last: label-free only in name, and for replaying published results
-    alone.
+    Among every 20th epoch and never the last: label-free only in name, and only for replaying published
+    results.
 
     Args:
         features: (M, D) float, test embeddings.
@@ -31,7 +31,7 @@ class ByTestLabels:
         device: where clusters are computed.
 
     Raises:
-        BadInput: lengths that do not fit, NaN or infinite rows.
+        BadInput: lengths that do not match, NaN or infinite rows.
 
     References:
         HHU-MMBS/TEMI-official-BMVC2023 eval_cluster.py; eltsai/elfs eval_cluster.py

@@ -11,10 +11,10 @@ __all__ = ["late_cosine"]
 
 
 def late_cosine(recipe: Recipe, at: NDArray[np.floating], total: int, per_epoch: int) -> NDArray[np.floating]:
-    """A cosine with its driver's fault: the scheduler is created as if an epoch had still to pass.
+    """A cosine with its driver's fault: the scheduler is created as if an epoch had yet to pass.
 
     With l the steps of an epoch, min_lr + (lr − min_lr)(1 + cos(π(t − l)/T))/(1 + cos(πl/T)): it starts at
-    lr, rises a little, and does not quite end.
+    lr, rises a little, and does not quite reach its end.
 
     References:
         PatrickZH/DeepCore@74ec709 main.py (last_epoch = (start_epoch − 1) · len(loader))
