@@ -1,4 +1,4 @@
-"""What is the same work? Cache keys, Prefect's cache policy over the store's records, one run per key.
+"""What is the same work? Cache keys, Prefect's cache policy over records, one computation per key.
 
 A task's key = its name + explicit version + canonical JSON of its parameters + digests of its input
 artifacts. Never paths, times, devices, batch sizes of pure inference or worker counts. So a flow that failed
