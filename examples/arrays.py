@@ -1,4 +1,4 @@
-r"""A dataset in one file: images and labels that lie in an .npz file.
+r"""A dataset in one file: images and labels from an .npz file.
 
     WINNOW_PLUGINS=examples/arrays.py winnow run ccs -p dataset=arrays:/data/mine.npz \
         -p proxy.network=convnet -p training.network=convnet
@@ -32,7 +32,7 @@ def arrays(split: str = "train", *, variant: str, root: Path | None = None, down
         the split; mean and standard deviation are those of the training images.
 
     Raises:
-        BadInput: an array that is missing, or as many labels as images are not.
+        BadInput: an array is missing, or the numbers of images and labels differ.
         MissingData: there is no such file.
     """
     check_split("arrays:*", split, ("train", "test"))

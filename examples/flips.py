@@ -1,4 +1,4 @@
-"""A score in one file: how often the prediction of a sample turned from right to wrong or back.
+"""A score in one file: how often the prediction for a sample turned from right to wrong or back.
 
 WINNOW_PLUGINS=examples/flips.py winnow run ccs/digits -p score=flips
 """

@@ -1,7 +1,7 @@
-"""A problem in one file: regression, a squared error in place of classes; with a score of its own.
+"""A problem in one file: regression, with a squared error instead of classes, and with its own score.
 
-The training loop takes it as it takes images: recipes, schedules, plans, checkpoints and recorders are the
-same.
+The training loop takes it as it takes image classification: recipes, schedules, plans, checkpoints and
+recorders are the same.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from winnow.tasks.train.recipe import Recipe
 
 @dataclass
 class Rows:
-    """A set on the device, read in any order."""
+    """A dataset on the device, read in any order."""
 
     inputs: torch.Tensor
     targets: torch.Tensor
@@ -41,7 +41,7 @@ class Rows:
 
 
 class LeastSquares:
-    """Squares of inputs (n, 1, side, side) and what to predict of each, (n,).
+    """Square inputs (n, 1, side, side) and what to predict for each, (n,).
 
     >>> from winnow.tasks.score.recorder import Recorder
     >>> from winnow.tasks.score.reducer import Reducer

@@ -57,7 +57,7 @@ def mixer(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool =
         a network with ``features`` (n, 64).
 
     Raises:
-        BadInput: a side that is no multiple of 4, or ``pretrained``.
+        BadInput: a side that is not a multiple of 4, or ``pretrained``.
 
     >>> mixer(classes=10, channels=1, size=8)(torch.zeros(2, 1, 8, 8)).shape
     torch.Size([2, 10])

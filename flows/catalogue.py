@@ -28,10 +28,10 @@ def deployments() -> dict[str, dict[str, Any]]:
 
 
 def chosen(name: str) -> dict[str, Any]:
-    """Parameters of a deployment that are not the preset's anyway.
+    """Parameters of a deployment that differ from the preset's.
 
-    A run in this process starts from these: the preset follows what the user changes, its table for one score
-    does not stay for another.
+    A run in this process starts from these, so that the preset follows what the user changes: a table for one
+    score is not kept for another.
     """
     from winnow.flows import presets
 

@@ -42,10 +42,10 @@ def ccs(
     mislabelled; cut the range of the score into strata of equal width and give each the same budget; train on
     what is drawn and compare with the baselines.
 
-    What is None comes from the dataset's preset, the published values where there are any.
+    Parameters that are None come from the dataset's preset: published values where there are any.
 
     Args:
-        labels: true, or pseudo: ELFS's pseudo-labels stand in for them, and the method becomes label-free.
+        labels: true, or pseudo: ELFS's pseudo-labels replace true labels; the method becomes label-free.
         score: Score that is cut into strata.
         strata: Number of strata.
         upstream: Replay the published code: images not normalised in the final pass, upper edge of the strata

@@ -1,4 +1,4 @@
-"""What can be known to be wrong before the first step is said before the first step."""
+"""Checks before the first step: what can be known to be wrong by then is refused."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ log = logging.getLogger("winnow.flows.checks")
 
 
 def storage() -> None:
-    """Refuse a store that cannot be used, or would vanish with the run; warn of what in it is not read.
+    """Refuse a store that cannot be used or would vanish with the run; warn of content that is not read.
 
     Raises:
-        StoreUnusable: with the reason in a line.
+        StoreUnusable: with a one-line reason.
     """
     in_a_worker = "PREFECT__FLOW_RUN_ID" in os.environ
     if in_a_worker and not os.environ.get("WINNOW_STORE") and Path(store().root).is_relative_to(gettempdir()):
@@ -45,16 +45,16 @@ def storage() -> None:
 
 
 def arguments(given: Mapping[str, Any]) -> None:
-    """Dataset, fractions, seeds, device, embedder and files of any flow.
+    """Check the dataset, fractions, seeds, device, embedder and files of any flow.
 
     Raises:
         BadInput: naming the parameter.
-        UnknownName: of a dataset or an embedder.
+        UnknownName: no such dataset or embedder.
     """
     from winnow.tasks import hardware
 
     datasets.get(given["dataset"])
-    if given["device"] not in ("auto", "cpu"):  # always there: what may all be cached need not load torch
+    if given["device"] not in ("auto", "cpu"):  # always there: a fully cached run need not load torch
         hardware.device(given["device"])
     for name, example in (("fractions", "[0.1]"), ("seeds", "[0]")):
         values = list(given[name])
@@ -100,7 +100,7 @@ def model(name: str, values: Mapping[str, Any]) -> Any:
 
     Raises:
         BadInput: naming the field.
-        UnknownName: of a network.
+        UnknownName: no such network.
     """
     kind: type[BaseModel] = NESTED[name]
     if unknown := sorted(set(values) - set(kind.model_fields)):
@@ -112,7 +112,7 @@ def model(name: str, values: Mapping[str, Any]) -> Any:
         networks.get(values["network"])
     try:
         return kind(**values)
-    except ValidationError as error:  # pydantic's first reason, without its address
+    except ValidationError as error:  # pydantic's first reason, without its URL
         reason = error.errors()[0]
         where = ".".join(map(str, (name, *reason["loc"])))
         raise BadInput(f"{where}: {reason['msg'].removeprefix('Value error, ')}.") from error
@@ -123,8 +123,8 @@ def fits(train: Artifact, methods: Iterable[Method], *, clusters: int | None, ne
 
     Args:
         train: the samples.
-        methods: that will select.
-        clusters: of the cluster heads; None is the number of classes.
+        methods: those that will select.
+        clusters: their number; None is the number of classes.
         neighbours: k of the flow's kNN graph, 0 where there is none.
 
     Raises:
@@ -143,7 +143,8 @@ def fits(train: Artifact, methods: Iterable[Method], *, clusters: int | None, ne
         )
     if not 2 <= (clusters or train.facts["classes"]) <= n:
         raise BadInput(
-            f"clusters = {clusters} for {n} samples.", remedy="pass 2 or more clusters, at most one a sample"
+            f"clusters = {clusters} for {n} samples.",
+            remedy="pass 2 or more clusters, at most one per sample",
         )
     if neighbours >= n:
         raise BadInput(f"neighbours = {neighbours} of {n} samples.", remedy=f"pass neighbours <= {n - 1}")

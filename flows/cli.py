@@ -151,7 +151,7 @@ def _parameters(texts: list[str] | None) -> dict[str, Any]:
 
 @app.command()
 def doctor() -> None:
-    """Check versions, GPU, store, data, server; say what is wrong and the command that mends it."""
+    """Check versions, GPU, store, data, server; say what is wrong and the command that fixes it."""
     from winnow.flows.doctor import examine
 
     wrong = 0

@@ -35,17 +35,17 @@ def compare(
 ) -> Artifact:
     """Compare selection methods on shared artifacts: accuracy, rank, cost, difference from random.
 
-    For each seed a proxy is trained once; every method selects from what it tells; a network is trained on
-    every coreset. The seed decides the proxy, the selection and the training, so that the spread is that of
-    the whole method.
+    For each seed, a proxy is trained once, every method selects from what that records, and a network is
+    trained on every coreset. The seed decides the proxy, the selection and the training, so that the spread
+    is that of the whole method.
 
     Args:
-        methods: Selectors; selector:score for another score. None: all that are registered, but top, which is
-            el2n unless told otherwise.
-        params: Parameters of selectors by name, for example {"d2": {"neighbours": 10}}; others have their
-            preset's or their own defaults.
-        repeats: Trainings of the proxy, per seed, that GraNd is averaged over; its paper has 10. Other
-            methods read the first.
+        methods: Selectors; selector:score for another score. None: all registered ones except top, which by
+            default is the same as el2n.
+        params: Parameters by selector, for example {"d2": {"neighbours": 10}}; others take their preset's or
+            their own defaults.
+        repeats: Trainings of the proxy per seed that GraNd is averaged over; its paper uses 10. Other methods
+            read the first.
         upstream: Replay the published code of every method that has such a mode.
     """
     run = experiment("compare", locals())

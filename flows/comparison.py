@@ -20,17 +20,17 @@ __all__ = ["comparison", "contest"]
 
 
 def contest(run: Experiment, names: Sequence[str], params: Mapping[str, Mapping[str, Any]]) -> list[Method]:
-    """The methods of a comparison, with the presets' parameters, the user's over them.
+    """The methods of a comparison, with the presets' parameters overridden by the user's.
 
-    Where the run is ``upstream``, the published code of those that have such a mode is replayed.
+    If the run is ``upstream``, the published code of methods that have such a mode is replayed.
 
     Args:
         names: selectors; ``selector:score`` for another score.
         params: the user's, by selector.
 
     Raises:
-        BadInput: a name twice or none at all; parameters of a method that does not take part, or that it
-            does not have.
+        BadInput: no names, or one twice; parameters for a method that does not take part, or that it does
+            not have.
     """
     if not names:
         raise BadInput("methods is empty.", remedy='give at least one, for example methods=["random", "d2"]')
@@ -65,11 +65,11 @@ def _replay(run: Experiment, name: str, params: Mapping[str, Any]) -> dict[str, 
 def comparison(
     run: Experiment, title: str, name: str, methods: Sequence[Method], *, normalised: bool = True
 ) -> Artifact:
-    """Every method at every fraction, the whole pipeline anew for each seed, on shared artifacts.
+    """Every method at every fraction on shared artifacts, with the whole pipeline anew for each seed.
 
-    All methods of a seed read the same proxy's labels, features, residuals, probabilities and dynamics.
-    Three kinds read more: those whose paper selects with pseudo-labels a proxy that is trained on these,
-    scores that take it another pass of the trained network over all images, averaged ones the mean over
+    All methods of a seed read the same proxy's labels, features, residuals, probabilities and dynamics, with
+    three exceptions: methods whose paper selects with pseudo-labels read a proxy trained on those; scores
+    that need it, another pass of the trained network over all images; averaged scores, the mean over
     ``repeats`` proxies.
     """
     train, test = run.load(*methods)
@@ -104,7 +104,7 @@ def comparison(
 
 
 def _source(run: Experiment, method: Method) -> str | None:
-    """What a method reads that not all do: ``pseudo`` labels, or a score by name."""
+    """What a method reads that others do not: ``pseudo`` labels, or a score by name."""
     if selectors.get(method.selector).labels == "pseudo":
         return "pseudo"
     score = method.score

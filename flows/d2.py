@@ -56,20 +56,20 @@ def d2(
     """D2 Pruning: message passing that balances difficulty and diversity (Maharana et al., ICLR 2024).
 
     Train on the whole set: how each sample is learnt gives its difficulty, the trained network its place
-    among its neighbours. Each sample takes up its neighbours' difficulty; then the highest is kept, again and
-    again, and what is kept lowers its neighbours.
+    among its neighbours. Each sample takes up its neighbours' difficulty; then, again and again, the highest
+    sample is kept and lowers its neighbours.
 
-    What is None comes from the dataset's preset, the published values where there are any; what that does not
-    have is searched.
+    Parameters that are None come from the dataset's preset: published values where there are any. What the
+    preset lacks is searched.
 
     Args:
-        labels: true, or pseudo: ELFS's pseudo-labels stand in for them, and the method becomes label-free.
+        labels: true, or pseudo: ELFS's pseudo-labels replace true labels; the method becomes label-free.
         embedder: Registered embedder whose features link the samples; None: the trained network's.
         embedder_options: Options of the embedder.
         score: Difficulty of a sample.
-        neighbours: k of the graph: a number, one a fraction, or auto (searched). None: preset, else auto.
+        neighbours: k of the graph: a number, one per fraction, or auto (searched). None: preset, else auto.
         gamma_forward: Width of the messages that gather difficulty.
-        gamma_reverse: Width of those that lower a kept sample's neighbours: a number, one a fraction, or
+        gamma_reverse: Width of those that lower a kept sample's neighbours: a number, one per fraction, or
             auto. None: preset, else auto.
         graph_mode: symmetric (paper), directed (published ImageNet), per_class (published CIFAR).
         upstream: Replay the published selection: raw scores and distances, features of images that are not

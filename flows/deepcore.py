@@ -34,19 +34,18 @@ def deepcore(
 ) -> Artifact:
     """Any coreset method by name, with the options of DeepCore's command line (Guo, Zhao and Bai, DEXA 2022).
 
-    For each seed a proxy is trained on the whole set; the method selects from what it tells; a network is
-    trained on the coreset and compared with the baselines. The seed decides the proxy, the selection and the
-    training.
+    For each seed, a proxy is trained on the whole set, the method selects from what that training records,
+    and a network is trained on the coreset and compared with the baselines. The seed decides the proxy, the
+    selection and the training.
 
-    What is None comes from the dataset's preset, the published recipe.
+    Parameters that are None come from the dataset's preset, the published recipe.
 
     Args:
         method: Registered selector; selector:score for another score.
         params: Parameters of the method, for example {"optimizer": "naive"}.
         proxy: Training, on the whole set, of the network that the method selects with.
-        repeats: Trainings of the proxy, per seed, that GraNd is averaged over. Other methods read the
-            first.
-        upstream: Replay the published code: its selections, a cosine that is an epoch late, a test every
+        repeats: Trainings of the proxy per seed that GraNd is averaged over. Other methods read the first.
+        upstream: Replay the published code: its selections, a cosine schedule one epoch late, a test every
             epoch, Tiny ImageNet at 32 pixels.
 
     References:
@@ -56,8 +55,8 @@ def deepcore(
 
     Differences from upstream:
         Methods do what their papers say (each page lists its differences); experiments differ in their seed;
-        the proxy is trained once a seed for all methods; last and best test accuracy are both reported
-        (upstream: best); a run resumes where it was cut off.
+        the proxy is trained once per seed for all methods; last and best test accuracy are both reported
+        (upstream: best); a run resumes where it was interrupted.
     """
     run = experiment("deepcore", locals())
     entered = contest(run, [method, *baselines], {method.partition(":")[0]: params or {}})

@@ -1,4 +1,4 @@
-"""What `winnow doctor` looks at: each finding with the command that mends it."""
+"""What `winnow doctor` looks at: each finding with the command that fixes it."""
 
 from __future__ import annotations
 

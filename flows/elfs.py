@@ -48,18 +48,18 @@ def elfs(
     hardest samples (mostly wrongly clustered) and the easiest are pruned; what remains is annotated, trained
     on with true labels and compared with the baselines.
 
-    What is None comes from the dataset's preset, the published values where there are any.
+    Parameters that are None come from the dataset's preset: published values where there are any.
 
     Args:
         embedder: Registered embedder.
         embedder_options: Options of the embedder, for example {"size": 128}.
-        normalisation: Of the embeddings.
+        normalisation: How embeddings are normalised.
         neighbours: k of the kNN graph that cluster heads learn from.
         clusters: Number of clusters; None is the number of classes.
         heads: Training of the cluster heads.
-        score: Score of the training dynamics whose two ends are pruned.
-        store_dynamics: Keep each epoch's dynamics of each sample as an artifact.
-        upstream: Replay the published code, its choice of the epoch by test labels included.
+        score: Training-dynamics score whose two ends are pruned.
+        store_dynamics: Keep the dynamics of each sample in each epoch as an artifact.
+        upstream: Replay the published code, including its choice of the epoch by test labels.
 
     References:
         Zheng et al., ELFS: Label-Free Coreset Selection with Proxy Training Dynamics, ICLR 2025; Adaloglou et

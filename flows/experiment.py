@@ -1,4 +1,4 @@
-"""What a flow runs with: data, seeds, device and recipes, the user's over the preset's; and its steps."""
+"""What a flow runs with (data, seeds, device, recipes; the user's over the preset's), and its steps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Experiment", "PseudoLabels", "Recorded", "experiment"]
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """Pseudo-labels and what the report shows of their making."""
+    """Pseudo-labels, and what the report shows of how they were made."""
 
     labels: Artifact
     kmeans: Artifact | None = None
@@ -34,7 +34,7 @@ class PseudoLabels:
 
 @dataclass(frozen=True)
 class Recorded:
-    """What a proxy's training tells: the signals that selectors read, its history, the network."""
+    """What a proxy's training yields: the signals that selectors read, its history, the network."""
 
     signals: dict[str, Artifact]
     history: Artifact
@@ -42,11 +42,11 @@ class Recorded:
 
 
 def experiment(flow: str, arguments: Mapping[str, Any]) -> Experiment:
-    """A flow's run: its arguments, where one is None the preset's value, all of them checked.
+    """A flow's run: its arguments, with the preset's value where one is None, all checked.
 
     Args:
         flow: its name.
-        arguments: by name: ``locals()`` in the flow's first line.
+        arguments: by name; ``locals()`` in the flow's first line.
 
     Raises:
         BadInput: naming the parameter.
@@ -111,18 +111,18 @@ class Experiment:
         return bool(self.values["upstream"])
 
     def seeded(self, seed: int) -> Experiment:
-        """The same with another seed."""
+        """The same run with another seed."""
         return replace(self, values={**self.values, "seed": seed})
 
     # -- who takes part --------------------------------------------------------------------------------------
 
     def method(self, fixed: Iterable[str], searched: Iterable[str], *, final_pass: bool = True) -> Method:
-        """The flow's own method: at each fraction what is settled, and values to try of what is open.
+        """The flow's own method: at each fraction, its settled parameters, and values to try for the rest.
 
         Args:
             fixed: parameters that are the same at every fraction.
             searched: parameters that are a number, a table by fraction, or to be searched.
-            final_pass: whether the trained network's scores can be selected by.
+            final_pass: whether the trained network's scores can be used.
 
         Raises:
             BadInput: the score is not recorded.
@@ -141,12 +141,12 @@ class Experiment:
     def baselines(
         self, signals: Iterable[str] = EVERYTHING, *, final_pass: bool = True, **params: Mapping[str, Any]
     ) -> list[Method]:
-        """The methods to compare with; those that select by a score of choice take the flow's.
+        """The methods to compare with; those whose score can be chosen take the flow's.
 
         Args:
-            signals: that the flow makes.
+            signals: those that the flow makes.
             final_pass: whether the trained network's scores are among them.
-            params: of selectors, by name.
+            params: parameters by selector.
 
         Raises:
             BadInput: one is the flow's own method, or needs what the flow does not make.
@@ -183,7 +183,7 @@ class Experiment:
         return load(self.dataset, "train", labels=True, options=self.values["dataset_options"])
 
     def embeddings(self, train: Artifact) -> Artifact:
-        """Of the training samples: the user's own, or the embedder's."""
+        """Embeddings of the training samples: the user's own, or the embedder's."""
         if self.values.get("embeddings") is not None:
             return bring_embeddings(train, self.values["embeddings"])
         return self._embed(train, self.values)
@@ -202,7 +202,7 @@ class Experiment:
         )
 
     def pseudo_labels(self, train: Artifact, test: Artifact | None = None) -> PseudoLabels:
-        """ELFS's (embed, link, cluster) or the user's; with ``test`` its labels choose the epoch."""
+        """ELFS's (embed, link, cluster) or the user's; with ``test``, its labels choose the epoch."""
         files = [name for name in ("pseudo_labels", "embeddings") if self.values.get(name) is not None]
         if test is not None and files:
             raise BadInput(
@@ -228,7 +228,7 @@ class Experiment:
     def record(
         self, train: Artifact, labels: Artifact, *, final_pass: bool = True, **options: Any
     ) -> Recorded:
-        """Train the proxy on all samples: dynamics; with ``final_pass`` also what it sees when trained."""
+        """Train the proxy on all samples and record dynamics; with ``final_pass``, also a pass at the end."""
         told = record_dynamics(
             train, labels, self.proxy, seed=self.seed, device=self.device, final_pass=final_pass, **options
         )
@@ -240,7 +240,7 @@ class Experiment:
     def search(
         self, train: Artifact, method: Method, signals: Mapping[str, Artifact]
     ) -> tuple[Method, list[dict[str, Any]]]:
-        """The method with its open parameters chosen by trainings of its own; and the searches."""
+        """The method with its open parameters chosen by separate trainings, and the searches."""
         if not any(setting.grid for setting in method.settings):
             return method, []
         recipe = self.training
@@ -277,7 +277,7 @@ class Experiment:
         searches: list[dict[str, Any]],
         pseudo: PseudoLabels | None = None,
     ) -> Artifact:
-        """Draw and publish the report; the trials."""
+        """Draw and publish the report; returns the trials."""
         chosen = [{"fraction": s.fraction, "params": dict(s.params)} for s in method.settings]
         drawn = draw(
             self.dataset,

@@ -1,4 +1,4 @@
-"""The flows' parameters: their types, which Prefect's UI makes a form of, and what they mean."""
+"""The flows' parameters: their types, which Prefect's UI turns into a form, and what they mean."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class At(BaseModel, Generic[Value]):
     fraction: Fraction
     """Share of the samples kept."""
     value: Value | Auto
-    """The parameter's value there; auto: it is searched."""
+    """The parameter's value there; auto: searched."""
 
 
 def rows(value: Any) -> Any:
@@ -71,7 +71,7 @@ Gamma = Width | Auto | Annotated[list[At[Width]], _ROWS]
 
 
 def value_at(value: Any, fraction: float) -> Any:
-    """What a parameter is at a fraction: a number, or ``"auto"`` where it is to be searched.
+    """A parameter's value at a fraction: a number, or ``"auto"`` where it is to be searched.
 
     >>> value_at([At(fraction=0.1, value=0.4)], 0.1), value_at(0.2, 0.1), value_at(None, 0.1)
     (0.4, 0.2, 'auto')
@@ -82,7 +82,7 @@ def value_at(value: Any, fraction: float) -> Any:
 
 
 def _changes(model: type[BaseModel], *, without: Iterable[str] = ()) -> Any:
-    """The type of a parameter that names some fields of a model; a form shows all of them."""
+    """The type of a parameter that sets some fields of a model; a form shows all of them."""
     schema = model.model_json_schema()
     properties = {name: field for name, field in schema["properties"].items() if name not in set(without)}
     return Annotated[
@@ -96,9 +96,9 @@ Heads = _changes(HeadsConfig, without=["neighbours"])  # the graph's
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters with others in their place; of a nested one, the fields that are named.
+    """Parameters overridden by others; in a nested one, only the fields that are named.
 
-    A training's length in epochs replaces one in iterations, and the other way round.
+    A training's length in epochs replaces one in iterations, and vice versa.
 
     >>> merged({"seed": 0, "training": {"lr": 0.1, "epochs": 9}}, {"training": {"iterations": 300}})
     {'seed': 0, 'training': {'lr': 0.1, 'iterations': 300}}
@@ -131,13 +131,13 @@ COMMON = {
     "embeddings": "Your own embeddings (.parquet, .npy, .npz) in place of an embedder.",
     "balanced": "Give each class its share of the budget.",
     "mis_ratio": (
-        "Share of hardest samples (by AUM) to drop: a number, one a fraction, or auto (searched). None: the "
-        "preset's, else auto."
+        "Share of hardest samples (by AUM) to drop: a number, one per fraction, or auto (searched). None: "
+        "the preset's, else auto."
     ),
-    "search_seeds": "Trainings of each setting that the search tries.",
-    "search_iterations": "Steps of each of these trainings; None: as long as those on the coresets.",
+    "search_seeds": "Trainings per setting that the search tries.",
+    "search_iterations": "Steps of each of these trainings; None: as many as on the coresets.",
     "baselines": "Selectors to compare with; selector:score for another score.",
-    "proxy": "Training of the network that dynamics, scores and features are recorded of.",
+    "proxy": "Training of the network whose dynamics, scores and features are recorded.",
     "training": "Training on the coresets.",
     "dataset_options": 'Options of the dataset, for example {"verify": false}.',
     "device": "auto, cpu, cuda or cuda:<index>.",
@@ -146,7 +146,7 @@ COMMON = {
 
 
 def explained(flow: F) -> F:
-    """Complete the Args of a flow's docstring: what means the same in every flow is said once, in ``COMMON``.
+    """Complete the Args of a flow's docstring with ``COMMON``, which explains shared parameters once.
 
     >>> @explained
     ... def toy(dataset: str, size: int) -> None:

@@ -13,7 +13,7 @@ from winnow.tasks.registry import scores, selectors
 
 __all__ = ["EVERYTHING", "Method", "Setting", "check_score", "methods_by_name"]
 
-# what a training with true labels, and a pass of the trained network over all images, tell
+# what a training with true labels, and a pass of the trained network over all images, yield
 EVERYTHING = frozenset({"scores", "labels", "features", "probabilities", "residuals"})
 
 
@@ -22,9 +22,9 @@ class Setting:
     """A selector's parameters at one fraction.
 
     Attributes:
-        fraction: kept.
+        fraction: share kept.
         params: those that are settled.
-        grid: values to try of the others.
+        grid: values to try for the others.
     """
 
     fraction: float
@@ -32,7 +32,7 @@ class Setting:
     grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def candidates(self) -> list[dict[str, Any]]:
-        """The parameters to choose from; a cut that does not leave the fraction is left out.
+        """The settings to choose from; a cut that leaves less than the fraction is skipped.
 
         >>> Setting(0.7, {"strata": 50}, {"mis_ratio": (0.2, 0.4)}).candidates()
         [{'strata': 50, 'mis_ratio': 0.2}]
@@ -54,7 +54,7 @@ class Method:
     Attributes:
         name: in tables and figures.
         selector: registered name.
-        settings: one a fraction.
+        settings: one per fraction.
         balanced: split the budget over the classes.
     """
 
@@ -85,17 +85,17 @@ def methods_by_name(
 
     Args:
         names: of registered selectors.
-        fractions: kept; ``full`` keeps everything once.
-        signals: that the flow makes.
+        fractions: shares to keep; ``full`` keeps everything once.
+        signals: those that the flow makes.
         final_pass: whether the trained network's scores are among them.
-        passes: whether scores that take another pass through the network can be made.
-        score: of those that select by one of choice; None leaves each its own.
-        params: of selectors, by name: a value, or a table by fraction.
+        passes: whether scores that need another pass through the network can be made.
+        score: for methods whose score can be chosen; None leaves each its own.
+        params: parameters by selector: a value, or a table by fraction.
         balanced: split their budgets over the classes.
 
     Raises:
         BadInput: a selector needs something that the flow does not make.
-        UnknownName: of a selector or a score.
+        UnknownName: no such selector or score.
     """
     methods = []
     for name in names:
@@ -106,7 +106,7 @@ def methods_by_name(
         takes_score = "score" in entry.parameters()
         if other and not takes_score:
             raise BadInput(f"{name!r}: {selector} does not select by a score of choice.")
-        if other or (selector in scores and "scores" in entry.needs):  # or a thin name over one score
+        if other or (selector in scores and "scores" in entry.needs):  # or a selector named after its score
             check_score(other or selector, final_pass=final_pass, passes=passes)
         by = {"score": other or score} if takes_score and (other or score) else {}
         settings = []
@@ -123,7 +123,7 @@ def check_score(score: str, *, final_pass: bool, passes: bool = False) -> None:
     """Refuse a score that neither the proxy's training gives nor, with ``passes``, another pass through it.
 
     Raises:
-        BadInput: with those that it gives.
+        BadInput: listing the scores that are recorded.
     """
     sources = {
         "dynamics",

@@ -91,11 +91,11 @@ _ELFS: dict[str, Values] = {
     },
 }
 _ELFS |= dict.fromkeys(("cifar100", "stl10", "cinic10", "tiny_imagenet"), _CIFAR)
-_ANY = _augmented(_CIFAR, augment="crop_flip", pad="scaled")  # folders and shards of one's own
+_ANY = _augmented(_CIFAR, augment="crop_flip", pad="scaled")  # the user's own folders and shards
 
 
 def elfs(dataset: str) -> Values:
-    """Of ``elfs``; datasets without published values, and one's own, get CIFAR's recipe.
+    """Preset of ``elfs``; datasets without published values, and the user's own, get CIFAR's recipe.
 
     >>> elfs("cifar10")["mis_ratio"][0].value
     0.4
@@ -103,9 +103,9 @@ def elfs(dataset: str) -> Values:
     return {"score": "aum", **_ELFS.get(dataset, _ANY)}
 
 
-# beta of CCS by fraction kept (d2_ccs.md 1.5). Its README has CIFAR-10 and ImageNet at 10 %, ImageNet at 20
-# %; the rest of the table is quoted from memory of the paper's appendix and agrees with these. digits: what
-# the search finds with five trainings a value.
+# beta of CCS by fraction kept (d2_ccs.md 1.5). Its README has CIFAR-10 and ImageNet at 10 %, and ImageNet at
+# 20 %; the rest of the table is quoted from memory of the paper's appendix and agrees with these. digits:
+# what the search finds with five trainings per value.
 _CCS_BETA = {
     "digits": {0.1: 0.1, 0.2: 0.0, 0.3: 0.0, 0.5: 0.0},
     "cifar10": {0.7: 0.0, 0.5: 0.0, 0.3: 0.1, 0.2: 0.1, 0.1: 0.3},
@@ -115,7 +115,7 @@ _CCS_BETA = {
 
 
 def ccs(dataset: str) -> Values:
-    """Of ``ccs``.
+    """Preset of ``ccs``.
 
     >>> [at.value for at in ccs("imagenet")["mis_ratio"] if at.fraction == 0.2]
     [0.2]
@@ -123,8 +123,8 @@ def ccs(dataset: str) -> Values:
     return {"score": "aum", **compare(dataset), "mis_ratio": _by_fraction(_CCS_BETA.get(dataset, {}))}
 
 
-# D2's README (d2_ccs.md 2.6); the paper's table of the other rates could not be had, so these are searched.
-# digits: what the search finds with five trainings a setting.
+# D2's README (d2_ccs.md 2.6); the paper's table of the other rates was not available, so these are searched.
+# digits: what the search finds with five trainings per setting.
 _PUBLISHED_D2: dict[str, dict[float, Any]] = {
     "neighbours": {0.1: 5},
     "gamma_reverse": {0.1: 0.1},
@@ -142,7 +142,7 @@ _D2: dict[str, dict[str, dict[float, Any]]] = {
 
 
 def d2(dataset: str) -> Values:
-    """Of ``d2``; ImageNet's README command selects by AUM, CIFAR's by forgetting.
+    """Preset of ``d2``; the README's command for ImageNet selects by AUM, that for CIFAR by forgetting.
 
     >>> d2("cifar10")["neighbours"][0].value
     5
@@ -156,10 +156,10 @@ _DEEPCORE_AUGMENT = {"cifar10": "crop_flip", "cifar100": "crop_flip", "imagenet"
 
 
 def deepcore(dataset: str, *, upstream: bool = False) -> Values:
-    """Of ``deepcore``: CIFAR and ImageNet are augmented in training, nothing is while selecting.
+    """Preset of ``deepcore``: CIFAR and ImageNet are augmented in training, nothing is for selection.
 
-    With ``upstream`` as the published driver has it: a cosine that is an epoch late, a test every epoch,
-    whole epochs, Tiny ImageNet at 32 pixels.
+    With ``upstream``, as in the published driver: a cosine schedule one epoch late, a test every epoch, whole
+    epochs, Tiny ImageNet at 32 pixels.
 
     >>> deepcore("cifar10")["training"]["augment"], deepcore("svhn")["training"]["augment"]
     ('crop_flip', 'none')
@@ -185,7 +185,7 @@ def deepcore(dataset: str, *, upstream: bool = False) -> Values:
 
 
 def compare(dataset: str) -> Values:
-    """Of ``compare``: the trainings of ELFS, CCS and D2.
+    """Preset of ``compare``: the trainings of ELFS, CCS and D2.
 
     >>> compare("cifar10")["training"]["iterations"]
     40000
@@ -216,7 +216,7 @@ def as_json(flow: str, dataset: str) -> Values:
 
 
 def grid(method: str, dataset: str, fraction: float) -> dict[str, tuple[Any, ...]]:
-    """Values of a method's parameters that the search tries where this fraction is kept.
+    """The values that the search tries for a method's parameters at this fraction.
 
     Those of ELFS are the grids that an independent re-implementation searches (reference notes, 3.4), taken
     at the nearest fraction and cut to what fits: more is dropped where less is kept.
@@ -245,8 +245,8 @@ _DENSE_SAMPLES = 32_768  # a dense kernel of more takes over 4 GiB
 def selectors_of(dataset: str, *, balanced: bool, upstream: bool) -> dict[str, Values]:
     """Parameters of selectors in a comparison, by name: a number, or a table by fraction.
 
-    Where the dataset is too large for a dense kernel, methods that can take the kNN-sparse one do; with
-    ``balanced`` each class has a kernel of its own, and the published kernels are dense.
+    If the dataset is too large for a dense kernel, methods that can take a kNN-sparse one do; but with
+    ``balanced`` each class has its own kernel, and the published kernels (``upstream``) are dense.
 
     >>> selectors_of("cifar10", balanced=False, upstream=False)["craig"]
     {'neighbours': 100}

@@ -1,8 +1,8 @@
-"""A Prefect API of a run's own, for who has set up no server.
+"""A run's own Prefect API, for users who have set up no server.
 
-Prefect starts such a server itself, but only once it is imported, waits for it idly, and leaves it behind
-when the run is killed. This one starts while the run still loads its libraries, and ends with the run however
-that ends: it watches a pipe that the kernel closes.
+Prefect can start such a server itself, but only once it is imported; it waits for it idly, and leaves it
+behind when the run is killed. This one starts while the run is still loading its libraries, and ends with the
+run, however that ends: it watches a pipe that the kernel closes.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ class ServerFailed(WinnowError):
 
 
 def configured() -> bool:
-    """Whether the user may have chosen a server; then it is Prefect that decides.
+    """Whether the user may have chosen a server; if so, Prefect decides.
 
-    Prefect would tell, but not before it is loaded, and a server must be under way by then.
+    Prefect could tell, but only once it is loaded, and by then a server must be on its way up.
     """
     if any(
         os.environ.get(name)
@@ -121,18 +121,25 @@ class Server:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _SERVE, str(self.port)],  # -P: no module of the current folder
+            [sys.executable, "-P", "-c", _SERVE, str(self.port)],  # -P: nothing from the current folder
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
+<<<<<<< HEAD
             start_new_session=True,  # Ctrl-C is the run's: it still has to say how it ended
             env=os.environ | _SETTINGS,
+=======
+            start_new_session=True,  # Ctrl-C is for the run, which has to report how it ended
+            # as Prefect starts its own: no UI, no scheduler
+            env=os.environ
+            | {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
+>>>>>>> eng3
         )
 
     def wait(self) -> None:
         """Return when the server answers.
 
         Raises:
-            ServerFailed: it has ended, or not answered in time.
+            ServerFailed: it has ended, or has not answered in time.
         """
         while time.monotonic() < self.deadline and self.process.poll() is None:
             try:

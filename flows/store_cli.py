@@ -21,7 +21,7 @@ cache_app = typer.Typer(
 
 
 def _artifact(reference: str) -> Any:
-    """The artifact of a digest's beginning."""
+    """The artifact whose digest starts with ``reference``."""
     from winnow.tasks.artifacts import find
     from winnow.tasks.provenance import artifact_of, outdated
 
@@ -48,7 +48,7 @@ def show(
     artifact: Annotated[str, typer.Argument(help="The first digits of an artifact's digest")],
     rows: Annotated[int, typer.Option("--rows", help="Rows to print")] = 5,
 ) -> None:
-    """Show an artifact: columns, first rows, which task made it, of what, with which parameters."""
+    """Show an artifact: columns, first rows, which task made it, from what, with which parameters."""
     from winnow.tasks.columns import to_numpy
     from winnow.tasks.provenance import lineage
 
@@ -195,7 +195,7 @@ def cache_gc(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go")] = False,
 ) -> None:
-    """Delete what no record refers to, scratch of finished tasks and leftovers of killed runs."""
+    """Delete what no record refers to, scratch files of finished tasks, and leftovers of killed runs."""
     from winnow.tasks.upkeep import collect_garbage
 
     gone, nbytes = collect_garbage(older_than_days=older_than, dry_run=dry_run)

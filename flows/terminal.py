@@ -1,4 +1,4 @@
-"""A flow run watched in a terminal: a line a step, bars for long ones, the table, errors in words."""
+"""A flow run shown in a terminal: a line per step, bars for long ones, the table, errors in words."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ _FINISHED = re.compile(r"^Finished in state (\w+)")
 
 
 def run_flow(flow_name: str, base: dict[str, Any], changes: dict[str, Any], *, name: str, plain: bool) -> int:
-    """Run a flow in this process and show it; the exit status. ``changes`` are the user's, over ``base``."""
-    # Processes that the run starts: no module of the current folder may stand in for another there.
+    """Run and show a flow here; returns the exit status. The user's ``changes`` override ``base``."""
+    # In processes that the run starts, no module in the current folder may shadow another.
     os.environ.setdefault("PYTHONSAFEPATH", "1")
-    # Prefect reads these when it is imported. Its own console log is replaced by ours; the full log goes to
-    # the server as ever.
+    # Prefect reads these when it is imported. Its own console log is replaced by ours; the full log still
+    # goes to the server.
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     console = Console(
@@ -78,7 +78,7 @@ def run_flow(flow_name: str, base: dict[str, Any], changes: dict[str, Any], *, n
 
 
 def _failed(console: Console, error: BaseException, sent: int | None) -> int:
-    """Say how a run ended that did not end well; the exit status. ``sent`` is the signal that stopped it."""
+    """Say how a run failed, or that the signal ``sent`` stopped it; returns the exit status."""
     goes_on = "Finished steps and checkpoints are kept; the same command goes on from there."
     if sent is not None:
         console.print(f"\n[yellow]stopped.[/] {goes_on}", soft_wrap=True)
@@ -93,11 +93,11 @@ def _failed(console: Console, error: BaseException, sent: int | None) -> int:
 
 @contextlib.contextmanager
 def _interrupts() -> Iterator[Interrupt]:
-    """Tells which of SIGINT and SIGTERM has come, whatever became of the exception that Python raised for it.
+    """Tells which of SIGINT and SIGTERM arrived, whatever became of the exception that Python raised for it.
 
-    Inside its serialisation pydantic turns any exception into an error of its own; Prefect, which serialises
-    all the time, drops parameters that give one, and has its own handler of SIGTERM while a flow runs. The
-    numbers in this pipe are written by the interpreter.
+    While serialising, pydantic turns any exception into an error of its own; Prefect, which serialises all
+    the time, drops parameters that cause one, and has its own SIGTERM handler while a flow runs. The numbers
+    in this pipe are written by the interpreter.
     """
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
@@ -129,7 +129,7 @@ def _terminate(*_: Any) -> None:
 
 
 def _validated(flow: Any, base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Parameters as the flow's types want them; what is wrong is said by name."""
+    """Parameters converted to the flow's types; errors name the parameter."""
     from prefect.exceptions import ParameterTypeError
 
     from winnow.flows.forms import NESTED, merged
@@ -150,7 +150,7 @@ def _validated(flow: Any, base: dict[str, Any], changes: dict[str, Any]) -> dict
     try:
         return flow.validate_parameters(parameters)
     except ParameterTypeError as error:
-        # pydantic's listing, one parameter and one reason a line, without its links
+        # pydantic's listing, one parameter and one reason per line, without its links
         lines = [
             line.strip()
             for line in str(error).splitlines()
@@ -161,7 +161,7 @@ def _validated(flow: Any, base: dict[str, Any], changes: dict[str, Any]) -> dict
 
 @contextlib.contextmanager
 def _watched(console: Console, interrupt: Interrupt) -> Iterator[Counter[str]]:
-    """Steps and log lines on the console, with bars where it is a terminal."""
+    """Steps and log lines on the console, with bars if it is a terminal."""
     bars = Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -183,7 +183,7 @@ def _watched(console: Console, interrupt: Interrupt) -> Iterator[Counter[str]]:
     counts: Counter[str] = Counter()
     steps = _Steps(console, counts, interrupt)
     ours: logging.Handler
-    if console.is_terminal:  # the bars tell the rest
+    if console.is_terminal:  # the bars show the rest
         ours = RichHandler(console=console, show_time=False, show_path=False, level=logging.WARNING)
     else:
         ours = logging.StreamHandler()
@@ -205,7 +205,7 @@ def _watched(console: Console, interrupt: Interrupt) -> Iterator[Counter[str]]:
 
 
 class _Steps(logging.Handler):
-    """Prefect's "Finished in state …" as one short line a step."""
+    """Prefect's "Finished in state …" as one short line per step."""
 
     def __init__(self, console: Console, counts: Counter[str], interrupt: Interrupt) -> None:
         super().__init__(logging.INFO)

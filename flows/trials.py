@@ -1,7 +1,6 @@
-"""Search and trials, which every flow ends in: select with each method, annotate, train, judge.
+"""Search and trials, with which every flow ends: select with each method, annotate, train, judge.
 
-Both are flows of their own inside the others, so that their many trainings are one dot in the picture of a
-run.
+Both are subflows, so that their many trainings are one dot in the graph of a run.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class Entrant:
     """A method, the signals that it reads, and the seeds of its trainings.
 
     Attributes:
-        method: whose parameters are settled.
+        method: one whose parameters are settled.
         signals: artifacts by name.
         seeds: of the trainings.
         seed: of the selection; a random draw is new for each training.
@@ -66,8 +65,8 @@ def search(
 ) -> tuple[Method, list[dict[str, Any]]]:
     """The method with its open parameters chosen on a tenth of the training set, never on the test set.
 
-    For each candidate: select among the other nine tenths and train on that selection, with the labels that
-    are selected with (pseudo-labels where the method is label-free); judge on the tenth.
+    For each candidate: select among the other nine tenths and train on that selection, with the labels used
+    for selecting (pseudo-labels where the method is label-free); judge on the tenth.
 
     Args:
         train: the samples.
@@ -75,11 +74,11 @@ def search(
         method: with grids.
         recipe: of the trainings.
         seed: of the split and the selections.
-        seeds: trainings of each candidate.
-        device: where.
+        seeds: trainings per candidate.
+        device: where to train.
 
     Returns:
-        the method, settled, and each search for the report.
+        the settled method, and each search for the report.
     """
     labels = signals["labels"]
     held = hold_out(train, labels, share=0.1, seed=seed)
@@ -116,7 +115,7 @@ def search(
 def _told(
     setting: Setting, candidates: Sequence[Mapping[str, Any]], tried: list[list[float]], best: int, kind: str
 ) -> dict[str, Any]:
-    """A search for the report."""
+    """A search, as the report shows it."""
     values = [{name: params[name] for name in setting.grid} for params in candidates]
     alone = len(setting.grid) == 1
     names = [
@@ -147,7 +146,7 @@ def trials(
     """Select with every method at every fraction, annotate, train with every seed.
 
     Returns:
-        one dict a training: ``method``, ``fraction``, ``seed``, ``coreset`` (annotated) and ``metrics``.
+        one dict per training: ``method``, ``fraction``, ``seed``, ``coreset`` (annotated) and ``metrics``.
     """
     results: list[dict[str, Any]] = []
     futures = []

@@ -1,4 +1,4 @@
-"""Artifacts: handles of stored tables, made of Parquet parts; what tasks pass on in place of arrays."""
+"""Artifacts: handles of stored tables, made of Parquet parts; what tasks pass on instead of arrays."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Artifact", "ArtifactWriter", "Column", "Part", "find", "joined", "write"]
 
-FORMAT = 2  # of manifests; 1 had one file an artifact and no manifest
+FORMAT = 2  # of manifests; 1 had one file per artifact and no manifest
 ROW_GROUP_BYTES = 1 << 26
 PART_BYTES = 1 << 29
 
@@ -62,7 +62,7 @@ class Manifest(BaseModel):
 
 
 class Handle(BaseModel):
-    """A handle's fields, validated: anybody may have written a file of a shared store."""
+    """A handle's fields, validated: anybody may have written a file in a shared store."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -83,15 +83,15 @@ class Artifact:
             identity.
         rows: number of rows.
         nbytes: size of its parts.
-        facts: what tasks read of it beside its columns (classes, k, method, …); part of the identity.
-        notes: for people, and where the images of samples lie; never read by what decides a result.
+        facts: what tasks read besides its columns (classes, k, method, …); part of the identity.
+        notes: for people, and where the images of samples are; never read by what decides a result.
 
     Raises:
-        ValueError: fields that are no handle's.
+        ValueError: fields that are not a valid handle's.
     """
 
-    # A class of its own, since Prefect looks for the origin of a task's inputs inside models, too, and
-    # there takes equal strings for the same.
+    # Not a pydantic model: Prefect looks for the origin of a task's inputs inside models, too, and there
+    # takes equal strings for the same object.
     __slots__ = ("__weakref__", "digest", "facts", "kind", "nbytes", "notes", "rows")
 
     def __init__(
@@ -137,7 +137,7 @@ class Artifact:
         return f"Artifact({self})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Its fields: ``Artifact(**artifact.to_dict())`` is the same."""
+        """Its fields: ``Artifact(**artifact.to_dict())`` equals it."""
         return {name: getattr(self, name) for name in Handle.model_fields}
 
     def __str__(self) -> str:
@@ -216,7 +216,7 @@ class Artifact:
                 yield from file.iter_batches(batch_size=rows, columns=columns)
 
     def numpy(self, column: str) -> NDArray[Any]:
-        """One column as an array: (rows,), or (rows, width) of a matrix."""
+        """One column as an array: (rows,), or (rows, width) for a matrix."""
         table = self.table([column])
         return to_numpy(table.column(column), table.schema.field(column))
 
@@ -225,10 +225,10 @@ class Artifact:
 
 
 class Column:
-    """A column of an artifact, read when its values are asked for: what a function of arrays takes for one.
+    """A column of an artifact, read on demand: functions of arrays accept it as one.
 
     Attributes:
-        shape: (rows,), or (rows, width) of a matrix.
+        shape: (rows,), or (rows, width) for a matrix.
     """
 
     def __init__(self, artifact: Artifact, name: str) -> None:
@@ -276,8 +276,8 @@ def _committed(kind: str, parts: list[Part], facts: Mapping[str, Any], notes: Ma
 class ArtifactWriter:
     """Writes an artifact batch by batch, for content that exceeds memory; ``finish`` gives the handle.
 
-    A new part begins where one has ``PART_BYTES``. As a context manager it removes what it wrote when the
-    block fails.
+    A new part begins once one has ``PART_BYTES``. As a context manager, it removes what it wrote if the block
+    fails.
     """
 
     def __init__(self, kind: str) -> None:
@@ -374,7 +374,7 @@ def write(
     Args:
         kind: one of ``columns.KINDS``.
         columns: name to array (N,) or (N, D), all of one length.
-        facts: what tasks read of it beside its columns; part of its identity.
+        facts: what tasks read besides its columns; part of its identity.
         notes: for people; not part of its identity.
         column_notes: column name to notes kept in the file, for example ``{"aum": {"higher_is": "easier"}}``.
 
@@ -405,7 +405,7 @@ def find(prefix: str) -> list[str]:
     """Digests of artifacts in the store that begin with ``prefix``.
 
     Raises:
-        BadInput: the prefix is shorter than 4 characters or no hexadecimal number.
+        BadInput: the prefix is shorter than 4 characters or not hexadecimal.
     """
     if len(prefix) < 4 or any(c not in "0123456789abcdef" for c in prefix):
         raise BadInput(

@@ -1,4 +1,4 @@
-"""What is the same work? Cache keys, Prefect's cache policy over the store's records, a computation a key.
+"""What is the same work? Cache keys, Prefect's cache policy over records, one computation per key.
 
 A task's key = its name + explicit version + canonical JSON of its parameters + digests of its input
 artifacts. Never paths, times, devices, batch sizes of pure inference or worker counts. So a flow that failed
@@ -49,8 +49,7 @@ def canonical(value: Any) -> Any:
     """An input as JSON that depends on its content only.
 
     Raises:
-        TypeError: the input is an array, a path, a live object: anything whose content cannot be named for
-            ever.
+        TypeError: the input is an array, a path, a live object: anything whose content has no lasting name.
 
     >>> canonical({"b": (1, 2.5), "a": None})
     {'a': None, 'b': [1, '0x1.4000000000000p+1']}
@@ -77,7 +76,7 @@ def canonical(value: Any) -> Any:
 
 @dataclass
 class ArtifactPolicy(CachePolicy):
-    """Prefect's cache policy of every Winnow task."""
+    """The Prefect cache policy of every Winnow task."""
 
     version: str = "1"
     ignore: tuple[str, ...] = ()
@@ -103,8 +102,7 @@ def key_of(payload: dict[str, Any]) -> str:
     return f"{payload['task']}-{digest[:32]}"
 
 
-# -- Prefect's side of records
-# ---------------------------------------------------------------------------------
+# -- Prefect's side of records -------------------------------------------------------------------------------
 
 
 class ArtifactSerializer(Serializer):
@@ -122,7 +120,7 @@ class ArtifactSerializer(Serializer):
 class RecordStorage(WritableFileSystem):
     """Prefect's view of the store's records; one that cannot be used reads as absent.
 
-    What Prefect reads is made anew from a validated record: nothing in the store decides how it is read.
+    What Prefect reads is rebuilt from a validated record: nothing in the store decides how it is read.
     """
 
     _block_type_name: ClassVar[str] = "Winnow records"
@@ -152,8 +150,8 @@ class RecordStorage(WritableFileSystem):
 class FlockManager(LockManager):
     """One computation per key among all threads and processes of this host.
 
-    Built on ``flock``: the kernel drops the lock when its holder dies by any cause. (Prefect's own file lock
-    stays behind after ``kill -9`` and every later run waits for ever.)
+    Built on ``flock``: the kernel drops the lock when its holder dies, whatever the cause. (Prefect's own
+    file lock stays behind after ``kill -9``, and every later run waits for ever.)
     """
 
     def __init__(self) -> None:
@@ -180,7 +178,7 @@ class FlockManager(LockManager):
             return True
 
     def _attempts(self, key: str, timeout: float | None) -> Iterator[float]:
-        """Seconds to sleep before each next try; says once that it waits."""
+        """Seconds to sleep before each retry; logs once that it is waiting."""
         start, told = time.monotonic(), False
         while timeout is None or time.monotonic() - start < timeout:
             if not told and time.monotonic() - start > 1.0:
@@ -293,16 +291,16 @@ def cached_task(
     seen_as: dict[str, Callable[[Any], Any]] | None = None,
     modules: tuple[str, ...] = (),
 ) -> Callable[[Callable[P, R]], CachedTask[P, R]]:
-    """Decorator: a function from artifacts and plain values to artifacts, computed once for its inputs.
+    """Decorator: a function from artifacts and plain values to artifacts, computed once per set of inputs.
 
     Args:
         version: raised by hand when the code changes its results.
         name: the task's name in keys, logs and the UI.
         run_name: name of each run, a template over the parameters.
         ignore: parameters that cannot change the result (device, batch size of inference, …).
-        seen_as: parameter to a function that leaves of its value what can change the result.
-        modules: modules whose code decides the result, beside the one of the function; what they import
-            counts, too.
+        seen_as: parameter to a function that reduces its value to what can change the result.
+        modules: modules whose code decides the result, besides the function's own; what they import counts,
+            too.
     """
     policy = ArtifactPolicy(version=version, ignore=ignore, seen_as=seen_as or {}).configure(
         lock_manager=_locks, isolation_level=IsolationLevel.SERIALIZABLE
@@ -350,7 +348,7 @@ def _as_read(result: Any) -> Any:
     """A result as it comes out of its record, so that a flow sees no difference.
 
     It is kept for as long as the process lives: Prefect knows dicts, lists and their keys by their addresses,
-    and would take what is made at a freed one for a result of this task.
+    and would take a new object at a freed address for a result of this task.
     """
     read = records.from_json(json.loads(json.dumps(records.to_json(result))))
     _results.append(read)
@@ -358,7 +356,7 @@ def _as_read(result: Any) -> Any:
 
 
 def uncached_task(*, name: str, run_name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """Decorator: a step that is cheap or looks at the outside world; it runs every time and is traced."""
+    """Decorator: a step that is cheap or looks at the outside world; it runs every time and is recorded."""
 
     def decorate(function: Callable[P, R]) -> Task[P, R]:
         signature = inspect.signature(function)

@@ -1,8 +1,8 @@
-"""Columns of artifacts: which each kind has, and their way from arrays to Arrow and back.
+"""Columns of artifacts: which ones each kind has, and their conversion from arrays to Arrow and back.
 
-Narrow columns are ordinary Parquet columns. A matrix is a column of fixed-size binary, one row of the matrix
-each, with dtype and width in the field's metadata: it is read back without a copy of its own, several times
-as fast as a list.
+Narrow columns are ordinary Parquet columns. A matrix is a column of fixed-size binary values, one per row of
+the matrix, with dtype and width in the field's metadata: it is read back without a copy, several times as
+fast as a list.
 """
 
 from __future__ import annotations

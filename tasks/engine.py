@@ -1,7 +1,7 @@
-"""Work over parts: each part is computed once for its content, in this process, on threads or on processes.
+"""Work over parts: each part is computed once for its content, in this process, in threads or in processes.
 
-What is done is recorded part by part, so a run that is cut off, or one with a few parts more, computes the
-rest only. An engine is a function of the parts that are left; Ray and work pools are further entries of
+Results are recorded part by part, so a run that was interrupted, or one with a few more parts, computes only
+the rest. An engine is a function of the parts that are left; Ray or work pools would be further entries of
 :data:`ENGINES`.
 """
 
@@ -29,7 +29,7 @@ Q = TypeVar("Q")
 
 
 class Work(Protocol[P]):
-    """What is done with a part. Other processes get it by pickling.
+    """What is done with a part. Other processes receive it pickled.
 
     Attributes:
         task: name in keys and logs.
@@ -57,14 +57,14 @@ def map_parts(
     workers: int | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> list[Artifact]:
-    """The artifact of each part, in their order; those that are recorded already are not computed again.
+    """The artifact of each part, in order; those already recorded are not computed again.
 
     Args:
         work: what is done with a part.
         parts: what it is done with.
         engine: ``here`` (one after another), ``threads`` or ``processes``.
-        workers: parts at a time; default one a core.
-        progress: told (parts done, parts in all, note).
+        workers: parts at a time; default one per core.
+        progress: called with (parts done, parts in all, note).
 
     Raises:
         BadInput: no such engine.

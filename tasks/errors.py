@@ -1,4 +1,4 @@
-"""What goes wrong, said so that a user can mend it: what failed, what is kept, the next command."""
+"""Errors that a user can act on: what failed, what is kept, the next command."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class WinnowError(Exception):
     Args:
         what: what failed, naming the argument, file or row.
         kept: what is safe on disk and will be reused; empty where nothing was computed yet.
-        remedy: the next command or change that mends it.
+        remedy: the next command or change that fixes it.
 
     >>> print(WinnowError("k = 12 neighbours of 10 samples.", remedy="pass k <= 9"))
     k = 12 neighbours of 10 samples.
@@ -97,6 +97,7 @@ class MissingLabels(BadInput):
 
 
 class MissingData(WinnowError, FileNotFoundError):
+<<<<<<< HEAD
     """A dataset or weights file that is neither on disk nor to be downloaded from here.
 
     >>> issubclass(MissingData, FileNotFoundError)
@@ -113,6 +114,17 @@ class DeviceUnavailable(WinnowError, RuntimeError):
     winnow.DeviceUnavailable: device=cuda:99: no such GPU (...).
       next: `winnow doctor` shows what torch sees; device=cpu always works
     """
+=======
+    """A dataset or weights file that is neither on disk nor downloadable from here."""
+
+
+class MissingDependency(WinnowError, ImportError):
+    """An optional package that the requested feature needs."""
+
+
+class DeviceUnavailable(WinnowError, RuntimeError):
+    """The requested device is not there."""
+>>>>>>> eng3
 
 
 class ArtifactCorrupt(WinnowError):
@@ -134,7 +146,7 @@ class StoreUnusable(WinnowError):
 
 
 def did_you_mean(name: object, choices: Iterable[str]) -> str:
-    """The choices nearest to a name, as a sentence with a space before it; empty where none is near.
+    """The choices nearest to a name, as a sentence with a leading space; empty if none is near.
 
     >>> did_you_mean("tset", ["train", "test"])
     " Did you mean 'test'?"

@@ -1,4 +1,4 @@
-"""Artifacts as files of the user's: columns that every tool reads, with the provenance in the footer."""
+"""Artifacts as files for the user: columns that every tool reads, with the provenance in the footer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SUFFIXES = (".parquet", ".csv", ".npz", ".npy")
 def export_table(artifact: Artifact, destination: Path, provenance: Sequence[Mapping[str, Any]] = ()) -> None:
     """Copy an artifact to a file: .parquet (with the provenance in its footer), .csv, .npz, or .npy for ids.
 
-    Matrices become lists of float32 (whole numbers stay what they are), which every reader of Parquet knows.
+    Matrices become lists of float32 (integers keep their type), which every Parquet reader understands.
 
     Raises:
         BadInput: another suffix.

@@ -18,11 +18,11 @@ __all__ = ["atomic", "install"]
 def atomic(target: Path) -> Iterator[Path]:
     """A temporary file beside ``target`` that replaces it if the block succeeds.
 
-    Readers see the old file or the whole new one, also after a crash: the content is on the disk before the
-    name is. A process that is killed leaves a ``.tmp-*`` file behind and nothing else. Errors pass through.
+    Readers see the old file or the whole new one, even after a crash: the content is on the disk before the
+    name is. A killed process leaves a ``.tmp-*`` file behind and nothing else. Errors pass through.
 
     Args:
-        target: the file; missing folders above it are made.
+        target: the file; missing folders above it are created.
 
     Yields:
         path of the temporary file, which exists and is empty.
@@ -46,9 +46,9 @@ def atomic(target: Path) -> Iterator[Path]:
 
 
 def install(temporary: Path, target: Path) -> None:
-    """Give a temporary file of the same file system its name, with the permissions of an ordinary new file.
+    """Give a temporary file on the same file system its name, with the permissions of an ordinary new file.
 
-    A folder of that name, which only damage can have made, is put aside as ``.tmp-*``.
+    A folder of that name, which only damage can have created, is moved aside as ``.tmp-*``.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary.chmod(0o666 & ~_umask())  # temporary files are readable by their owner alone
@@ -83,7 +83,7 @@ _umask_lock = threading.Lock()
 
 @cache
 def _umask_by_setting() -> int:
-    """The umask where only setting it tells: done once, since files that other threads make are affected."""
+    """The umask, found by setting it: done once, since it affects files that other threads create."""
     with _umask_lock:
         mask = os.umask(0o077)
         os.umask(mask)

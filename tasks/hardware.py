@@ -68,9 +68,9 @@ def cpu_count() -> int:
 
 
 def trial_workers() -> int:
-    """Trainings to run side by side: one a GPU, or one on a CPU; ``$WINNOW_WORKERS`` overrides it.
+    """Trainings to run side by side: one per GPU, or one on a CPU; ``$WINNOW_WORKERS`` overrides it.
 
-    Flow modules ask while they are imported, hence without torch.
+    Flow modules ask while they are being imported, hence without torch.
     """
     if asked := os.environ.get("WINNOW_WORKERS"):
         if not asked.isdigit() or int(asked) < 1:
@@ -102,7 +102,7 @@ def thread_pool(threads: int | None = None) -> ThreadPoolExecutor:
 
 
 def spare_threads() -> int:
-    """Threads that a function may start for itself: one per core, unless its caller runs as many already.
+    """Threads that a function may start for itself: one per core, unless its caller already runs as many.
 
     That is 1 inside a :func:`thread_pool`, and a fair share of the cores in a DataLoader's worker. Without
     it, 16 workers that each decode with 16 threads would put 256 threads on 16 cores.
@@ -121,15 +121,15 @@ _core_pool_lock = threading.Lock()
 def core_pool(
     threads: int | None = None, *, set_threads: tuple[Callable[[int], object], ...] = ()
 ) -> Iterator[ThreadPoolExecutor]:
-    """A pool of threads that each use one core inside torch; all other threads go on as they were.
+    """A pool of threads that each use one core inside torch; all other threads go on as before.
 
-    Small operations side by side need no barrier inside each of them, which on a busy machine costs more
+    Small operations run side by side need no barrier inside each of them, which on a busy machine costs more
     than the work; and their results cannot depend on the number of cores. If the block fails, what has not
     begun is cancelled.
 
     Args:
         threads: how many; default as many as torch uses.
-        set_threads: of other libraries, for example ``faiss.omp_set_num_threads``; called in each thread.
+        set_threads: setters of other libraries, such as ``faiss.omp_set_num_threads``; called in each thread.
 
     >>> import torch
     >>> with core_pool(2) as pool:
@@ -154,7 +154,7 @@ def core_pool(
             for _ in range(threads):
                 pool.submit(prepare)
             ready.wait()
-            torch.set_num_threads(usual)  # the process-wide number, for threads to come
+            torch.set_num_threads(usual)  # the process-wide number, for later threads
         try:
             yield pool
         except BaseException:
@@ -257,7 +257,7 @@ def compute_dtype(where: torch.device) -> torch.dtype:
 
 
 def free_bytes(where: torch.device) -> int:
-    """Memory of the device that nobody uses."""
+    """Free memory of the device."""
     import torch
 
     if where.type == "cuda":
@@ -293,7 +293,7 @@ def seed_sequence(seed: int, *purpose: str) -> list[int]:
 
 
 def child_seed(seed: int, *purpose: str) -> int:
-    """A seed for one purpose of another seed, below 2³²: for what takes a number.
+    """A seed for one purpose of another seed, as a number below 2³².
 
     >>> child_seed(0, "repeat", "1") != child_seed(0, "repeat", "2")
     True
@@ -343,24 +343,24 @@ def _lock_folder() -> Path:
 def lease(
     count: int = 1, *, pool: list[str] | None = None, poll: float = 0.2, timeout: float | None = None
 ) -> Iterator[list[str]]:
-    """Hold ``count`` GPUs, alone among all threads and processes of this host.
+    """Hold ``count`` GPUs, exclusively among all threads and processes of this host.
 
-    The kernel decides, by ``flock`` on one file per physical device: it drops the lock when the holder dies
-    by any cause, so a killed run never blocks the next one, and no server is needed. Taken inside a task's
-    body, after the cache look-up and the key lock, so that cached tasks never queue; several devices are
-    taken all or none, so two-GPU tasks cannot deadlock.
+    The kernel decides, by ``flock`` on one file per physical device: it drops the lock when the holder dies,
+    whatever the cause, so a killed run never blocks the next one, and no server is needed. Taken inside a
+    task's body, after the cache look-up and the key lock, so that cached tasks never queue; of several
+    devices, all or none are taken, so two-GPU tasks cannot deadlock.
 
     Args:
         count: devices to hold; 0 holds none.
         pool: physical ids to choose from, default all visible.
         poll: seconds between tries.
-        timeout: give up after so many seconds; None waits.
+        timeout: give up after this many seconds; None waits for ever.
 
     Yields:
         ids of the held devices.
 
     Raises:
-        DeviceUnavailable: more are asked than there are, or the wait took longer than ``timeout``.
+        DeviceUnavailable: more are asked for than there are, or the wait took longer than ``timeout``.
 
     >>> with lease(0) as held:
     ...     held
@@ -398,7 +398,7 @@ def lease(
 
 @contextmanager
 def leased_device(name: str = "auto") -> Iterator[torch.device]:
-    """The device of that name, a GPU held alone while the block runs; torch gets all cores of this process.
+    """The device of that name, a GPU held exclusively during the block; torch gets all this process's cores.
 
     >>> with leased_device("cpu") as where:
     ...     where.type

@@ -14,7 +14,7 @@ __all__ = ["held", "holder_of", "release", "try_lock"]
 
 
 def try_lock(file: Path) -> int | None:
-    """Lock a file if nobody holds it; a descriptor to :func:`release`, None where it is taken.
+    """Lock a file if nobody holds it; returns a descriptor to :func:`release`, None if it is taken.
 
     The file names the holder, and stays behind: only the kernel's lock on it counts.
     """
@@ -35,7 +35,7 @@ def release(descriptor: int) -> None:
 
 
 def holder_of(file: Path) -> str:
-    """Host and process that wrote their name into a lock's file last; empty where nobody did."""
+    """Host and process that last wrote their name into a lock's file; empty if none did."""
     try:
         return file.read_text().strip()
     except OSError:

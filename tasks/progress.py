@@ -1,4 +1,4 @@
-"""Progress of long work wherever a person may look: in the terminal, the log, and Prefect's UI."""
+"""Progress of long work wherever somebody may look: in the terminal, the log, and Prefect's UI."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Stopped(WinnowError):
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C or SIGTERM in this block ends the other threads' work, too, at their next word of progress.
+    """Ctrl-C or SIGTERM in this block ends the other threads' work, too, when they next report progress.
 
-    Prefect waits for them: without this the run would go on until the training under way has ended.
+    Prefect waits for them: without this, the run would go on until the training under way has ended.
     """
     _stopping.clear()
     try:
@@ -154,7 +154,7 @@ class _UIProgress:
 
 
 def _server_is_watched() -> bool:
-    """Inside a Prefect run, on a server that outlives it (the temporary one has no viewer)."""
+    """Whether this is a Prefect run on a server that outlives it (nobody watches the temporary one)."""
     from prefect.context import TaskRunContext
     from prefect.settings import PREFECT_API_URL
 

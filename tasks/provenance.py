@@ -1,4 +1,4 @@
-"""Looking back: which step made an artifact, of what, how; and why a step was computed again."""
+"""Looking back: which step made an artifact, from what, how; and why a step was computed again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Step = dict[str, Any]
 
 
 class _Step(BaseModel):
-    """What a step must have to be looked at; anybody may have written a file of a shared store."""
+    """What a recorded step must have; anybody may have written a file in a shared store."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -39,7 +39,7 @@ class _Step(BaseModel):
 
 
 def record(key: str, payload: Step, result: Any, seconds: float, **notes: Any) -> None:
-    """Write down a computation, and for each artifact that it made where to find this."""
+    """Record a computation and, for each artifact that it made, where to find this record."""
     artifacts = list(records.artifacts_in(result))
     content = {
         **payload,
@@ -60,7 +60,7 @@ def record(key: str, payload: Step, result: Any, seconds: float, **notes: Any) -
 
 @functools.cache
 def library_versions() -> dict[str, str]:
-    """Versions of the libraries that decide numbers."""
+    """Versions of the libraries that results depend on."""
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {}
@@ -102,7 +102,7 @@ def steps() -> list[Step]:
 
 
 def maker(digest: str) -> Step | None:
-    """The newest computation that made an artifact; None where that is not known."""
+    """The newest computation that made an artifact; None if unknown."""
     content = store().read_json(f"made/{digest}.json")
     key = content.get("step") if isinstance(content, dict) else None
     return step(key) if isinstance(key, str) and "/" not in key else None
@@ -115,7 +115,7 @@ def artifact_of(digest: str) -> Artifact:
 
 
 def outdated(prefix: str) -> str | None:
-    """Where the first table of an earlier version of Winnow lies whose digest begins so, if there is one."""
+    """Address of the first table of an earlier Winnow whose digest starts with ``prefix``, if any."""
     for name in store().names("provenance"):
         content = store().read_json(name)
         outputs = content.get("outputs") if isinstance(content, dict) else None
@@ -132,8 +132,7 @@ def lineage(digest: str) -> Iterator[tuple[int, Step | None]]:
     """The computation that made an artifact, then those that made its inputs, and so on.
 
     Yields:
-        (depth, step), each step once; None in place of the first step where the artifact's maker is not
-        known.
+        (depth, step), each step once; None instead of the first step if the artifact's maker is unknown.
     """
     seen: set[str] = set()
     waiting = [(0, digest)]
@@ -165,10 +164,10 @@ def digests_in(value: Any) -> Iterator[str]:
 
 
 def why(task: str) -> dict[str, Any] | None:
-    """Why the newest computation of ``task`` was no cache hit: how it differs from the nearest earlier one.
+    """Why the newest computation of ``task`` missed the cache: how it differs from the nearest earlier one.
 
     Returns:
-        ``{"run", "nearest", "changed": {input: (before, now)}, "because"}``; None when the task never ran.
+        ``{"run", "nearest", "changed": {input: (before, now)}, "because"}``; None if the task never ran.
         ``nearest`` is None for a first computation; ``because`` names a damaged record or artifact.
     """
     runs = [content for content in steps() if content["task"] == task]

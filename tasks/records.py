@@ -1,9 +1,9 @@
-"""Records: which artifacts a task made of which inputs. One JSON format, which nothing but this module reads.
+"""Records: which artifacts a task made from which inputs. One JSON format, which only this module reads.
 
 A store may be shared, so a record is data that somebody else may have written: it is parsed as plain JSON,
-each value of it validated, its checksum compared. Whatever is not such a record counts as absent. (Prefect's
-own records name the class that reads them, pickle for instance: whoever can write one could run code wherever
-it is read.)
+each of its values is validated, and its checksum compared. Anything else counts as absent. (Prefect's own
+records name the class that reads them, pickle for instance: whoever can write one could run code wherever it
+is read.)
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def load(key: str) -> Any:
 
     Raises:
         FileNotFoundError: there is no record of that key.
-        Unusable: it, or an artifact that it names, is damaged; said once in the log.
+        Unusable: it, or an artifact that it names, is damaged; logged once.
     """
     try:
         result = parsed(store().read(name_of(key)), key)
@@ -67,7 +67,7 @@ def load(key: str) -> Any:
 
 
 def read(key: str) -> Any | None:
-    """As :func:`load`, None where there is no such result."""
+    """Like :func:`load`, but None where there is no such result."""
     try:
         return load(key)
     except (FileNotFoundError, Unusable):
@@ -78,7 +78,7 @@ _reasons: dict[str, str] = {}  # key -> why its record was not usable
 
 
 def why_recomputed(key: str) -> str | None:
-    """Why a record of this process's look-ups could not be used, for the provenance of its recomputation."""
+    """Why a record that this process looked up was unusable, for the provenance of its recomputation."""
     return _reasons.get(key)
 
 
@@ -91,7 +91,7 @@ def outdated() -> list[str]:
 
 
 def parsed(content: bytes, key: str) -> Any:
-    """A record's result, its artifacts not looked at.
+    """A record's result; its artifacts are not checked.
 
     Raises:
         Unusable: not a record of that key in this format.

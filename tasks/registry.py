@@ -1,7 +1,7 @@
-"""Names to implementations: one line a method, loaded when first used, so that listing costs nothing.
+"""Names to implementations: one line per method, loaded when first used, so that listing costs nothing.
 
 Each stage's ``__init__`` adds its entries here; ``winnow ls`` reads them without importing torch, NumPy or
-Prefect. ``$WINNOW_PLUGINS`` names files or modules, separated by commas, that add entries of one's own.
+Prefect. ``$WINNOW_PLUGINS`` names files or modules, separated by commas, that add the user's own entries.
 """
 
 from __future__ import annotations
@@ -43,15 +43,14 @@ class Entry:
     """One registered implementation; calling it calls the function, which is imported on first use.
 
     Attributes:
-        name: as the user wrote it; for a family such as ``timm:*`` the full name, for example
-            ``timm:resnet18``.
+        name: as the user wrote it; for a family such as ``timm:*``, the full name, such as ``timm:resnet18``.
         target: ``"package.module:function"``.
         version: raised by hand when the code changes its results.
         upstream: target of the function that replays the published code, None where there is none.
-        fixed: keyword arguments that make a name of its own of another's function.
-        variant: what stood in place of a family's ``*``, else None; handed to the function as keyword
+        fixed: keyword arguments that make another entry's function into this one.
+        variant: what stood in place of a family's ``*``, else None; passed to the function as keyword
             ``variant``.
-        about: stands for the docstring where the function has another's.
+        about: replaces the docstring where the function is another entry's.
         through: target of a function that calls the entry: ``through(entry, …)``; None calls it directly.
     """
 
@@ -87,14 +86,14 @@ class Entry:
         return self.direct(*args, **kwargs)
 
     def direct(self, *args: Any, upstream: bool = False, **kwargs: Any) -> Any:
-        """Call the function, or with ``upstream`` its published replay, with what is fixed."""
+        """Call the function, or with ``upstream`` its published replay, with the fixed arguments."""
         variant = {} if self.variant is None else {"variant": self.variant}
         function = self.published if upstream else self.function
         return function(*args, **variant, **{**self.fixed, **kwargs})
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """Modules whose code is the entry's."""
+        """Modules that hold the entry's code."""
         return tuple(
             target.partition(":")[0] for target in (self.target, self.upstream) if target is not None
         )
@@ -120,7 +119,7 @@ class Entry:
 
     @property
     def identity(self) -> str:
-        """Name and version, as cache keys see an entry; of a plugin's also a digest of its file."""
+        """Name and version, as cache keys see an entry; for a plugin's, also a digest of its file."""
         named = f"{self.name}/{self.version}"
         module = self.target.partition(":")[0]
         if module.startswith("winnow."):
@@ -162,7 +161,7 @@ class DatasetEntry(Entry):
 
 @dataclass(frozen=True)
 class EmbedderEntry(Entry):
-    """An embedder: length of its vectors, None where it depends; where its weights come from.
+    """An embedder: length of its vectors, None where it varies; where its weights come from.
 
     ``learns`` says that an image's vector depends on the other images; only where it does not can parts be
     embedded and cached on their own.
@@ -186,7 +185,7 @@ class ScoreEntry(Entry):
     """A score: what it is computed from, which end is hard, whether its paper averages it over trainings.
 
     One that needs ``dynamics`` is a :class:`~winnow.tasks.score.reducer.Reducer`; others are functions whose
-    arguments are named as what they need.
+    arguments are named after what they need.
     """
 
     needs: tuple[str, ...] = ()
@@ -196,7 +195,7 @@ class ScoreEntry(Entry):
 
 @dataclass(frozen=True)
 class SelectorEntry(Entry):
-    """A selector: signals that it needs, and uses where they are; ``limit`` refuses what would not fit.
+    """A selector: signals that it needs, or uses if present; ``limit`` refuses what would not fit.
 
     ``labels`` is "pseudo" where its paper trains the proxy on pseudo-labels.
     """
@@ -247,11 +246,11 @@ class Registry(Generic[E]):
     """Named implementations of one kind.
 
     Args:
-        kind: in messages.
+        kind: its name in messages.
         entry: class of the entries, whose fields :meth:`add` takes.
         stage: the package whose import registers them, and to which targets such as ``".d2:d2"`` are
             relative.
-        through: of every entry; see :class:`Entry`.
+        through: for every entry; see :class:`Entry`.
 
     >>> shapes = Registry("shape", Entry)
     >>> shapes.add("circle", "math:cos")
@@ -340,14 +339,14 @@ class Registry(Generic[E]):
         )
 
 
-_plugins: set[str] = set()  # that have been imported, or are being so
+_plugins: set[str] = set()  # imported, or being imported
 
 
 def _load_plugins() -> None:
     """Import what ``$WINNOW_PLUGINS`` names, once.
 
     Raises:
-        BadInput: a plugin is not there, or fails.
+        BadInput: a plugin is missing or fails.
     """
     for name in filter(None, map(str.strip, os.environ.get("WINNOW_PLUGINS", "").split(","))):
         if name in _plugins:

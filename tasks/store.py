@@ -4,7 +4,7 @@ Layout (``$WINNOW_STORE``, any fsspec address; default ``.winnow/`` beside the c
 
     objects/<aa>/<sha256>.json      an artifact: its kind, facts and parts
     objects/<aa>/<sha256>.parquet   a part of one; both are named after their own content and never change
-    records/<task>-<key>.json       which artifacts a task made of which inputs
+    records/<task>-<key>.json       which artifacts a task made from which inputs
     provenance/<task>-<key>.json    how: inputs, parameters, versions, device, duration
     made/<sha256>.json              which step made an artifact
     results/, reports/              what flows show at the end
@@ -40,7 +40,7 @@ __all__ = ["Damaged", "Scratch", "Store", "store", "store_uri"]
 def store_uri() -> str:
     """``$WINNOW_STORE``, else ``.winnow`` beside the checkout's pyproject.toml, else in the current folder.
 
-    A worker runs flows in a folder of its own, so the current folder is only the last resort.
+    A worker runs flows in its own folder, so the current folder is only the last resort.
     """
     if configured := os.environ.get("WINNOW_STORE"):
         return configured
@@ -99,7 +99,7 @@ class Store:
         """Refuse a store that cannot be written, before anything is computed for it.
 
         Raises:
-            StoreUnusable: with the reason in a line.
+            StoreUnusable: with a one-line reason.
         """
         name = f".tmp-{uuid.uuid4().hex}"
         self.write(name, b"")
@@ -127,7 +127,7 @@ class Store:
 
         Raises:
             FileNotFoundError: there is none.
-            Damaged: something stands in its place that cannot be read.
+            Damaged: what stands in its place cannot be read.
         """
         try:
             with self._explained():
@@ -188,7 +188,7 @@ class Store:
         return Path(name)
 
     def fetched(self, name: str, digest: str, nbytes: int | None = None) -> Path:
-        """A file of this host with that content, checked once per state of the file.
+        """A file on this host with that content, checked once per state of the file.
 
         Raises:
             Damaged: it is missing, cut off or altered.
@@ -199,7 +199,7 @@ class Store:
             return path
         try:
             _check(path, digest, nbytes)
-        except Damaged:  # no copy yet, or one that does not count
+        except Damaged:  # no copy yet, or a bad one
             try:
                 with self._explained(), atomic(path) as temporary:
                     self.fs.get_file(self._path(name), str(temporary))
@@ -210,7 +210,7 @@ class Store:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """Trouble with the disk or the connection in words."""
+        """Put trouble with the disk or the connection into words."""
         try:
             yield
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Care of a store: check what it holds, delete what nothing refers to."""
+"""Upkeep of a store: check what it holds, delete what nothing refers to."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RECENT = 3600.0  # seconds in which a running flow may have written what nothing
 
 
 def outdated() -> tuple[str, str]:
-    """What the store holds of an earlier version of Winnow, and what to do about it; empty if nothing."""
+    """What the store holds from an earlier version of Winnow, and what to do about it; empty if nothing."""
     count = len(records.outdated())
     if not count:
         return "", ""
@@ -31,9 +31,9 @@ def outdated() -> tuple[str, str]:
 
 
 def verify(*, delete: bool = False) -> tuple[int, dict[str, str]]:
-    """Check every artifact against its digest, every record, and that what they name is there.
+    """Check every artifact against its digest, every record, and that what they name exists.
 
-    Records of an earlier version are not looked at.
+    Records of an earlier version are skipped.
 
     Args:
         delete: remove what is damaged, so that the next run makes it anew.
@@ -99,11 +99,11 @@ def collect_garbage(*, older_than_days: int | None = None, dry_run: bool = False
     """Delete what nothing refers to: artifacts of no computation, record or report, leftovers of killed runs.
 
     Args:
-        older_than_days: also forget computations that finished before that, and what only they refer to.
+        older_than_days: also forget computations that finished longer ago, and what only they refer to.
         dry_run: only say what would go.
 
     Returns:
-        names of what went, and their bytes.
+        names of what went, and the total of their bytes.
     """
     gone, kept = _forgotten(None if older_than_days is None else time.time() - 86_400 * older_than_days)
     recent = time.time() - RECENT
@@ -128,7 +128,7 @@ def collect_garbage(*, older_than_days: int | None = None, dry_run: bool = False
 
 
 def _forgotten(limit: float | None) -> tuple[list[str], set[str]]:
-    """Records and provenance that go, and the objects that those which stay refer to."""
+    """Records and provenance to delete, and the objects that the rest refer to."""
     gone, digests = records.outdated(), set()
     for name in store().names("provenance"):
         key = Path(name).stem
@@ -171,7 +171,7 @@ def _finished(step: provenance.Step) -> float:
 
 
 def _leftovers(root: Path, before: float) -> Iterator[Path]:
-    """Temporary files of killed writes, and checkpoints of tasks that have a record by now."""
+    """Temporary files of killed writes, and checkpoints of tasks that now have a record."""
     for file in root.rglob(".tmp-*"):
         if file.is_file() and file.stat().st_mtime < before:
             yield file

@@ -1,7 +1,7 @@
 """Winnow: keep the training data worth keeping.
 
-The public names; each is loaded when it is first used, so that ``import winnow`` costs next to nothing. What
-lies below keeps the places of the repository's folders: ``winnow.tasks.select.d2``, ``winnow.flows.elfs``.
+The public names; each is loaded when it is first used, so that ``import winnow`` costs next to nothing. All
+other modules follow the repository's folders: ``winnow.tasks.select.d2``, ``winnow.flows.elfs``.
 
 >>> import numpy as np
 >>> signals = Signals(n=1000, scores={"aum": np.random.default_rng(0).normal(size=1000)})

@@ -1,4 +1,4 @@
-"""Winnow on arrays: the calls of a notebook, in front of the functions that the cached tasks run."""
+"""Winnow on arrays: calls for notebooks, in front of the functions that the cached tasks run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def select(
         method: a selector's name (``winnow.selectors.names()``).
         budget: samples to keep (int), or their share in (0, 1] (float).
         balanced: split the budget over the classes of ``signals.labels``.
-        seed: of ties and random picks.
+        seed: for ties and random picks.
         upstream: replay the published code.
         params: of the selector.
 
@@ -63,15 +63,15 @@ def select(
 def embed(
     images: Any, embedder: str, *, device: str = "auto", seed: int = 0, batch_size: int = 256, **options: Any
 ) -> NDArray[np.float32]:
-    """One vector an image.
+    """One vector per image.
 
     Args:
         images: uint8 (N, H, W, C), or an object with ``shape``, ``len`` and ``read(rows)`` such as the
             ``images`` of a dataset's split.
         embedder: a registered embedder's name (``winnow.embedders.names()``).
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<index>``.
-        seed: of embedders that learn from the images.
-        batch_size: images at a time; changes memory and speed.
+        seed: for embedders that learn from the images.
+        batch_size: images at a time; affects memory and speed.
         options: of the embedder.
 
     Returns:
@@ -79,7 +79,7 @@ def embed(
 
     Raises:
         UnknownName: no such embedder.
-        MissingData: its weights are not on disk and not to be downloaded; says which file to put where.
+        MissingData: its weights are neither on disk nor downloadable; says which file to put where.
         BadInput: images of another type or shape.
 
     >>> embed(np.zeros((2, 4, 4, 1), np.uint8), "pixels").shape
@@ -107,12 +107,12 @@ def embed(
 def cluster(
     features: NDArray[Any], graph: Graph, *, classes: int, seed: int = 0, device: str = "auto", **config: Any
 ) -> ClusterResult:
-    """Pseudo-labels by self-distilled cluster heads (TEMI), trained on pairs of neighbours without a label.
+    """Pseudo-labels by self-distilled cluster heads (TEMI), trained on pairs of neighbours without labels.
 
     Args:
         features: float (N, D), embeddings.
         graph: their kNN graph (``winnow.knn``).
-        classes: clusters of a head.
+        classes: clusters per head.
         seed: of the heads and of the pairs.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<index>``.
         config: fields of :class:`~winnow.tasks.train.heads.HeadsConfig`; default the published recipe,

@@ -124,7 +124,7 @@ def class_balance(
     Args:
         coreset: (k,) int labels or pseudo-labels of the coreset, in [0, C).
         classes: C names.
-        dataset: (N,) int labels of the whole dataset; None, for unknown ones, compares with an even share.
+        dataset: (N,) int labels of the whole dataset; None, if unknown, compares with an even share.
         kind: what the labels are, for example ``"labels"`` or ``"pseudo-labels"``.
 
     Raises:
@@ -206,7 +206,7 @@ def _ranked_ratios(axis: Axes, ratios: NDArray[np.float64]) -> None:
 def clustering_bars(metrics: Mapping[str, Mapping[str, float]]) -> Picture:
     """Clusterings compared by accuracy, NMI, AMI and ARI, each × 100.
 
-    The accuracy is that under the best matching of clusters to classes.
+    Accuracy is under the best matching of clusters to classes.
 
     Args:
         metrics: clustering (``"cluster heads"``, ``"k-means"``) to metric to value in [-1, 1].

@@ -1,6 +1,6 @@
 """What all figures of a report share: palette, axes, labels that do not overlap, PNG and SVG.
 
-Each figure has a canvas of its own: matplotlib's global state is neither read nor changed.
+Each figure has its own canvas: matplotlib's global state is neither read nor changed.
 """
 
 from __future__ import annotations

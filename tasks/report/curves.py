@@ -31,15 +31,15 @@ from winnow.tasks.report.tables import percent
 __all__ = ["accuracy_curve", "head_losses", "search_curve", "training_curves"]
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
-STROKES = ("-", "-.", ":")  # told apart once the markers repeat
-BANDS = 6  # methods beyond which bands of ± 1 sd would only be mud
+STROKES = ("-", "-.", ":")  # tell lines apart once the markers repeat
+BANDS = 6  # with more methods, bands of ± 1 sd would only be mud
 STEPS = {"epoch": "epoch", "step": "training step", "samples_seen": "samples seen", "seconds": "seconds"}
 
 
 def accuracy_curve(rows: Sequence[Mapping[str, Any]], *, accuracy: Accuracy = "last") -> Picture:
     """Test accuracy against the pruning rate, one line per method with a band of ± 1 sd.
 
-    What was trained on the whole dataset only is a horizontal line. With a single fraction there is no curve
+    A method trained on the whole dataset only is a horizontal line. With a single fraction there is no curve
     to draw: each method is a dot.
 
     Args:

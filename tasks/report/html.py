@@ -54,7 +54,7 @@ class Report:
         provenance: heading (``"Parameters"``, ``"Artifacts"``, ``"Steps"``, …) to names and values, or to a
             table.
         files: what each file is, and where it lies.
-        csv: the numbers for download, from :func:`winnow.tasks.report.tables.to_csv`; empty for none.
+        csv: the numbers to download, from :func:`winnow.tasks.report.tables.to_csv`; empty for none.
 
     Raises:
         BadInput: an empty title, or a section without a heading.
@@ -102,7 +102,7 @@ def packed(sections: Sequence[Section]) -> dict[str, bytes]:
 
 
 def unpacked(files: Mapping[str, bytes]) -> list[Section]:
-    """The sections that ``packed`` made files of."""
+    """The sections that ``packed`` turned into files."""
     sections = []
     for part in json.loads(files["sections.json"]):
         pictures = tuple(
@@ -198,7 +198,7 @@ def _pairs_markdown(values: Mapping[str, Any]) -> str:
 
 
 def _smaller(png: bytes, step: int) -> bytes | None:
-    """The figure with fewer colours, then at half its size, at a third; None when nothing is left to try."""
+    """The figure with fewer colours, then also at half or a third of its size; None when no step is left."""
     if step > 3:
         return None
     with Image.open(io.BytesIO(png)) as image:
@@ -216,7 +216,7 @@ def markdown_report(report: Report, max_bytes: int = 800_000) -> str:
 
     Args:
         report: what to write.
-        max_bytes: limit of the text in UTF-8.
+        max_bytes: limit of the text, as UTF-8.
 
     Returns:
         Markdown of at most ``max_bytes``.

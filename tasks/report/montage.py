@@ -49,7 +49,7 @@ class Group:
     Attributes:
         title: the heading.
         images: (n, H, W), (n, H, W, 1) or (n, H, W, 3) uint8, or n PIL images of any size.
-        captions: n sequences of lines to print under each image.
+        captions: n sequences of lines, each printed under its image.
         colour: of the bar beside the heading.
     """
 
@@ -200,7 +200,7 @@ def selection_montage(
         classes: names of the labels; a label without a name is printed as a number.
         score_name: name of the score.
         higher_is: what a high score means.
-        count: images shown of each group.
+        count: images shown per group.
         columns: images per row.
         max_bytes: limit of the PNG.
 
@@ -267,7 +267,7 @@ def _label(label: int, classes: Sequence[str]) -> str:
 
 
 def _numbers(values: NDArray[np.float64], rows: NDArray[np.int64]) -> list[str]:
-    """The values of these rows as text, without decimals where all values are counts, as of forgetting."""
+    """The values of these rows as text, without decimals where all values are counts, as for forgetting."""
     counts = bool(np.all(values == np.floor(values)))
     texts = (f"{v:.0f}" if counts or abs(v) >= 100 else f"{v:#.3g}" for v in values[rows].tolist())
     return [text.replace("-", "\u2212") for text in texts]

@@ -25,7 +25,7 @@ BEST_EPOCH = (
 
 
 def accuracy(rows: Sequence[Mapping[str, Any]]) -> list[Section]:
-    """After the last epoch, with differences from random; and of the best epoch, as published."""
+    """Accuracy after the last epoch, with differences from random; and of the best epoch, as published."""
     return [
         Section("Accuracy", pictures=[accuracy_curve(rows)], table=difference_table(rows)),
         Section("Best epoch", BEST_EPOCH, table=accuracy_table(rows, accuracy="best")),
@@ -73,7 +73,7 @@ def clustering(
 
 
 def searches(made: list[dict[str, Any]]) -> list[Section]:
-    """One section a search: a curve over numbers, a table over settings of several parameters."""
+    """One section per search: a curve over numbers, a table over settings of several parameters."""
     sections = []
     for search in made:
         tried, chosen = [(name, values) for name, values in search["tried"]], search["chosen"]
@@ -108,7 +108,7 @@ def selection(
     coresets: list[tuple[float, Artifact]],
     chosen: list[dict[str, Any]],
 ) -> list[Section]:
-    """What was kept: where on the score, of which classes, and how it looks."""
+    """What was kept: where on the score, of which classes, and what it looks like."""
     split = open_split(train)
     ids, values, higher = scores.numpy("id"), scores.numpy(score), higher_is(score)
     assert higher is not None, score

@@ -14,13 +14,13 @@ from winnow.tasks.errors import BadInput
 __all__ = ["Accuracy", "mean_ranks", "methods", "summarise"]
 
 Accuracy = Literal["last", "best"]
-LEVEL = 0.05  # a p below it is called a difference
-WHOLE = 1.0 - 1e-9  # fractions above it are the whole dataset
+LEVEL = 0.05  # a p below this is called a difference
+WHOLE = 1.0 - 1e-9  # fractions above this are the whole dataset
 _KINDS: tuple[Accuracy, ...] = ("last", "best")
 
 
 def methods(trials: Sequence[Mapping[str, Any]], baseline: str = "random") -> list[str]:
-    """Methods in the order of tables and legends: the baseline, the others as they come, ``full`` last."""
+    """Methods in the order of tables and legends: the baseline, the others in their order, ``full`` last."""
     names = dict.fromkeys(str(trial["method"]) for trial in trials)
     return sorted(names, key=lambda name: (name == "full", name != baseline))
 

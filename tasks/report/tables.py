@@ -1,4 +1,4 @@
-"""Tables of a report, of ready-made strings, and their renderings for Markdown, terminals and CSV."""
+"""A report's tables, made of finished strings, and their renderings for Markdown, terminals and CSV."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = [
     "to_rich",
 ]
 
-Row: TypeAlias = Mapping[str, Any]  # of summarise
+Row: TypeAlias = Mapping[str, Any]  # from summarise
 MINUS = "\u2212"
 MISSING = "\u2013"
 _NUMBER = re.compile(r"[+\-\u2212<]?\d[\d,.]*(e[+-]?\d+)?[%×]?")
@@ -48,7 +48,7 @@ _ACCURACIES = {
 
 @dataclass(frozen=True)
 class Table:
-    """A table of ready-made strings.
+    """A table of finished strings.
 
     Attributes:
         columns: heading of each column; the first column names the rows.
@@ -68,7 +68,7 @@ class Table:
                 raise BadInput(f"rows[{i}] has {len(row)} cells, the table {len(self.columns)} columns.")
 
     def numeric(self, column: int) -> bool:
-        """Whether every cell of the column is a number, which is set flush right."""
+        """Whether every cell of the column is a number; such columns are set flush right."""
         cells = [row[column].split() for row in self.rows if row[column].strip() not in ("", MISSING)]
         return bool(cells) and all(_NUMBER.fullmatch(words[0]) for words in cells)
 
@@ -191,7 +191,7 @@ def accuracy_table(rows: Sequence[Row], *, accuracy: Accuracy = "last") -> Table
 
 
 def _accuracies(rows: Sequence[Row], accuracy: Accuracy, mark: Callable[[Row], str]) -> Table:
-    """The accuracy table, with what ``mark`` says of a row behind its accuracy."""
+    """The accuracy table, with ``mark(row)`` after each accuracy."""
     digits, seeds = decimals(rows, accuracy), {row["n"] for row in rows}
     columns: dict[float, list[float]] = {}
     for row in rows:
@@ -213,7 +213,7 @@ def _accuracies(rows: Sequence[Row], accuracy: Accuracy, mark: Callable[[Row], s
 
 
 def difference_table(rows: Sequence[Row], *, accuracy: Accuracy = "last") -> Table | None:
-    """Paired differences from the baseline in percentage points, with p; None where nothing is compared."""
+    """Paired differences from the baseline in percentage points, with p; None if nothing is compared."""
     difference, sd, p = (f"{accuracy}_{name}" for name in ("difference", "difference_sd", "p"))
     compared = [row for row in rows if row[difference] is not None]
     if not compared:
@@ -246,7 +246,7 @@ def _differs(row: Row, accuracy: Accuracy) -> bool:
 
 
 def cost_table(rows: Sequence[Row]) -> Table | None:
-    """Samples and seconds of one training run, mean over seeds; None where no trial says either."""
+    """Samples and seconds of one training run, mean over seeds; None if no trial has either."""
     if rows and all(row["samples"] is None and row["seconds"] is None for row in rows):
         return None
 

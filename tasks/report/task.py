@@ -1,4 +1,4 @@
-"""Tasks of the report stage: what a run came to, drawn, then published with its costs, in HTML and the UI."""
+"""Tasks of the report stage: draw a run's results, then publish them with their costs, in HTML and the UI."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def draw(
 ) -> dict[str, Artifact]:
     """The trials as a table, and the pictures and tables of a run's report.
 
-    No time and no device is in them: a run that was interrupted comes to the very same.
+    They contain no times and no device: a run that was interrupted gives exactly the same.
 
     Args:
         dataset: its name.
@@ -174,7 +174,7 @@ def publish(
 ) -> Artifact:
     """Put the report into the store, as HTML, Markdown and CSV, and into Prefect's UI; returns the trials.
 
-    What the steps took is added here: it is their provenance's, not the results'.
+    The time that the steps took is added here: it belongs to their provenance, not to the results.
     """
     from prefect.artifacts import create_markdown_artifact
 
@@ -243,7 +243,7 @@ def publish(
 
 
 def _measured(trials: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
-    """The trials with what each and its selection took when they ran, and the device that most ran on."""
+    """The trials with the time that each and its selection took, and the device that most of them ran on."""
     runs, devices = [], Counter[str]()
     for trial in trials:
         training = provenance.maker(trial["metrics"]) or {}

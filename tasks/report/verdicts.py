@@ -1,4 +1,4 @@
-"""What the numbers of a run say, in sentences."""
+"""What a run's numbers say, in sentences."""
 
 from __future__ import annotations
 
