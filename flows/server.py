@@ -39,7 +39,7 @@ log_level="error")
 
 
 _SETTINGS = {
-    # as Prefect starts its own: no pages, no scheduler
+    # as Prefect starts its own: no UI, no scheduler
     "PREFECT_UI_ENABLED": "0",
     "PREFECT__SERVER_EPHEMERAL": "1",
     "PREFECT__SERVER_FINAL": "1",
@@ -124,15 +124,8 @@ class Server:
             [sys.executable, "-P", "-c", _SERVE, str(self.port)],  # -P: nothing from the current folder
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
-<<<<<<< HEAD
-            start_new_session=True,  # Ctrl-C is the run's: it still has to say how it ended
-            env=os.environ | _SETTINGS,
-=======
             start_new_session=True,  # Ctrl-C is for the run, which has to report how it ended
-            # as Prefect starts its own: no UI, no scheduler
-            env=os.environ
-            | {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
->>>>>>> eng3
+            env=os.environ | _SETTINGS,
         )
 
     def wait(self) -> None:

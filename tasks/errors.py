@@ -97,8 +97,7 @@ class MissingLabels(BadInput):
 
 
 class MissingData(WinnowError, FileNotFoundError):
-<<<<<<< HEAD
-    """A dataset or weights file that is neither on disk nor to be downloaded from here.
+    """A dataset or weights file that is neither on disk nor downloadable from here.
 
     >>> issubclass(MissingData, FileNotFoundError)
     True
@@ -106,7 +105,7 @@ class MissingData(WinnowError, FileNotFoundError):
 
 
 class DeviceUnavailable(WinnowError, RuntimeError):
-    """The asked-for device is not there.
+    """The requested device is not there.
 
     >>> from winnow.tasks.hardware import device
     >>> device("cuda:99")  # doctest: +ELLIPSIS
@@ -114,17 +113,6 @@ class DeviceUnavailable(WinnowError, RuntimeError):
     winnow.DeviceUnavailable: device=cuda:99: no such GPU (...).
       next: `winnow doctor` shows what torch sees; device=cpu always works
     """
-=======
-    """A dataset or weights file that is neither on disk nor downloadable from here."""
-
-
-class MissingDependency(WinnowError, ImportError):
-    """An optional package that the requested feature needs."""
-
-
-class DeviceUnavailable(WinnowError, RuntimeError):
-    """The requested device is not there."""
->>>>>>> eng3
 
 
 class ArtifactCorrupt(WinnowError):
