@@ -67,9 +67,9 @@ def elfs(
         Upstream: eltsai/elfs@089444b.
 
     Differences from upstream:
-        Head and epoch of the cluster heads are chosen by training loss (upstream: the epoch by test labels);
-        the kNN graph never contains the sample itself; ``score`` is honoured; seeds are set; last and best
-        test accuracy are both reported (upstream: best).
+        Head and epoch of the cluster heads are chosen by the teacher's loss (upstream: the epoch by test
+        labels); the kNN graph never contains the sample itself; ``score`` is honoured; seeds are set; last
+        and best test accuracy are both reported (upstream: best).
     """
     run = experiment("elfs", locals())
     method = run.method(fixed=["score"], searched=["mis_ratio"], final_pass=False)

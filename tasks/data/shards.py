@@ -53,9 +53,9 @@ class ShardImages(Encoded):
         files: the file system.
         shards: the tar files.
         shard: int (N,), which of them holds each image.
-        place: int64 (N, 2), offset and length of its bytes.
+        extents: int64 (N, 2), offset and length of its bytes.
         keys: webdataset key of each image.
-        shape, size, channels, cache: as in :class:`winnow.tasks.data.split.Encoded`.
+        shape, size, channels, cache: as in :class:`winnow.tasks.data.images.Encoded`.
     """
 
     def __init__(

@@ -67,7 +67,7 @@ def clustering(
         text.append(
             f"Epoch {epoch} was chosen by TEST LABELS, as the published code does: not a label-free result."
             if facts["oracle"]
-            else f"Head and epoch ({epoch}) were chosen by training loss; true labels were not seen."
+            else f"Head and epoch ({epoch}) were chosen by the teacher's loss; true labels were not seen."
         )
     return [Section("Pseudo-labels", " ".join(text), pictures)] if pictures else []
 

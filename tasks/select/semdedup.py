@@ -38,7 +38,7 @@ def definition(
 def semdedup(
     signals: Signals, budget: int, *, generator: np.random.Generator, clusters: int | None = None
 ) -> Selection:
-    """Keep the samples that are least similar to one kept before them in their cluster.
+    """Keep the samples that are least similar to any before them in their cluster.
 
     The embedding at unit length is cut into clusters by spherical k-means. In a cluster, samples are ordered
     from the farthest from its centre to the nearest, and

@@ -169,7 +169,7 @@ class HeadsConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     heads: Annotated[int, Field(ge=1)] = 50
-    """Independent heads; the one with the lowest training loss gives the labels."""
+    """Independent heads; the one whose teacher has the lowest loss gives the labels."""
     epochs: Annotated[int, Field(ge=1)] = 200
     """Passes over the samples."""
     batch_size: Annotated[int, Field(ge=1)] = 1024

@@ -64,8 +64,8 @@ def cluster(
 ) -> dict[str, Artifact]:
     """Pseudo-labels by TEMI cluster heads, and every head's loss per epoch.
 
-    Head and epoch are chosen by training loss. With ``test`` and ``test_embeddings`` the epoch is chosen by
-    test labels, as the published code does; for comparison only.
+    Head and epoch are chosen by the teacher's loss. With ``test`` and ``test_embeddings`` the epoch is chosen
+    by test labels, as the published code does; for comparison only.
     """
     import numpy as np
 
