@@ -48,7 +48,6 @@ KINDS = {
         "`winnow ls datasets` lists them. A flow takes one by name, and its options as `dataset_options`. "
         "[data.md](data.md) says which file goes where. A name that ends in `*` is a family: what stands in "
         "place of the `*` is handed to the dataset as `variant`.",
-        columns_hidden=("splits",),
     ),
     "embedders": Kind(
         "Embedders",

@@ -155,8 +155,11 @@ class DatasetEntry(Entry):
     samples: Mapping[str, int] = field(default_factory=dict)
     size: int | None = None
     channels: int | None = None
-    splits: tuple[str, ...] = ()
     download: bool = False
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self.samples) or ("train", "test")
 
 
 @dataclass(frozen=True)
@@ -269,33 +272,41 @@ class Registry(Generic[E]):
         self._entries: dict[str, E] = {}
 
     @staticmethod
-    def _absolute(target: str | Callable[..., Any] | None, stage: str | None) -> str | None:
+    def _absolute(target: str | Callable[..., Any] | None, stage: str | None, name: str = "") -> str | None:
         if callable(target):
             return f"{target.__module__}:{target.__qualname__}"
-        return f"{stage}{target}" if target is not None and target.startswith(".") else target
+        if target is None:
+            return None
+        named = target if ":" in target else f"{target}:{name}"
+        return f"{stage}{named}" if target.startswith(".") else named
 
-    def add(self, name: str, target: str | Callable[..., Any], **facts: Any) -> None:
-        """Register ``target``, a function or ``"package.module:function"``, under ``name``.
+    def add(self, name: str, target: str | Callable[..., Any] = "", **facts: Any) -> None:
+        """Register ``target`` under ``name``.
 
         Args:
             name: one that ends in ``*`` is a family.
-            target: where it is; ``".module:function"`` is relative to the stage.
-            facts: fields of the registry's entries; ``upstream`` and ``limit`` are targets, too.
+            target: a function, or ``"package.module:function"``; ``".module"`` is relative to the stage, the
+                function being named as the entry, and so is the module if nothing is given.
+            facts: fields of the registry's entries; ``upstream`` and ``limit`` are targets, too, and
+                ``upstream=True`` is the same module and function in the stage's package ``upstream``.
 
         Raises:
             BadInput: the name is taken.
         """
-        targets: dict[str, Any] = {
-            key: self._absolute(facts[key], self._stage) for key in ("upstream", "limit") if key in facts
+        target = target or f".{name}"
+        if facts.get("upstream") is True:
+            facts["upstream"] = f".upstream{target}"
+        facts |= {
+            key: self._absolute(facts[key], self._stage, name)
+            for key in ("upstream", "limit")
+            if key in facts
         }
-        entry = self._entry(
-            name, str(self._absolute(target, self._stage)), through=self._through, **facts | targets
-        )
+        function = str(self._absolute(target, self._stage, name))
         if name in self._entries:
             raise BadInput(
-                f"{self.kind} {name!r} is registered twice: {self._entries[name].target} and {entry.target}"
+                f"{self.kind} {name!r} is registered twice: {self._entries[name].target} and {function}"
             )
-        self._entries[name] = entry
+        self._entries[name] = self._entry(name, function, through=self._through, **facts)
 
     def _load(self) -> dict[str, E]:
         if self._stage is not None:

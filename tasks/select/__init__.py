@@ -17,9 +17,9 @@ def _top(score: str, kept: str, higher_is: str, *references: str) -> None:
     selectors.add(score, ".top:top", needs=("scores",), fixed=fixed, about=f"{about}\n\n{example}")
 
 
-selectors.add("full", ".uniform:full")
-selectors.add("random", ".uniform:random")
-selectors.add("top", ".top:top", needs=("scores",))
+selectors.add("full", ".uniform")
+selectors.add("random", ".uniform")
+selectors.add("top", needs=("scores",))
 _top(
     "aum",
     "of smallest area under the margin",
@@ -47,29 +47,19 @@ _top(
     "harder",
     "Toneva et al., An Empirical Study of Example Forgetting during Deep Neural Network Learning, ICLR 2019.",
 )
-selectors.add("ccs", ".ccs:ccs", needs=("scores",), upstream=".upstream.ccs:ccs")
-selectors.add("elfs", ".elfs:elfs", needs=("scores",), labels="pseudo", upstream=".upstream.elfs:elfs")
-selectors.add(
-    "moderate", ".moderate:moderate", needs=("features", "labels"), upstream=".upstream.moderate:moderate"
-)
-selectors.add("prototypicality", ".prototypicality:prototypicality", needs=("features",))
-selectors.add("badge", ".badge:badge", needs=("residuals", "features"))
-selectors.add(
-    "d2", ".d2:d2", needs=("scores",), uses=("features", "graph", "labels"), upstream=".upstream.d2:d2"
-)
-selectors.add(
-    "gradmatch",
-    ".gradmatch:gradmatch",
-    needs=("residuals", "features"),
-    upstream=".upstream.gradmatch:gradmatch",
-)
+selectors.add("ccs", needs=("scores",), upstream=True)
+selectors.add("elfs", needs=("scores",), labels="pseudo", upstream=True)
+selectors.add("moderate", needs=("features", "labels"), upstream=True)
+selectors.add("prototypicality", needs=("features",))
+selectors.add("badge", needs=("residuals", "features"))
+selectors.add("d2", needs=("scores",), uses=("features", "graph", "labels"), upstream=True)
+selectors.add("gradmatch", needs=("residuals", "features"), upstream=True)
 selectors.add(
     "glister",
-    ".glister:glister",
     version=2,  # 1 let rounding decide between copies of a sample
     needs=("residuals", "features"),
     uses=("probabilities",),
-    upstream=".upstream.glister:glister",
+    upstream=True,
 )
 _top(
     "deepfool",
@@ -80,52 +70,21 @@ _top(
 )
 selectors.add(
     "facility_location",
-    ".submodular:facility_location",
+    ".submodular",
     needs=("features",),
     uses=("residuals", "graph"),
     limit=_DENSE,
-    upstream=".upstream.submodular:facility_location",
+    upstream=True,
 )
+selectors.add("graph_cut", ".submodular", needs=("features",), uses=("residuals", "graph"), upstream=True)
 selectors.add(
-    "graph_cut",
-    ".submodular:graph_cut",
-    needs=("features",),
-    uses=("residuals", "graph"),
-    upstream=".upstream.submodular:graph_cut",
+    "log_determinant", ".submodular", needs=("features",), uses=("residuals",), limit=_FACTOR, upstream=True
 )
-selectors.add(
-    "log_determinant",
-    ".submodular:log_determinant",
-    needs=("features",),
-    uses=("residuals",),
-    limit=_FACTOR,
-    upstream=".upstream.submodular:log_determinant",
-)
-selectors.add(
-    "craig",
-    ".craig:craig",
-    needs=("residuals", "features"),
-    uses=("labels",),
-    limit=_CRAIG,
-    upstream=".upstream.craig:craig",
-)
-selectors.add("k_center", ".k_center:k_center", needs=("features",), upstream=".upstream.k_center:k_center")
-selectors.add("herding", ".herding:herding", needs=("features",), upstream=".upstream.herding:herding")
-selectors.add(
-    "contextual_diversity",
-    ".contextual_diversity:contextual_diversity",
-    needs=("probabilities",),
-    upstream=".upstream.contextual_diversity:contextual_diversity",
-)
-selectors.add(
-    "uncertainty",
-    ".uncertainty:uncertainty",
-    needs=("probabilities",),
-    uses=("scores",),
-    upstream=".upstream.uncertainty:uncertainty",
-)
-selectors.add(
-    "cal", ".cal:cal", needs=("features", "probabilities"), uses=("graph",), upstream=".upstream.cal:cal"
-)
-selectors.add("semdedup", ".semdedup:semdedup", needs=("features",))
-selectors.add("zcore", ".zcore:zcore", needs=("features",))
+selectors.add("craig", needs=("residuals", "features"), uses=("labels",), limit=_CRAIG, upstream=True)
+selectors.add("k_center", needs=("features",), upstream=True)
+selectors.add("herding", needs=("features",), upstream=True)
+selectors.add("contextual_diversity", needs=("probabilities",), upstream=True)
+selectors.add("uncertainty", needs=("probabilities",), uses=("scores",), upstream=True)
+selectors.add("cal", needs=("features", "probabilities"), uses=("graph",), upstream=True)
+selectors.add("semdedup", needs=("features",))
+selectors.add("zcore", needs=("features",))
