@@ -549,6 +549,7 @@ def test_a_shuffled_graph():
         ({"neighbours": True}, "neighbours = True"),
         ({"neighbours": 5, "upstream": True}, "has no parameter 'neighbours'"),
         ({"optimizer": "stochastic", "upstream": True}, "at random or may never end"),
+        ({"kernel": "features", "upstream": True}, "the published one is of gradients"),
         ({"neighbors": 5}, "neighbors"),
     ],
 )

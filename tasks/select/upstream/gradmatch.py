@@ -17,6 +17,7 @@ def gradmatch(
     budget: int,
     *,
     generator: np.random.Generator,
+    lam: float = 1.0,
     validation: Signals | None = None,
     batch: int = 256,
 ) -> Selection:
@@ -26,6 +27,7 @@ def gradmatch(
     samples of weight 0 are dropped.
 
     Args:
+        lam: taken and ignored, as published: λ is 1.
         validation: match the mean gradient of these samples instead.
         batch: size of the batches by which gradients are divided.
     """

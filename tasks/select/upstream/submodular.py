@@ -17,12 +17,14 @@ from winnow.tasks.select.submodular import check_factor
 __all__ = ["check_optimizer", "facility_location", "graph_cut", "log_determinant"]
 
 
-def check_optimizer(optimizer: str) -> None:
-    """Refuse an optimiser whose published output is not worth replaying.
+def check_optimizer(optimizer: str, kernel: str = "gradients") -> None:
+    """Refuse an optimiser whose published output is not worth replaying, and a kernel that was not published.
 
     Raises:
         BadInput: naming it.
     """
+    if kernel != "gradients":
+        raise BadInput(f"kernel = {kernel!r} with upstream=True: the published one is of gradients.")
     if optimizer not in ("lazy", "naive"):
         raise BadInput(
             f"optimizer = {optimizer!r} with upstream=True: the published one picks at random or may never "
@@ -32,19 +34,29 @@ def check_optimizer(optimizer: str) -> None:
 
 
 def facility_location(
-    signals: Signals, budget: int, *, generator: np.random.Generator, optimizer: str = "lazy"
+    signals: Signals,
+    budget: int,
+    *,
+    generator: np.random.Generator,
+    kernel: str = "gradients",
+    optimizer: str = "lazy",
 ) -> Selection:
     """Facility location on gradients, ties to the first row."""
-    check_optimizer(optimizer)
+    check_optimizer(optimizer, kernel)
     check_dense(signals.n, budget, upstream=True)
     return _greedy(FacilityLocation(dense(Kernel.of(signals, "gradients"))), budget, optimizer, generator)
 
 
 def graph_cut(
-    signals: Signals, budget: int, *, generator: np.random.Generator, optimizer: str = "lazy"
+    signals: Signals,
+    budget: int,
+    *,
+    generator: np.random.Generator,
+    kernel: str = "gradients",
+    optimizer: str = "lazy",
 ) -> Selection:
     """Graph cut on gradients, ties to the first row."""
-    check_optimizer(optimizer)
+    check_optimizer(optimizer, kernel)
     return _greedy(GraphCut(Kernel.of(signals, "gradients")), budget, optimizer, generator)
 
 
@@ -55,13 +67,18 @@ def _greedy(function: Function, budget: int, optimizer: str, generator: np.rando
 
 
 def log_determinant(
-    signals: Signals, budget: int, *, generator: np.random.Generator, optimizer: str = "lazy"
+    signals: Signals,
+    budget: int,
+    *,
+    generator: np.random.Generator,
+    kernel: str = "gradients",
+    optimizer: str = "lazy",
 ) -> Selection:
     """Gain s_xA S_A⁺ s_Ax on gradients, which rises from 0: lazy greedy takes the first it looks at."""
-    check_optimizer(optimizer)
+    check_optimizer(optimizer, kernel)
     check_factor(signals.n, budget, upstream=True)
-    kernel = Kernel.of(signals, "gradients")
-    n = len(kernel)
+    similarity = Kernel.of(signals, "gradients")
+    n = len(similarity)
     picks: list[int] = []
     gains = np.zeros(budget)
     columns = np.empty((budget, n))
@@ -74,6 +91,6 @@ def log_determinant(
         row = int(rows[value.argmax()])
         gains[step] = value.max()
         picks.append(row)
-        columns[step] = kernel.tile(np.array([row]), slice(None))[0] / UNIT
+        columns[step] = similarity.tile(np.array([row]), slice(None))[0] / UNIT
         columns[step, row] = 1
     return Selection.of(np.array(picks), gains=gains)
