@@ -383,6 +383,7 @@ def test_an_interrupt_that_pydantic_makes_an_error_of_is_still_one(
         capture_output=True,
         text=True,
         timeout=120,
+        preexec_fn=heed,
         check=False,
     )
     assert run.returncode == status, run.stderr
