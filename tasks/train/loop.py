@@ -176,7 +176,9 @@ def train(
             steps = recipe.steps_per_epoch(len(plan.rows))
             at = run.position + np.arange(steps) * (per_epoch / steps)
             rates = learning_rates(recipe, at[at < total], total, per_epoch).tolist()
-            weights = plan.weights.to(device).split(recipe.batch_size)
+            weights = (
+                [None] * steps if plan.weights is None else plan.weights.to(device).split(recipe.batch_size)
+            )
             network.train()
             done = run.batch * recipe.batch_size  # of a resumed epoch
             batches = loader.training(plan.rows[done:], run.epoch, recipe.batch_size)
@@ -229,7 +231,7 @@ def _plan(policy: Policy, recipe: Recipe, epoch: int, seed: int, observe: Any) -
     plan = shuffled(policy.plan(epoch, seen, torch_generator(seed, "plan", str(epoch))), seed, epoch)
     if recipe.drop_last:
         whole = recipe.steps_per_epoch(len(plan.rows)) * recipe.batch_size
-        plan = EpochPlan(plan.rows[:whole], plan.weights[:whole])
+        plan = plan.at(slice(whole))
     return plan
 
 

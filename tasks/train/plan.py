@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,11 +23,15 @@ class EpochPlan:
 
     Attributes:
         rows: int64 (m,), rows of the training set.
-        weights: float32 (m,), positive; a step minimises Σ w_i ℓ_i / Σ w_i over its batch.
+        weights: float32 (m,), positive; a step minimises Σ w_i ℓ_i / Σ w_i over its batch. None: all alike.
     """
 
     rows: torch.Tensor
-    weights: torch.Tensor
+    weights: torch.Tensor | None = None
+
+    def at(self, positions: Any) -> EpochPlan:
+        """Some of its rows, in this order."""
+        return EpochPlan(self.rows[positions], None if self.weights is None else self.weights[positions])
 
 
 class Policy(Protocol):
@@ -64,7 +68,10 @@ class Everything:
     """
 
     def __init__(self, n: int, weights: NDArray[np.floating] | None = None) -> None:
-        values = np.ones(n, np.float32) if weights is None else np.array(weights, np.float32)
+        if weights is None:
+            self._plan = EpochPlan(torch.arange(n))
+            return
+        values = np.array(weights, np.float32)
         if values.shape != (n,):
             raise BadInput(f"weights have shape {values.shape}, there are {n} targets.")
         wrong = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
@@ -79,10 +86,11 @@ class Everything:
         return self._plan
 
     def identity(self) -> str:
-        return f"all, weights {zlib.crc32(self._plan.weights.numpy().tobytes()):08x}"
+        weights = self._plan.weights
+        return "all" if weights is None else f"all, weights {zlib.crc32(weights.numpy().tobytes()):08x}"
 
 
 def shuffled(plan: EpochPlan, seed: int, epoch: int) -> EpochPlan:
     """The plan in training order, which depends on its length, the seed and the epoch alone."""
     order = torch.randperm(len(plan.rows), generator=torch_generator(seed, "order", str(epoch)))
-    return EpochPlan(plan.rows[order], plan.weights[order])
+    return plan.at(order)

@@ -125,7 +125,7 @@ class Step:
         self._run = Captured(self._eager, device, moves=[*self._parameters, *self.optimizer.state])
 
     def _eager(
-        self, inputs: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, lr: Any
+        self, inputs: torch.Tensor, targets: torch.Tensor, lr: Any, weights: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, ...]:
         for p in self._parameters:
             p.grad = None
@@ -134,21 +134,24 @@ class Step:
             outputs = self.network(inputs)
         outputs = outputs.float()
         losses = self._problem.loss(outputs, targets, self._recipe)
-        loss = (weights * losses).sum() / weights.sum()
+        loss = losses.mean() if weights is None else (weights * losses).sum() / weights.sum()
         loss.backward()
         self.optimizer.update(lr)
         outputs = outputs.detach()
         return outputs, loss.detach(), self._problem.correct(outputs, targets).sum()
 
-    def __call__(self, batch: Batch, weights: torch.Tensor, lr: float) -> tuple[torch.Tensor, ...]:
+    def __call__(self, batch: Batch, weights: torch.Tensor | None, lr: float) -> tuple[torch.Tensor, ...]:
         """One step.
 
         Returns:
             the network's outputs (valid until the next step), the loss and the number of correct predictions,
             all from before the update.
         """
-        outputs, loss, correct = self._run(batch.inputs, batch.targets, weights, lr)
-        return outputs, loss.clone(), correct.clone()
+        weighted = () if weights is None else (weights,)
+        outputs, loss, correct = self._run(batch.inputs, batch.targets, lr, *weighted)
+        if self._device.type == "cuda":  # a graph's buffers, which the next step overwrites
+            loss, correct = loss.clone(), correct.clone()
+        return outputs, loss, correct
 
 
 def dtype_of(recipe: Recipe, device: torch.device) -> torch.dtype:
