@@ -60,13 +60,19 @@ class Candidates:
         bound = self.bound  # if another thread raises it meanwhile, a few more pass than need to
         passes = mask.as_strided(scores.shape, scores.stride())
         torch.gt(scores, bound[:, None], out=passes)
-        row, column = _true_positions(passes)
-        if len(row) == 0:
+        transposed = not passes.is_contiguous()
+        tile = scores.T if transposed else scores  # as it lies in memory
+        flat = _true_positions((passes.T if transposed else passes).view(-1))
+        if len(flat) == 0:
             return
-        newcomers = (row.int(), (column + first).int(), scores[row, column])
+        row = flat.div(tile.shape[1], rounding_mode="floor")
+        column = flat - row * tile.shape[1]
+        if transposed:
+            row, column = column, row
+        newcomers = (row.int(), (column + first).int(), tile.view(-1)[flat])
         with self._lock:
             self._waiting.append(newcomers)
-            self._count += len(row)
+            self._count += len(flat)
             if self._count >= self.rows * self.keep:
                 self.merge()
 
@@ -102,17 +108,10 @@ class Candidates:
             self.bound = torch.maximum(self.bound, self.scores[:, -1])
 
 
-def _true_positions(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows and columns of the true entries of a mask, most of which are false, in their order in memory."""
-    if not mask.is_contiguous():
-        column, row = _true_positions(mask.T)
-        return row, column
-    flat = mask.view(-1)
-    if len(flat) % 8:
-        positions = flat.nonzero().view(-1)
-    else:  # eight entries at a time
-        words = flat.view(torch.int64).nonzero().view(-1)
-        inner = flat.view(-1, 8)[words].nonzero()
-        positions = words[inner[:, 0]] * 8 + inner[:, 1]
-    row = positions.div(mask.shape[1], rounding_mode="floor")
-    return row, positions - row * mask.shape[1]
+def _true_positions(mask: torch.Tensor) -> torch.Tensor:
+    """Positions of the true entries of a flat mask, most of which are false."""
+    if len(mask) % 8:
+        return mask.nonzero().view(-1)
+    words = mask.view(torch.int64).nonzero().view(-1)  # eight entries at a time
+    inner = mask.view(-1, 8)[words].nonzero()
+    return words[inner[:, 0]] * 8 + inner[:, 1]
