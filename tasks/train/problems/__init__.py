@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from winnow.tasks.train.recipe import Recipe
+if TYPE_CHECKING:
+    from winnow.tasks.train.recipe import Recipe
 
 __all__ = ["Batch", "Loader", "Problem"]
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from winnow.tasks.errors import BadInput
-from winnow.tasks.train.recipe import Recipe
+
+if TYPE_CHECKING:
+    from winnow.tasks.train.recipe import Recipe
 
 __all__ = ["COLUMNS", "Classification", "checked_targets", "measure"]
 
