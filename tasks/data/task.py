@@ -129,44 +129,32 @@ def with_labels(coreset: Artifact, labels: np.ndarray, classes: int) -> Artifact
 
 @uncached_task(name="bring-embeddings", run_name="bring-embeddings")
 def bring_embeddings(samples: Artifact, path: str) -> Artifact:
-    """The user's embeddings (Parquet, npy or npz): one row per sample, in order or with ``id``."""
-    import numpy as np
+    """The user's embeddings: one row per sample, in order or by id; see :mod:`winnow.tasks.data.arrays`."""
+    from winnow.tasks.data.arrays import matrix
 
-    ids = samples.numpy("id")
-    vectors = _table(path, ids, ("vector", "embeddings", "features", "x"))
-    if vectors.ndim != 2 or vectors.dtype.kind != "f":
-        raise BadInput(
-            f"{path}: embeddings must be a floating-point matrix (N, D), found {vectors.dtype} "
-            f"{vectors.shape}."
-        )
-    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-    if len(bad):
-        raise BadInput(
-            f"{path}: row {bad[0]} has NaN or infinite values ({len(bad):,} such rows).",
-            remedy="drop or recompute these rows",
-        )
-    stored = vectors if vectors.dtype == np.float16 else vectors.astype(np.float32)
-    return write("embeddings", {"id": ids, "vector": stored}, notes={"embedder": Path(path).name})
+    vectors, ids = matrix(path, ("vector", "embedding", "embeddings", "features", "x"))
+    columns = {"id": samples.numpy("id"), "vector": _aligned(path, samples, vectors, ids)}
+    return write("embeddings", columns, notes={"embedder": Path(path).name})
 
 
 @uncached_task(name="bring-pseudo-labels", run_name="bring-pseudo-labels")
 def bring_pseudo_labels(samples: Artifact, path: str) -> Artifact:
-    """The user's pseudo-labels (Parquet, npy or npz): one cluster per sample, in order or with ``id``."""
+    """The user's pseudo-labels: one cluster per sample, in order or by id."""
     import numpy as np
 
-    ids = samples.numpy("id")
-    clusters = _table(path, ids, ("cluster", "pseudo_labels", "labels", "cluster_ids"))
-    if clusters.ndim != 1 or clusters.dtype.kind not in "iu":
-        raise BadInput(
-            f"{path}: pseudo-labels must be whole numbers (N,), found {clusters.dtype} {clusters.shape}."
-        )
+    from winnow.tasks.data.arrays import vector
+
+    values, ids = vector(path, ("cluster", "pseudo_labels", "labels", "label", "cluster_ids"))
+    clusters = _aligned(path, samples, values, ids)
+    if clusters.dtype.kind not in "iu":
+        raise BadInput(f"{path}: pseudo-labels must be whole numbers (N,), found {clusters.dtype}.")
     if clusters.min() < 0:
         raise BadInput(
             f"{path}: row {int(np.argmin(clusters))} has cluster {clusters.min()}; clusters count from 0."
         )
-    n = len(ids)
+    n = samples.rows
     columns = {
-        "id": ids,
+        "id": samples.numpy("id"),
         "cluster": clusters.astype(np.int32),
         "confidence": np.ones(n, np.float32),
         "head": np.full(n, -1, np.int32),
@@ -179,48 +167,11 @@ def bring_pseudo_labels(samples: Artifact, path: str) -> Artifact:
     )
 
 
-def _table(path: str, ids: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
-    """One array from a file, in the order of ``ids``; ``path#name`` picks one of several."""
-    import numpy as np
-    import pyarrow.parquet as pq
+def _aligned(path: str, samples: Artifact, values: np.ndarray, ids: Any | None) -> np.ndarray:
+    """The rows of a file in the order of the samples."""
+    from winnow.tasks.data.arrays import in_order_of
 
-    from winnow.tasks.columns import to_numpy
-
-    file, _, wanted = path.partition("#")
-    if not Path(file).expanduser().exists():
-        raise BadInput(f"{file}: no such file.", remedy="give the path of a .parquet, .npy or .npz file")
-    source = Path(file).expanduser()
-    arrays: dict[str, np.ndarray]
-    try:
-        if source.suffix == ".npy":
-            arrays = {names[0]: np.load(source, allow_pickle=False)}
-        elif source.suffix == ".npz":
-            with np.load(source, allow_pickle=False) as archive:
-                arrays = dict(archive)
-        elif source.suffix == ".parquet":
-            table = pq.read_table(source)
-            arrays = {name: to_numpy(table.column(name)) for name in table.column_names}
-        else:
-            raise BadInput(f"{file}: {source.suffix or 'no'} suffix; .parquet, .npy and .npz are understood.")
-    except (ValueError, OSError) as error:
-        if isinstance(error, BadInput):
-            raise
-        raise BadInput(f"{file} cannot be read: {error}") from error
-    candidates = [wanted] if wanted else [name for name in names if name in arrays]
-    if not candidates and len(arrays) == 1:
-        candidates = list(arrays)
-    if not candidates or candidates[0] not in arrays:
-        raise BadInput(
-            f"{file}: which of its arrays? It has {', '.join(arrays) or 'none'}; expected one of "
-            f"{', '.join(names)}.",
-            remedy=f"name it: {file}#{next((name for name in arrays if name != 'id'), names[0])}",
-        )
-    values = arrays[candidates[0]]
-    if "id" in arrays:
-        return values[rows_of(arrays["id"], ids)]
-    if len(values) != len(ids):
-        raise BadInput(
-            f"{file}: {len(values):,} rows for {len(ids):,} samples.",
-            remedy="give one row a sample, in the dataset's order, or add ids",
-        )
-    return values
+    has_source = "source" in samples.arrow_schema().names
+    names = list(samples.numpy("source")) if has_source else None
+    order = in_order_of(path, ids, len(values), samples.numpy("id"), names)
+    return values if order is None else values[order]
