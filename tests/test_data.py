@@ -117,8 +117,8 @@ def test_listing_loads_nothing_heavy():
     )
     assert out.returncode == 0, out.stderr
     names = (
-        "cifar10 cifar100 cinic10 digits fashion_mnist imagefolder:* imagenet mnist qmnist stl10 svhn "
-        "tiny_imagenet webdataset:*"
+        "cifar10 cifar100 cinic10 digits fashion_mnist imagefolder:* imagenet mnist pool:* qmnist stl10 "
+        "svhn tiny_imagenet webdataset:*"
     )
     assert out.stdout.strip() == names
 

@@ -57,3 +57,4 @@ datasets.add(
 datasets.add("imagenet", classes=1000, samples={"train": 1_281_167, "test": 50_000}, channels=3)
 datasets.add("imagefolder:*", ".folders:imagefolder")
 datasets.add("webdataset:*", ".shards:webdataset")
+datasets.add("pool:*", ".pools:pool")

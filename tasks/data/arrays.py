@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from winnow.tasks.columns import to_numpy
 from winnow.tasks.errors import BadInput, did_you_mean
@@ -210,12 +211,12 @@ SUFFIXES = tuple(READERS)
 
 
 def open_arrays(path: str) -> ArrayFile:
-    """Open a file of arrays: a path, or a URL that fsspec knows.
+    """Open a file of arrays, or a folder of Parquet parts: a path, or a URL that fsspec knows.
 
     Raises:
         BadInput: no such file, an unknown suffix, or a damaged file.
     """
-    suffix = os.path.splitext(path)[1].lower()
+    suffix = ".parquet" if os.path.isdir(path) else os.path.splitext(path)[1].lower()
     if suffix not in READERS:
         raise BadInput(
             f"{path}: {suffix or 'no'} suffix; {', '.join(SUFFIXES)} are understood.",
@@ -387,7 +388,15 @@ def finite(path: str, values: np.ndarray) -> np.ndarray:
 # -- rows ----------------------------------------------------------------------------------------------------
 
 
-def in_order_of(path: str, found: Any | None, rows: int, ids: np.ndarray, names: Sequence[str] | None) -> Any:
+def in_order_of(
+    path: str,
+    found: Any | None,
+    rows: int,
+    ids: np.ndarray,
+    names: Sequence[str] | None,
+    *,
+    exactly: bool = True,
+) -> NDArray[np.int64] | None:
     """Which row of a file belongs to each sample.
 
     Args:
@@ -396,6 +405,7 @@ def in_order_of(path: str, found: Any | None, rows: int, ids: np.ndarray, names:
         rows: how many it has.
         ids: of the samples, int64, str or bytes.
         names: of the samples (paths), which string ids are compared with where the samples' ids are numbers.
+        exactly: refuse rows of other samples.
 
     Returns:
         int64 (N,), or None where the order is the same.
@@ -427,7 +437,7 @@ def in_order_of(path: str, found: Any | None, rows: int, ids: np.ndarray, names:
     repeated = np.flatnonzero(ordered[1:] == ordered[:-1])
     at = np.searchsorted(ordered, wanted).clip(max=max(len(given) - 1, 0))
     absent = np.flatnonzero(ordered[at] != wanted) if len(given) else np.arange(len(wanted))
-    unknown = np.flatnonzero(~np.isin(given, wanted))
+    unknown = np.flatnonzero(~np.isin(given, wanted)) if exactly else absent[:0]
     faults = []
     if len(repeated):
         first = ordered[repeated[0]]

@@ -5,39 +5,24 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from winnow.tasks.data.images import Encoded, FileImages, readable_suffixes
-from winnow.tasks.data.load import check_split, data_folder
+from winnow.tasks.data.load import check_split, data_folder, natural_key
 from winnow.tasks.data.split import Split, channel_statistics
 from winnow.tasks.errors import BadInput, MissingData
 
-__all__ = ["imagefolder", "natural_key"]
+__all__ = ["files_under", "finish", "imagefolder"]
 
 log = logging.getLogger("winnow.tasks.data")
 
 _TEST_FOLDERS = ("test", "val", "valid", "validation")
 
 AnyEncoded = TypeVar("AnyEncoded", bound=Encoded)
-
-
-def natural_key(path: str) -> list[tuple[Any, ...]]:
-    """Sort key that compares paths folder by folder, and digits in names as numbers.
-
-    >>> sorted(["b/10.png", "b/9.png", "a/x.png"], key=natural_key)
-    ['a/x.png', 'b/9.png', 'b/10.png']
-    """
-    key = []
-    for name in path.split("/"):
-        pieces: list[Any] = re.split(r"(\d+)", name)
-        pieces[1::2] = [int(digits) for digits in pieces[1::2]]
-        key.append((*pieces, name))  # the name itself decides between 01 and 1
-    return key
 
 
 def files_under(folder: Path, suffixes: set[str]) -> list[str]:

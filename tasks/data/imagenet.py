@@ -14,10 +14,10 @@ import numpy as np
 import scipy.io
 
 from winnow.tasks.data.fetch import UNVERIFIED, Published, damaged, extract_tar, obtain, plain_members, unpack
-from winnow.tasks.data.folders import files_under, folders_in, natural_key, without_corrupt
+from winnow.tasks.data.folders import files_under, folders_in, without_corrupt
 from winnow.tasks.data.images import FileImages
 from winnow.tasks.data.index import file_md5
-from winnow.tasks.data.load import check_count, check_split, data_folder
+from winnow.tasks.data.load import check_count, check_split, data_folder, natural_key
 from winnow.tasks.data.split import Split
 from winnow.tasks.errors import BadInput, MissingData
 

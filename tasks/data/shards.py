@@ -17,7 +17,7 @@ import numpy as np
 from webdataset.shardlists import expand_urls
 
 from winnow.tasks.data.fetch import offline
-from winnow.tasks.data.folders import finish, natural_key
+from winnow.tasks.data.folders import finish
 from winnow.tasks.data.images import Encoded, readable_suffixes
 from winnow.tasks.data.index import (
     SETTLED,
@@ -28,11 +28,11 @@ from winnow.tasks.data.index import (
     stat_key,
     threaded,
 )
-from winnow.tasks.data.load import check_split, data_folder
+from winnow.tasks.data.load import check_split, data_folder, natural_key
 from winnow.tasks.data.split import Split
 from winnow.tasks.errors import BadInput, MissingData
 
-__all__ = ["ShardImages", "webdataset"]
+__all__ = ["ShardImages", "open_shards", "webdataset"]
 
 log = logging.getLogger("winnow.tasks.data")
 
@@ -162,18 +162,19 @@ def webdataset(
     if label not in (None, "cls", "txt") and not (label.startswith("json.") and len(label) > len("json.")):
         raise BadInput(f"label = {label!r}: must be cls, txt or json.<field>.")
     options = {"size": size, "channels": channels, "cache": cache}
-    train, words = _open(variant, root, download, label, options)
+    train, words = open_shards(variant, root, download, label, options)
     classes = _classes(name, words)
     images = train
     if split == "test" and test_shards is not None:
-        images, words = _open(test_shards, root, download, label, options)
+        images, words = open_shards(test_shards, root, download, label, options)
     truth = None if words is None else _numbers(f"{name}/{split}", words, classes, images)
     return finish(name, split, train, images, classes, truth, skip_corrupt)
 
 
-def _open(
+def open_shards(
     pattern: str, root: Path | None, download: bool, label: str | None, options: dict[str, Any]
 ) -> tuple[ShardImages, list[str] | None]:
+    """The images of some shards, and their labels as words, None where there are none."""
     files, paths = find_shards(pattern, root, download)
     said = time.monotonic()
     shards: list[Shard] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,6 +87,7 @@ class Split:
         mean, std: of each channel of the training images, pixels scaled to [0, 1].
         truth: int64 (N,) true labels, or None if there are none. Only annotation and reporting read it.
         sources: file or key of each row, where images have one.
+        columns: what else is known of each row: ``group``, ``weight``.
 
     Raises:
         BadInput: no images, or fields that do not match.
@@ -107,13 +108,19 @@ class Split:
     std: tuple[float, ...]
     truth: np.ndarray | None = field(default=None, repr=False)
     sources: Sequence[str] | None = field(default=None, repr=False)
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         count = len(self.images)
         where = f"{self.name}/{self.split}"
         if count == 0:
             raise BadInput(f"{where} has no images.")
-        columns: dict[str, Any] = {"ids": self.ids, "truth": self.truth, "sources": self.sources}
+        columns: dict[str, Any] = {
+            "ids": self.ids,
+            "truth": self.truth,
+            "sources": self.sources,
+            **self.columns,
+        }
         for name, column in columns.items():
             if column is not None and len(column) != count:
                 raise BadInput(f"{where}: {count} images but {len(column)} {name}.")

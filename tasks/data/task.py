@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,11 +37,12 @@ def load(
 ) -> Artifact:
     """The samples of one split, with a checksum of each image; with labels only if asked for."""
     with progress(f"load {dataset}/{split}") as tell:
-        loaded = _split(dataset, split, json.dumps(options or {}, sort_keys=True))
+        loaded = _split(dataset, split, options or {})
         checksums = loaded.images.checksums(progress=tell)
     columns: dict[str, Any] = {"id": loaded.ids, "checksum": _binary(checksums)}
     if loaded.sources is not None:
         columns["source"] = list(loaded.sources)
+    columns |= loaded.columns
     if labels:
         columns["label"] = loaded.labels().astype("int32")
     return write(
@@ -66,8 +68,16 @@ def _binary(rows: np.ndarray) -> Any:
     )
 
 
+def _split(dataset: str, split: str, options: dict[str, Any]) -> Split:
+    named = [dataset.partition(":")[2], *(str(value) for value in options.values())]
+    files = [name.partition("#")[0] for name in named]
+    changed = tuple(os.stat(file).st_mtime_ns for file in files if file and os.path.isfile(file))
+    return _loaded(dataset, split, json.dumps(options, sort_keys=True), changed)
+
+
 @lru_cache(maxsize=4)
-def _split(dataset: str, split: str, options: str) -> Split:
+def _loaded(dataset: str, split: str, options: str, changed: tuple[int, ...]) -> Split:
+    """One split, loaded once per process while the files that its name and options point to stay the same."""
     from winnow.tasks.data.load import load_split
 
     return load_split(dataset, split, **json.loads(options))
@@ -76,7 +86,7 @@ def _split(dataset: str, split: str, options: str) -> Split:
 def open_split(samples: Artifact) -> Split:
     """The images (and, for annotation and reporting only, the truth) behind a samples artifact."""
     where = samples.notes
-    loaded = _split(where["dataset"], where["split"], json.dumps(where["options"], sort_keys=True))
+    loaded = _split(where["dataset"], where["split"], where["options"])
     if len(loaded) != samples.rows:
         raise BadInput(
             f"{where['dataset']}/{where['split']} has {len(loaded):,} images now, {samples.rows:,} when this "
