@@ -10,4 +10,6 @@ if __name__ != "winnow.flows":
 # cores: on two busy cores, the cluster heads of digits take five times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-FLOWS = {name: f"winnow.flows.{name}:{name}" for name in ("elfs", "ccs", "d2", "deepcore", "compare")}
+FLOWS = {
+    name: f"winnow.flows.{name}:{name}" for name in ("select", "elfs", "ccs", "d2", "deepcore", "compare")
+}

@@ -24,6 +24,8 @@ __all__ = ["arguments", "fits", "model", "storage", "table"]
 
 log = logging.getLogger("winnow.flows.checks")
 
+FILES = ("embeddings", "pseudo_labels", "scores", "logits", "already")
+
 
 def storage() -> None:
     """Refuse a store that cannot be used or would vanish with the run; warn of content that is not read.
@@ -57,22 +59,23 @@ def arguments(given: Mapping[str, Any]) -> None:
     if given["device"] not in ("auto", "cpu"):  # always there: a fully cached run need not load torch
         hardware.device(given["device"])
     for name, example in (("fractions", "[0.1]"), ("seeds", "[0]")):
+        if name not in given:
+            continue
         values = list(given[name])
         if not values:
             raise BadInput(f"{name} is empty.", remedy=f"give at least one, for example {name}={example}")
         if len(set(values)) != len(values):
             raise BadInput(f"{name} names {next(v for v in values if values.count(v) > 1)} twice.")
-    files = {name: given[name] for name in ("embeddings", "pseudo_labels") if given.get(name) is not None}
+    files = {name: given[name] for name in FILES if given.get(name) is not None}
     if "pseudo_labels" in files and given.get("labels") == "true":
         raise BadInput(
             "pseudo_labels is given, but labels = 'true'.",
             remedy="pass labels=pseudo to select without true labels",
         )
     for name, path in files.items():
-        if not Path(path.partition("#")[0]).expanduser().exists():  # path#name picks one of its arrays
-            raise BadInput(
-                f"{name}: {path}: no such file.", remedy="give the path of a .parquet, .npy or .npz file"
-            )
+        file = path.partition("#")[0]  # path#name picks one of its arrays
+        if "://" not in file and not Path(file).expanduser().exists():
+            raise BadInput(f"{name}: {path}: no such file.", remedy="give the path of a file of arrays")
     if given.get("embedder") is not None:
         embedders.get(given["embedder"])
         if "embeddings" in files:

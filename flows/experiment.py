@@ -62,13 +62,13 @@ def experiment(flow: str, arguments: Mapping[str, Any]) -> Experiment:
         preset = {name: value for name, value in preset.items() if name not in tables}
     values = merged({**arguments, **preset}, chosen)
     for name in tables:
-        checks.table(name, values.get(name), arguments["fractions"], preset.get(name))
-    clusters = values if flow == "elfs" else {**presets.elfs(dataset), "clusters": None}
+        checks.table(name, values.get(name), arguments.get("fractions", ()), preset.get(name))
+    clusters = values if flow in ("elfs", "select") else {**presets.elfs(dataset), "clusters": None}
     return Experiment(
         flow,
         values,
         proxy=checks.model("proxy", values["proxy"]),
-        training=checks.model("training", values["training"]),
+        training=checks.model("training", values.get("training", values["proxy"])),
         heads=checks.model("heads", clusters["heads"]),
         clustering=clusters,
     )

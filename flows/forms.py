@@ -124,11 +124,11 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 COMMON = {
-    "dataset": "Registered dataset, or imagefolder:PATH, webdataset:PATTERN.",
+    "dataset": "Registered dataset, or imagefolder:PATH, webdataset:PATTERN, pool:PATH.",
     "fractions": "Shares of the samples to keep.",
     "seeds": "Seeds of the trainings on each coreset, and of the random baseline's draws.",
-    "pseudo_labels": "Your own pseudo-labels (.parquet, .npy, .npz) in place of cluster heads.",
-    "embeddings": "Your own embeddings (.parquet, .npy, .npz) in place of an embedder.",
+    "pseudo_labels": "Your own pseudo-labels (.parquet, .npy, .npz, .csv, …) in place of cluster heads.",
+    "embeddings": "Your own embeddings (.parquet, .npy, .npz, .pt, …) in place of an embedder.",
     "balanced": "Give each class its share of the budget.",
     "mis_ratio": (
         "Share of hardest samples (by AUM) to drop: a number, one per fraction, or auto (searched). None: "
@@ -159,7 +159,7 @@ def explained(flow: F) -> F:
     A flow.
     <BLANKLINE>
     Args:
-        dataset: Registered dataset, or imagefolder:PATH, webdataset:PATTERN.
+        dataset: Registered dataset, or imagefolder:PATH, webdataset:PATTERN, pool:PATH.
         size: In pixels.
     """
     before, args, after = (inspect.getdoc(flow) or "").partition("Args:\n")

@@ -8,7 +8,7 @@ from typing import Any
 from winnow.flows.forms import At, merged
 from winnow.tasks.registry import datasets
 
-__all__ = ["PRESETS", "as_json", "ccs", "compare", "d2", "deepcore", "elfs", "grid", "selectors_of"]
+__all__ = ["PRESETS", "as_json", "ccs", "compare", "d2", "deepcore", "elfs", "grid", "select", "selectors_of"]
 
 Values = dict[str, Any]  # parameters of a flow by name
 
@@ -193,8 +193,18 @@ def compare(dataset: str) -> Values:
     return {name: elfs(dataset)[name] for name in ("proxy", "training")}
 
 
+def select(dataset: str) -> Values:
+    """Preset of ``select``: ELFS's, without what depends on how much is kept.
+
+    >>> sorted(select("digits"))
+    ['embedder', 'heads', 'neighbours', 'normalisation', 'proxy', 'score']
+    """
+    return {name: value for name, value in elfs(dataset).items() if name not in ("training", "mis_ratio")}
+
+
 PRESETS: dict[str, Callable[..., Values]] = {
     "elfs": elfs,
+    "select": select,
     "ccs": ccs,
     "d2": d2,
     "deepcore": deepcore,

@@ -45,7 +45,13 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "scores": {"id": _ID},
     "logits": {"id": _ID, "logits": ["float32"]},
-    "coreset": {"id": _ID, "rank": (pa.int32(),), "weight": (pa.float32(),), "label": (pa.int32(),)},
+    "coreset": {
+        "id": _ID,
+        "rank": (pa.int32(),),
+        "weight": (pa.float32(),),
+        "label": (pa.int32(),),
+        "gain?": (pa.float64(),),
+    },
     "metrics": {
         "epoch": (pa.int32(),),
         "step": (pa.int64(),),

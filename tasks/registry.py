@@ -109,8 +109,13 @@ class Entry:
         return {
             name: parameter
             for name, parameter in inspect.signature(function).parameters.items()
-            if parameter.kind is parameter.KEYWORD_ONLY and name not in ("generator", *self.fixed)
+            if parameter.kind is parameter.KEYWORD_ONLY and name not in (*_DOOR, *self.fixed)
         }
+
+    def accepts(self, name: str, *, upstream: bool = False) -> bool:
+        """Whether the function takes this argument."""
+        function = self.published if upstream and self.replays else self.function
+        return name in inspect.signature(function).parameters
 
     @cached_property
     def doc(self) -> str:
@@ -145,6 +150,9 @@ class Entry:
         _, _, section = self.doc.partition("References:\n")
         lines = section.split("\n\n")[0].splitlines()
         return " ".join(line.strip() for line in lines)
+
+
+_DOOR = ("generator", "already")  # what the door of a stage passes on; not a caller's parameter
 
 
 @dataclass(frozen=True)

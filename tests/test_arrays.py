@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from winnow.tasks.data import arrays
+from winnow.tasks.data import rows
 from winnow.tasks.data.task import bring_embeddings, bring_pseudo_labels, load
 from winnow.tasks.errors import BadInput
 
@@ -299,7 +299,7 @@ def test_pseudo_labels_come_in_the_same_files(digits, tmp_path):
 
 def test_names_stand_in_for_numbers():
     """String ids are compared with the samples' paths where the samples' ids are numbers."""
-    order = arrays.in_order_of("x.csv", pa.array(["b.png", "a.png"]), 2, np.arange(2), ["a.png", "b.png"])
+    order = rows.in_order_of("x.csv", pa.array(["b.png", "a.png"]), 2, np.arange(2), ["a.png", "b.png"])
     assert order.tolist() == [1, 0]
     with pytest.raises(BadInput, match=r"id c\.png \(row 1\) is not in the dataset; id b\.png .* missing"):
-        arrays.in_order_of("x.csv", pa.array(["a.png", "c.png"]), 2, np.arange(2), ["a.png", "b.png"])
+        rows.in_order_of("x.csv", pa.array(["a.png", "c.png"]), 2, np.arange(2), ["a.png", "b.png"])

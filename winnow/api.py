@@ -23,6 +23,7 @@ def select(
     method: str,
     budget: int | float,
     *,
+    already: NDArray[np.integer] | None = None,
     balanced: bool = False,
     seed: int = 0,
     upstream: bool = False,
@@ -34,6 +35,8 @@ def select(
         signals: what is known of the samples; an array (N, D) stands for their features.
         method: a selector's name (``winnow.selectors.names()``).
         budget: samples to keep (int), or their share in (0, 1] (float).
+        already: rows that are there before the first pick, in the order in which they were picked: the
+            coverage methods go on from them, others select among the rest.
         balanced: split the budget over the classes of ``signals.labels``.
         seed: for ties and random picks.
         upstream: replay the published code.
@@ -56,7 +59,7 @@ def select(
         signals = Signals(n=len(array), features=array)
     generator = np.random.default_rng(seed)
     return selectors.get(method)(
-        signals, budget, generator=generator, balanced=balanced, upstream=upstream, **params
+        signals, budget, generator=generator, balanced=balanced, upstream=upstream, already=already, **params
     )
 
 

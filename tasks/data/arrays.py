@@ -1,7 +1,7 @@
 """Arrays as people's tools write them: one column or matrix out of a file, and the id of each row.
 
 NumPy's, Arrow's, PyTorch's and safetensors' files, and CSV. Rows keep the file's order;
-:func:`in_order_of` finds the order of the samples.
+:mod:`winnow.tasks.data.rows` finds the order of the samples.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from winnow.tasks.columns import to_numpy
 from winnow.tasks.errors import BadInput, did_you_mean
 
-__all__ = ["IDS", "SUFFIXES", "ArrayFile", "finite", "in_order_of", "matrix", "open_arrays", "vector"]
+__all__ = ["IDS", "SUFFIXES", "ArrayFile", "finite", "matrix", "open_arrays", "plain", "vector"]
 
 IDS = ("id", "ids", "uid", "key", "path", "file", "filename", "file_name", "image")
 BLOCK = 1 << 22  # numbers that are converted and checked at a time
@@ -287,7 +286,7 @@ def vector(path: str, expected: Sequence[str]) -> tuple[np.ndarray, Any | None]:
     if isinstance(chosen, list):
         raise BadInput(f"{path}: {len(chosen)} columns, expected one.")
     with _told(path):
-        values = _plain(file, chosen, source.read(chosen))
+        values = plain(file, chosen, source.read(chosen))
     if values.ndim != 1:
         raise BadInput(f"{path}: expected one value a row, found {values.dtype} of shape {values.shape}.")
     return values, source.ids()
@@ -300,14 +299,14 @@ def _one_number_each(file: str, names: Sequence[str], columns: Sequence[np.ndarr
 
 
 def _numbers(file: str, name: str, values: Any) -> np.ndarray:
-    array = _plain(file, name, values)
+    array = plain(file, name, values)
     if array.dtype.kind not in "fiub":
         where = f"{file}: {name!r}" if name else file
         raise BadInput(f"{where} is {array.dtype}, not real numbers.", remedy="convert it to float32")
     return array
 
 
-def _plain(file: str, name: str, values: Any) -> np.ndarray:
+def plain(file: str, name: str, values: Any) -> np.ndarray:
     """A column as an array; lists of one length become a matrix."""
     if isinstance(values, pa.ChunkedArray | pa.Array):
         chunks = values.chunks if isinstance(values, pa.ChunkedArray) else [values]
@@ -383,74 +382,3 @@ def finite(path: str, values: np.ndarray) -> np.ndarray:
                 remedy="drop or recompute such rows",
             )
     return out
-
-
-# -- rows ----------------------------------------------------------------------------------------------------
-
-
-def in_order_of(
-    path: str,
-    found: Any | None,
-    rows: int,
-    ids: np.ndarray,
-    names: Sequence[str] | None,
-    *,
-    exactly: bool = True,
-) -> NDArray[np.int64] | None:
-    """Which row of a file belongs to each sample.
-
-    Args:
-        path: of the file, for messages.
-        found: ids of its rows as the file has them; None: they are in the samples' order.
-        rows: how many it has.
-        ids: of the samples, int64, str or bytes.
-        names: of the samples (paths), which string ids are compared with where the samples' ids are numbers.
-        exactly: refuse rows of other samples.
-
-    Returns:
-        int64 (N,), or None where the order is the same.
-
-    Raises:
-        BadInput: too few or too many rows; ids that are missing, unknown, repeated or of another type.
-    """
-    if found is None:
-        if rows != len(ids):
-            raise BadInput(
-                f"{path}: {rows:,} rows for {len(ids):,} samples.",
-                remedy="give one row a sample, in the samples' order, or a column id",
-            )
-        return None
-    given = _plain(path, "id", found)
-    if given.dtype.kind == "O":
-        given = given.astype(str)
-    wanted = np.asarray(ids)
-    if given.dtype.kind == "U" and wanted.dtype.kind in "iu" and names is not None:
-        wanted = np.asarray(names, dtype=str)
-    if (given.dtype.kind in "US") != (wanted.dtype.kind in "USO"):
-        kinds = ["numbers" if a.dtype.kind in "iuf" else "strings" for a in (given, wanted)]
-        raise BadInput(
-            f"{path}: ids are {kinds[0]} here and {kinds[1]} in the dataset.",
-            remedy=f"write them as {kinds[1]}; the first is {wanted[0]!s} in the dataset",
-        )
-    order = np.argsort(given, kind="stable")
-    ordered = given[order]
-    repeated = np.flatnonzero(ordered[1:] == ordered[:-1])
-    at = np.searchsorted(ordered, wanted).clip(max=max(len(given) - 1, 0))
-    absent = np.flatnonzero(ordered[at] != wanted) if len(given) else np.arange(len(wanted))
-    unknown = np.flatnonzero(~np.isin(given, wanted)) if exactly else absent[:0]
-    faults = []
-    if len(repeated):
-        first = ordered[repeated[0]]
-        where = np.flatnonzero(given == first)
-        faults.append(f"id {first} appears {len(where)} times (rows {where[0]} and {where[1]})")
-    if len(unknown):
-        faults.append(f"id {given[unknown[0]]} (row {unknown[0]}) is not in the dataset{_more(unknown)}")
-    if len(absent):
-        faults.append(f"id {wanted[absent[0]]} of the dataset is missing{_more(absent)}")
-    if faults:
-        raise BadInput(f"{path}: {'; '.join(faults)}.", remedy="give each sample exactly one row")
-    return order[at]
-
-
-def _more(rows: np.ndarray) -> str:
-    return f" ({len(rows) - 1:,} more)" if len(rows) > 1 else ""

@@ -87,7 +87,8 @@ def labelled(split: Split, path: str) -> Split:
     Raises:
         BadInput: a sample without a label.
     """
-    from winnow.tasks.data.arrays import in_order_of, vector
+    from winnow.tasks.data.arrays import vector
+    from winnow.tasks.data.rows import in_order_of
 
     words, ids = vector(str(path), ("label", "labels", "class", "class_name", "target", "category"))
     names = None if split.sources is None else list(split.sources)

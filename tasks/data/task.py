@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "annotate",
+    "bring_already",
     "bring_embeddings",
+    "bring_logits",
     "bring_pseudo_labels",
+    "bring_scores",
     "labels_of",
     "load",
     "open_split",
@@ -177,11 +180,83 @@ def bring_pseudo_labels(samples: Artifact, path: str) -> Artifact:
     )
 
 
+@uncached_task(name="bring-scores", run_name="bring-scores")
+def bring_scores(samples: Artifact, path: str) -> Artifact:
+    """The user's scores: one column each, one row per sample, in order or by id; ``path#a,b`` picks some."""
+    import numpy as np
+
+    from winnow.tasks.data.arrays import IDS, finite, open_arrays, vector
+
+    file, _, wanted = path.partition("#")
+    source = open_arrays(file)
+    chosen = source.choose(wanted, ()) if wanted else [name for name in source.names if name not in IDS]
+    columns: dict[str, Any] = {"id": samples.numpy("id")}
+    for name in [chosen] if isinstance(chosen, str) else chosen or [""]:
+        values, ids = vector(f"{file}#{name}" if name else file, ("score",))
+        if values.dtype.kind not in "fiub":
+            continue
+        aligned = _aligned(file, samples, values, ids)
+        columns[name or "score"] = finite(file, aligned[:, None])[:, 0].astype(np.float32)
+    if len(columns) == 1:
+        raise BadInput(f"{path} has no column of numbers.", remedy="write one column per score")
+    return write("scores", columns, notes={"source": Path(file).name})
+
+
+@uncached_task(name="bring-logits", run_name="bring-logits")
+def bring_logits(samples: Artifact, labels: Artifact, path: str) -> Artifact:
+    """Scores of the user's own training: logits of every sample after each epoch, float (E, N, C)."""
+    import numpy as np
+
+    from winnow.tasks.data.arrays import open_arrays
+    from winnow.tasks.score.dynamics import scores_from_log_probs
+    from winnow.tasks.score.gradients import softmax
+
+    file, _, wanted = path.partition("#")
+    source = open_arrays(file)
+    name = source.choose(wanted, ("logits", "log_probs"))
+    values = np.asarray(source.read(name if isinstance(name, str) else name[0]))
+    if values.ndim != 3 or values.dtype.kind != "f":
+        raise BadInput(
+            f"{path}: expected logits (epochs, samples, classes), found {values.dtype} of shape "
+            f"{values.shape}."
+        )
+    by_row = _aligned(file, samples, np.moveaxis(values, 1, 0), source.ids())
+    bad = np.flatnonzero(~np.isfinite(by_row).all(axis=(1, 2)))
+    if len(bad):
+        raise BadInput(f"{path}: sample {bad[0]} has a NaN or infinite logit ({len(bad):,} such samples).")
+    ids = samples.numpy("id")
+    log_probs = np.log(np.maximum(softmax(np.moveaxis(by_row, 0, 1)), 1e-30)).astype(np.float32)
+    scores = scores_from_log_probs(log_probs, labels_of(labels, ids))
+    return write("scores", {"id": ids, **scores}, notes={"source": Path(file).name})
+
+
+@uncached_task(name="bring-already", run_name="bring-already")
+def bring_already(samples: Artifact, path: str) -> Artifact:
+    """What is labelled already: a list of paths or ids, in the order in which they were picked."""
+    import numpy as np
+    import pyarrow as pa
+
+    from winnow.tasks.data.rows import listed
+
+    ids = samples.numpy("id")
+    rows = listed(path, ids, _sources(samples))
+    n = len(rows)
+    columns = {
+        "id": ids[rows],
+        "rank": np.arange(n, dtype=np.int32),
+        "weight": np.ones(n, np.float32),
+        "label": pa.nulls(n, pa.int32()),
+    }
+    return write("coreset", columns, facts={"method": "already", "of": samples.rows})
+
+
+def _sources(samples: Artifact) -> list[str] | None:
+    return list(samples.numpy("source")) if "source" in samples.arrow_schema().names else None
+
+
 def _aligned(path: str, samples: Artifact, values: np.ndarray, ids: Any | None) -> np.ndarray:
     """The rows of a file in the order of the samples."""
-    from winnow.tasks.data.arrays import in_order_of
+    from winnow.tasks.data.rows import in_order_of
 
-    has_source = "source" in samples.arrow_schema().names
-    names = list(samples.numpy("source")) if has_source else None
-    order = in_order_of(path, ids, len(values), samples.numpy("id"), names)
+    order = in_order_of(path, ids, len(values), samples.numpy("id"), _sources(samples))
     return values if order is None else values[order]

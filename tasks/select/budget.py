@@ -7,13 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from winnow.tasks.errors import BadInput, MissingSignal, did_you_mean
 from winnow.tasks.registry import SelectorEntry, loaded
 from winnow.tasks.select.signals import Selection, Signals
 
 __all__ = ["check_parameters", "check_size", "count", "per_class", "run"]
+
+Rows = NDArray[np.int64]
 
 HOW_TO_MAKE = {
     "labels": "give labels, or pseudo-labels from cluster heads",
@@ -105,6 +107,7 @@ def run(
     generator: np.random.Generator | None = None,
     balanced: bool = False,
     upstream: bool = False,
+    already: ArrayLike | None = None,
     **params: Any,
 ) -> Selection:
     """The entry to every selector: check signals, budget and parameters, put samples in order, select.
@@ -119,6 +122,9 @@ def run(
         generator: decides ties and random picks; default seed 0.
         balanced: split the budget over the classes of ``signals.labels`` and select within each.
         upstream: replay the published code.
+        already: int64 (m,), rows that are there before the first pick. Selectors that pick one after another
+            go on as if they had picked these first, in this order; others select among the rest. They are not
+            among the indices, and do not count towards the budget.
         params: of the selector.
 
     Raises:
@@ -136,14 +142,53 @@ def run(
         )
     k = count(budget, signals.n, upstream=upstream)
     check_parameters(selector, params, upstream=upstream)
+    before = _before(already, signals.n, k)
     order = signals.order()
     ordered = signals if order is None else signals.reordered(order)
+    if order is not None and len(before):
+        place = np.empty(signals.n, np.int64)
+        place[order] = np.arange(signals.n)
+        before = place[before]
+    goes_on = len(before) and selector.accepts("already", upstream=upstream)
 
-    def select(of: Signals, k: int) -> Selection:
-        return selector.direct(of, k, generator=generator, upstream=upstream, **params)
+    def select(of: Signals, k: int, before: Rows) -> Selection:
+        how = {"generator": generator, "upstream": upstream, **params}
+        if goes_on:
+            return selector.direct(of, k, already=before, **how)
+        if not len(before):
+            return selector.direct(of, k, **how)
+        rest = np.setdiff1d(np.arange(of.n), before)
+        chosen = selector.direct(of.rows(rest), k, **how)
+        return replace(chosen, indices=rest[chosen.indices])
 
-    chosen = _balanced(select, ordered, k) if balanced else select(ordered, k)
+    chosen = _balanced(select, ordered, k, before) if balanced else select(ordered, k, before)
     return chosen if order is None else replace(chosen, indices=order[chosen.indices])
+
+
+def _before(already: ArrayLike | None, n: int, k: int) -> Rows:
+    """``already`` as rows, checked.
+
+    Raises:
+        BadInput: not rows of the signals, one twice, or no room left for k picks.
+    """
+    if already is None:
+        return np.empty(0, np.int64)
+    rows = np.asarray(already)
+    if rows.ndim != 1 or (len(rows) and rows.dtype.kind not in "iu"):
+        raise BadInput(f"already is {rows.dtype} of shape {rows.shape}: give row numbers, int64 (m,).")
+    rows = rows.astype(np.int64)
+    outside = np.flatnonzero((rows < 0) | (rows >= n))
+    if len(outside):
+        raise BadInput(f"already[{outside[0]}] = {rows[outside[0]]}: there are {n} samples.")
+    values, counts = np.unique(rows, return_counts=True)
+    if len(values) < len(rows):
+        raise BadInput(f"already names row {values[counts > 1][0]} twice.")
+    if len(rows) + k > n:
+        raise BadInput(
+            f"budget = {k} samples, but {len(rows)} of {n} are there already.",
+            remedy=f"ask for at most {n - len(rows)}" if len(rows) < n else "nothing is left to choose from",
+        )
+    return rows
 
 
 def check_parameters(selector: SelectorEntry, params: Iterable[str], *, upstream: bool = False) -> None:
@@ -161,13 +206,19 @@ def check_parameters(selector: SelectorEntry, params: Iterable[str], *, upstream
             )
 
 
-def _balanced(select: Callable[[Signals, int], Selection], signals: Signals, k: int) -> Selection:
-    """Each class's share of k, selected within the class; the parts one after another."""
+def _balanced(
+    select: Callable[[Signals, int, Rows], Selection], signals: Signals, k: int, before: Rows
+) -> Selection:
+    """Each class's share of k, selected within the class; the parts one after another.
+
+    With ``before``, shares are those of all that there will be, less what is there.
+    """
     parts = []
-    for label, share in per_class(signals.labels, k).items():
+    for label, share in _shares(signals.labels, k, before).items():
         if share:
             rows = np.flatnonzero(signals.labels == label)
-            part = select(signals.rows(rows), share)
+            there = np.searchsorted(rows, before[signals.labels[before] == label])
+            part = select(signals.rows(rows), share, there)
             parts.append(replace(part, indices=rows[part.indices]))
     gains = [part.gains for part in parts if part.gains is not None]
     return Selection(
@@ -175,3 +226,14 @@ def _balanced(select: Callable[[Signals, int], Selection], signals: Signals, k: 
         np.concatenate([part.weights for part in parts]),
         np.concatenate(gains) if len(gains) == len(parts) else None,
     )
+
+
+def _shares(labels: NDArray[np.int64], k: int, before: Rows) -> dict[int, int]:
+    shares = per_class(labels, k + len(before))
+    have = dict(zip(*np.unique(labels[before], return_counts=True), strict=True))
+    missing = {label: share - int(have.get(label, 0)) for label, share in shares.items()}
+    while (excess := sum(max(0, share) for share in missing.values()) - k) > 0:
+        # some class has more than its share already: the others give way, the largest first
+        largest = max(missing, key=lambda label: missing[label])
+        missing[largest] -= min(excess, 1)
+    return {label: max(0, share) for label, share in missing.items()}
