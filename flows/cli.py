@@ -1,15 +1,16 @@
-"""The command line: `winnow ls | run | show | export | cache | doctor`; heavy imports come late."""
+"""The command line: `winnow select | run | compare | ls | show | …`; heavy imports come late."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from winnow.flows import FLOWS, catalogue, store_cli
+from winnow.flows import FLOWS, catalogue, select_cli, store_cli
+from winnow.flows.parameters import parsed
 from winnow.tasks.errors import BadInput, UnknownName, WinnowError, did_you_mean
 
 app = typer.Typer(
@@ -19,6 +20,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+app.command()(select_cli.select)
+app.command()(select_cli.verify)
 app.command()(store_cli.show)
 app.command()(store_cli.export)
 app.add_typer(store_cli.cache_app)
@@ -89,7 +92,7 @@ def run(
 
     from winnow.flows.terminal import run_flow
 
-    sys.exit(run_flow(flow, base, _parameters(parameter), name=name, plain=plain))
+    sys.exit(run_flow(flow, base, parsed(parameter), name=name, plain=plain))
 
 
 @app.command()
@@ -109,7 +112,7 @@ def compare(
     plain: Annotated[bool, typer.Option("--plain", help="No bars, no colours: one line an event")] = False,
 ) -> None:
     """Compare selection methods on a dataset: one table, one figure, ranks, costs, significance."""
-    parameters = {"dataset": dataset, **_parameters(parameter)}
+    parameters = {"dataset": dataset, **parsed(parameter)}
     lists = (("methods", methods, str), ("fractions", fractions, float), ("seeds", seeds, int))
     for name, text, kind in lists:
         if text is not None:
@@ -121,29 +124,6 @@ def compare(
     from winnow.flows.terminal import run_flow
 
     sys.exit(run_flow("compare", {}, parameters, name=f"compare {dataset}", plain=plain))
-
-
-def _parameters(texts: list[str] | None) -> dict[str, Any]:
-    """``key=value`` as a parameter; ``training.epochs=3`` as a field of one."""
-    parameters: dict[str, Any] = {}
-    for text in texts or []:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise BadInput(
-                f"-p {text}: expected key=value.",
-                remedy='for example -p dataset=digits -p "fractions=[0.1, 0.3]" -p training.epochs=30',
-            )
-        *outer, name = key.split(".")
-        inside = parameters
-        for part in outer:
-            inside = inside.setdefault(part, {})
-            if not isinstance(inside, dict):
-                raise BadInput(f"-p {text}: {part} has been given as a whole.")
-        try:
-            inside[name] = json.loads(value)
-        except ValueError:
-            inside[name] = value
-    return parameters
 
 
 # -- doctor --------------------------------------------------------------------------------------------------

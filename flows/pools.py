@@ -77,9 +77,22 @@ class Choice(Experiment):
         return load(self.dataset, "train", labels=True, options=options) if pool.facts["labelled"] else pool
 
     def before(self, samples: Artifact) -> Artifact | None:
-        """What is there already."""
-        file = self.values["already"]
-        return None if file is None else bring_already(samples, file)
+        """What is there already; with it, the budget must fit the pool.
+
+        Raises:
+            BadInput: it does not, or the selection would not fit into memory.
+        """
+        from winnow.tasks.select.allocation import check_fits
+        from winnow.tasks.select.budget import check_room, check_size, count
+
+        file, params, n = self.values["already"], self.params(), samples.rows
+        before = None if file is None else bring_already(samples, file)
+        budget = count(self.values["budget"], n)
+        check_room(budget, n, 0 if before is None else before.rows)
+        check_fits(n, budget, params.get("mis_ratio") or 0.0)
+        if not self.values["balanced"]:
+            check_size(selectors.get(self.values["method"]), n, budget, params)
+        return before
 
     def params(self) -> dict[str, Any]:
         """Parameters of the selector, the flow's score and upstream among them."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,11 +22,11 @@ __all__ = ["cluster", "embed", "select"]
 
 
 def select(
-    signals: Signals | NDArray[Any],
+    signals: Signals | NDArray[Any] | str | os.PathLike[str],
     method: str,
     budget: int | float,
     *,
-    already: NDArray[np.integer] | None = None,
+    already: Any = None,
     balanced: bool = False,
     seed: int = 0,
     upstream: bool = False,
@@ -32,15 +35,18 @@ def select(
     """The samples that a registered selector keeps.
 
     Args:
-        signals: what is known of the samples; an array (N, D) stands for their features.
+        signals: what is known of the samples; an array (N, D) stands for their features. Or a pool: the path
+            of a folder, list, table or shards, as ``winnow select`` takes it (see
+            :mod:`winnow.flows.select`); what the method needs is then made, and kept in the store.
         method: a selector's name (``winnow.selectors.names()``).
         budget: samples to keep (int), or their share in (0, 1] (float).
         already: rows that are there before the first pick, in the order in which they were picked: the
-            coverage methods go on from them, others select among the rest.
+            coverage methods go on from them, others select among the rest. Of a pool: their paths or ids, or
+            the file that lists them.
         balanced: split the budget over the classes of ``signals.labels``.
         seed: for ties and random picks.
         upstream: replay the published code.
-        params: of the selector.
+        params: of the selector; of a pool also those of the flow ``select``: ``embedder``, ``embeddings``, …
 
     Returns:
         Indices of the samples kept, in pick order where the method has one, and their weights.
@@ -54,6 +60,9 @@ def select(
     >>> sorted(select(points, method="k_center", budget=3, seed=1).indices.tolist())
     [0, 2, 3]
     """
+    if isinstance(signals, str | os.PathLike):
+        how = {"balanced": balanced, "seed": seed, "upstream": upstream}
+        return _from_pool(os.fspath(signals), method, budget, already, how, params)
     if not isinstance(signals, Signals):
         array = np.asarray(signals)
         signals = Signals(n=len(array), features=array)
@@ -61,6 +70,32 @@ def select(
     return selectors.get(method)(
         signals, budget, generator=generator, balanced=balanced, upstream=upstream, already=already, **params
     )
+
+
+def _from_pool(
+    pool: str, method: str, budget: int | float, already: Any, how: dict[str, Any], params: dict[str, Any]
+) -> Selection:
+    """Run the flow ``select`` here, and say which rows of the pool it kept."""
+    import tempfile
+
+    from winnow.flows.pools import dataset_of
+    from winnow.flows.select import select as flow
+    from winnow.tasks.data.load import load_split
+    from winnow.tasks.data.task import rows_of
+
+    of_flow = {name: params.pop(name) for name in list(params) if name in flow.parameters.properties}
+    of_flow["params"] = {**of_flow.get("params", {}), **params} or None
+    with tempfile.TemporaryDirectory() as folder:
+        if already is not None and not isinstance(already, str | os.PathLike):
+            listed = Path(folder, "already.jsonl")
+            listed.write_text("".join(f"{json.dumps(name)}\n" for name in already), encoding="utf-8")
+            already = listed
+        before = None if already is None else os.fspath(already)
+        coreset = flow(pool=pool, method=method, budget=budget, already=before, **how, **of_flow)
+    split = load_split(dataset_of(pool), "train", **(of_flow.get("dataset_options") or {}))
+    gains = coreset.numpy("gain") if "gain" in coreset.arrow_schema().names else None
+    rows = rows_of(split.ids, coreset.numpy("id"))
+    return Selection.of(rows, weights=coreset.numpy("weight"), gains=gains)
 
 
 def embed(

@@ -13,7 +13,7 @@ from winnow.tasks.errors import BadInput, MissingSignal, did_you_mean
 from winnow.tasks.registry import SelectorEntry, loaded
 from winnow.tasks.select.signals import Selection, Signals
 
-__all__ = ["check_parameters", "check_size", "count", "per_class", "run"]
+__all__ = ["check_parameters", "check_room", "check_size", "count", "per_class", "run"]
 
 Rows = NDArray[np.int64]
 
@@ -183,12 +183,21 @@ def _before(already: ArrayLike | None, n: int, k: int) -> Rows:
     values, counts = np.unique(rows, return_counts=True)
     if len(values) < len(rows):
         raise BadInput(f"already names row {values[counts > 1][0]} twice.")
-    if len(rows) + k > n:
-        raise BadInput(
-            f"budget = {k} samples, but {len(rows)} of {n} are there already.",
-            remedy=f"ask for at most {n - len(rows)}" if len(rows) < n else "nothing is left to choose from",
-        )
+    check_room(k, n, len(rows))
     return rows
+
+
+def check_room(k: int, n: int, there: int) -> None:
+    """Refuse to pick more than are left.
+
+    Raises:
+        BadInput: with the numbers.
+    """
+    if there + k > n:
+        raise BadInput(
+            f"budget = {k:,} samples, but {there:,} of {n:,} are there already.",
+            remedy=f"ask for at most {n - there:,}" if there < n else "nothing is left to choose from",
+        )
 
 
 def check_parameters(selector: SelectorEntry, params: Iterable[str], *, upstream: bool = False) -> None:

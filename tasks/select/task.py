@@ -241,7 +241,7 @@ def deliver(
             entry["kept"] = bool(table["kept"][row])
         entry["rank"] = int(table["rank"][row]) if table["kept"][row] else None
         score = float(table["score"][row])
-        entry["score"] = None if np.isnan(score) else float(f"{score:.6g}")
+        entry["score"] = float(f"{score:.6g}") if np.isfinite(score) else None
         entry["why"] = str(table["why"][row]).partition(": ")[2] or str(table["why"][row])
         if everything and near >= 0:
             entry["near"] = near if sources is None else sources[place[near]]
