@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from winnow.tasks.hardware import compute_dtype
-from winnow.tasks.train.optim import optimizer_of
+from winnow.tasks.train.optim import Optimizer
 from winnow.tasks.train.problems import Batch, Problem
 from winnow.tasks.train.recipe import Recipe
 
@@ -121,7 +121,7 @@ class Step:
         self.network, self.dtype = network, dtype_of(recipe, device)
         self._problem, self._recipe, self._device = problem, recipe, device
         self._parameters = [p for p in network.parameters() if p.requires_grad]
-        self.optimizer = optimizer_of(self._parameters, recipe)
+        self.optimizer = Optimizer(self._parameters, recipe)
         self._run = Captured(self._eager, device, moves=[*self._parameters, *self.optimizer.state])
 
     def _eager(
@@ -156,8 +156,5 @@ class Step:
 
 def dtype_of(recipe: Recipe, device: torch.device) -> torch.dtype:
     """The dtype of matrix products."""
-    if recipe.amp == "off":
-        return torch.float32
-    if recipe.amp == "bf16":
-        return torch.bfloat16
-    return torch.bfloat16 if compute_dtype(device) == torch.bfloat16 else torch.float32
+    reduced = recipe.amp == "bf16" or (recipe.amp == "auto" and compute_dtype(device) == torch.bfloat16)
+    return torch.bfloat16 if reduced else torch.float32
