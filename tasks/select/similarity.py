@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from winnow.tasks.errors import BadInput, MissingSignal
 from winnow.tasks.score.gradients import LastLayer
+from winnow.tasks.select.blocks import blocks
 from winnow.tasks.select.graphs import checked_graph
 from winnow.tasks.select.signals import Signals
 
@@ -86,7 +87,7 @@ class Kernel:
     def sums(self) -> NDArray[np.int64]:
         """Σ_{j ≠ i} s_ij in units, from the sum of all vectors: the kernel itself is not needed."""
         n = len(self)
-        chunks = [slice(start, start + 4096) for start in range(0, n, 4096)]
+        chunks = list(blocks(n, 4096))
         if self.residuals is None:
             total = np.sum([self.vectors[rows].sum(0, dtype=np.float64) for rows in chunks], axis=0)
         else:
@@ -148,13 +149,12 @@ def dense(kernel: Tiles) -> NDArray[np.int32]:
     """All similarities in units, int32 (N, N): each tile is computed once and stored twice."""
     n = len(kernel)
     matrix = np.empty((n, n), np.int32)
-    for start in range(0, n, _TILE):
-        rows = slice(start, start + _TILE)
-        for other in range(start, n, _TILE):
-            columns = slice(other, other + _TILE)
+    bands = list(blocks(n, _TILE))
+    for i, rows in enumerate(bands):
+        for columns in bands[i:]:
             tile = kernel.tile(rows, columns)
-            matrix[rows, columns] = tile if other > start else np.maximum(tile, tile.T)
-            if other > start:
+            matrix[rows, columns] = tile if columns != rows else np.maximum(tile, tile.T)
+            if columns != rows:
                 matrix[columns, rows] = tile.T
     np.fill_diagonal(matrix, UNIT)
     return matrix
@@ -215,10 +215,9 @@ def nearest(kernel: Tiles, k: int) -> tuple[NDArray[np.int64], NDArray[np.int32]
     n = len(kernel)
     ids, similarity = np.empty((n, k), np.int64), np.empty((n, k), np.int32)
     block = max(1, _ELEMENTS // n)
-    for start in range(0, n, block):
-        rows = np.arange(start, min(start + block, n))
+    for rows in blocks(n, block):
         tile = kernel.tile(rows, slice(None))
-        tile[np.arange(len(rows)), rows] = -1
+        np.fill_diagonal(tile[:, rows], -1)
         top = torch.topk(torch.from_numpy(tile), k)
         ids[rows], similarity[rows] = top.indices.numpy(), top.values.numpy()
     return ids, similarity

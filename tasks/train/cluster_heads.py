@@ -92,7 +92,6 @@ class Choice(Protocol):
             losses, teacher_losses: (H,), mean loss of each head in it.
             state_of: a head's state, for :func:`predict`.
         """
-        ...
 
 
 class ByTeacherLoss:

@@ -72,11 +72,9 @@ def draws_of(n: int, pad: int, flip: bool, seed: int, epoch: int) -> Draws:
     """Crop offsets in [0, 2 pad] and flips of one epoch, for each row, on the CPU."""
     generator = torch_generator(seed, "augment", str(epoch))
     offsets = torch.randint(0, 2 * pad + 1, (2, n), generator=generator)
-    flips = (
-        torch.randint(0, 2, (n,), generator=generator, dtype=torch.bool)
-        if flip
-        else torch.zeros(n, dtype=torch.bool)
-    )
+    flips = torch.zeros(n, dtype=torch.bool)
+    if flip:
+        flips = torch.randint(0, 2, (n,), generator=generator, dtype=torch.bool)
     return offsets[0], offsets[1], flips
 
 
@@ -155,10 +153,8 @@ def random_resized_crop(
         aspect = math.exp(generator.uniform(math.log(low), math.log(high)))
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
-            upper, left = (
-                int(generator.integers(0, height - h + 1)),
-                int(generator.integers(0, width - w + 1)),
-            )
+            upper = int(generator.integers(0, height - h + 1))
+            left = int(generator.integers(0, width - w + 1))
             return left, upper, left + w, upper + h
     w = min(width, round(height * high))
     h = min(height, round(width / low))
