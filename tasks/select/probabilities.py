@@ -32,15 +32,12 @@ def checked_probabilities(signals: Signals) -> NDArray[np.floating[Any]]:
     for block in blocks(signals.n, ROWS):
         rows = probabilities[block]
         lowest, total = rows.min(axis=1, initial=0.0), rows.sum(axis=1, dtype=np.float64)
-        if (lowest < 0).any():
-            row = int((lowest < 0).argmax())
-            raise _no_softmax(block.start + row, f"holds {lowest[row]:g}")
         off = np.abs(total - 1) > OFF_BY
-        if off.any():
-            row = int(off.argmax())
-            raise _no_softmax(block.start + row, f"sums to {total[row]:g}")
+        for wrong, what, values in ((lowest < 0, "holds", lowest), (off, "sums to", total)):
+            if wrong.any():
+                row = int(wrong.argmax())
+                raise BadInput(
+                    f"probabilities: row {block.start + row} {what} {values[row]:g}.",
+                    remedy="give softmax outputs, not logits",
+                )
     return probabilities
-
-
-def _no_softmax(row: int, fault: str) -> BadInput:
-    return BadInput(f"probabilities: row {row} {fault}.", remedy="give softmax outputs, not logits")

@@ -97,15 +97,12 @@ class Kernel:
         cosines = np.empty(n)
         for rows in chunks:
             vectors = self.vectors[rows].astype(np.float64)
-            cosines[rows] = (
-                vectors @ total
-                if self.residuals is None
-                else ((self.residuals[rows] @ total) * vectors).sum(1)
-            )
             squares = np.einsum("nd,nd->n", vectors, vectors)
-            cosines[rows] -= (
-                squares if self.residuals is None else squares * (self.residuals[rows] != 0).any(1)
-            )
+            if self.residuals is None:
+                cosines[rows] = vectors @ total - squares
+            else:
+                b = self.residuals[rows]
+                cosines[rows] = ((b @ total) * vectors).sum(1) - squares * (b != 0).any(1)
         return np.rint((0.5 * (n - 1) + 0.5 * cosines) * UNIT).astype(np.int64)
 
 
@@ -130,9 +127,8 @@ def whole(similarities: NDArray[np.float32]) -> NDArray[np.int32]:
 def _unit(vectors: Numbers) -> NDArray[np.float32]:
     """Rows of length 1, or 0; divided by their largest entry first, lest squares overflow or vanish."""
     largest = np.abs(vectors).max(axis=1, keepdims=True).astype(np.float64)
-    unit = (
-        vectors / np.where(largest > 0, largest, 1).astype(np.promote_types(vectors.dtype, np.float32))
-    ).astype(np.float32)
+    scale = np.where(largest > 0, largest, 1).astype(np.promote_types(vectors.dtype, np.float32))
+    unit = (vectors / scale).astype(np.float32)
     length = np.sqrt(np.einsum("nd,nd->n", unit, unit))[:, None]
     return np.divide(unit, length, out=unit, where=length > 0)
 
@@ -181,12 +177,8 @@ def check_dense(
         BadInput: with its size, and what to do instead.
     """
     if neighbours is None:
-        instead = (
-            "pass balanced=True"
-            if upstream
-            else "pass neighbours=100 for the kNN-sparse kernel, or balanced=True"
-        )
-        refuse_above(4 * n * n, f"the dense kernel of {n:,} samples", instead)
+        instead = "" if upstream else "neighbours=100 for the kNN-sparse kernel, or "
+        refuse_above(4 * n * n, f"the dense kernel of {n:,} samples", f"pass {instead}balanced=True")
 
 
 def sparse_kernel(ids: Numbers, similarity: NDArray[np.int32]) -> Any:

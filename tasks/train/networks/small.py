@@ -89,12 +89,8 @@ def lenet(*, classes: int, channels: int = 1, size: int = 28, pretrained: bool =
     side = ((size + 2 * pad - 4) // 2 - 4) // 2
     layers = [nn.Conv2d(channels, 6, 5, padding=pad), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
     layers += [nn.Conv2d(6, 16, 5), nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.Flatten()]
-    layers += [
-        nn.Linear(16 * side * side, 120),
-        nn.ReLU(inplace=True),
-        nn.Linear(120, 84),
-        nn.ReLU(inplace=True),
-    ]
+    layers += [nn.Linear(16 * side * side, 120), nn.ReLU(inplace=True)]
+    layers += [nn.Linear(120, 84), nn.ReLU(inplace=True)]
     return Network(nn.Sequential(*layers), width=84, classes=classes)
 
 

@@ -111,16 +111,12 @@ def crop_flip(images: torch.Tensor, rows: torch.Tensor, draws: Draws, pad: int) 
     count, height, width, channels = images.shape
     top, left, flip = draws
     across = torch.arange(width, device=images.device)
-    x = _reflected(width, pad, images.device)[
-        left[:, None] + torch.where(flip[:, None], width - 1 - across, across)
-    ]
+    mirrored = torch.where(flip[:, None], width - 1 - across, across)
+    x = _reflected(width, pad, images.device)[left[:, None] + mirrored]
     y = _reflected(height, pad, images.device)[top[:, None] + torch.arange(height, device=images.device)]
     pixel = ((rows[:, None] * height + y) * width)[:, :, None] + x[:, None, :]
-    return (
-        images.view(count * height * width, channels)
-        .index_select(0, pixel.view(-1))
-        .view(len(rows), height, width, channels)
-    )
+    pixels = images.view(count * height * width, channels).index_select(0, pixel.view(-1))
+    return pixels.view(len(rows), height, width, channels)
 
 
 class Normaliser:
