@@ -40,8 +40,8 @@ class Optimizer:
                 "state_steps": [torch.zeros((), device=p.device) for p in parameters],
             }
             decoupled = recipe.optimizer == "adamw"
-            rule = partial(adam, beta1=0.9, beta2=0.999, eps=1e-8, decoupled_weight_decay=decoupled)
-            rule = partial(rule, amsgrad=False, max_exp_avg_sqs=[])
+            rule = partial(adam, max_exp_avg_sqs=[], amsgrad=False, decoupled_weight_decay=decoupled)
+            rule = partial(rule, beta1=0.9, beta2=0.999, eps=1e-8)
         self._rule = partial(
             rule, weight_decay=recipe.weight_decay, maximize=False, foreach=False, fused=True
         )
