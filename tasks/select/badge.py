@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from winnow.tasks.errors import BadInput
 from winnow.tasks.score.gradients import LastLayer
+from winnow.tasks.select.blocks import blocks
 from winnow.tasks.select.last_layer import rescaled_gradients
 from winnow.tasks.select.ranking import order
 from winnow.tasks.select.signals import Selection, Signals
@@ -121,8 +122,7 @@ def seeds(layer: LastLayer, k: int, ties: Floats, generator: np.random.Generator
     squared = np.full(n, np.inf)  # to the nearest of the picks that have been measured, …
     waiting = picks.copy()  # … which these have not
     while len(picks) < k:
-        for start in range(0, n, ROWS):
-            tile = slice(start, start + ROWS)
+        for tile in blocks(n, ROWS):
             squared[tile] = np.minimum(squared[tile], _to_nearest(layer, tile, np.array(waiting)))
         total = np.cumsum(squared)
         if total[-1] == 0:

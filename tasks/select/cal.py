@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.tasks.errors import BadInput
+from winnow.tasks.select.blocks import blocks
 from winnow.tasks.select.graphs import checked_graph, rescaled
 from winnow.tasks.select.jeffreys import TINY, jeffreys
 from winnow.tasks.select.probabilities import checked_probabilities
@@ -97,10 +98,10 @@ def contrast(signals: Signals, neighbours: int) -> NDArray[np.float64]:
         return s
     near = _nearest(signals, k)
     step = max(1, PAIRS // (k * p.shape[1]))
-    for start in range(0, signals.n, step):
-        j = near[start : start + step]
-        i = np.repeat(np.arange(start, start + len(j)), k)
-        s[start : start + step] = jeffreys(p[i], p[j.ravel()]).reshape(j.shape).mean(axis=1)
+    for rows in blocks(signals.n, step):
+        j = near[rows]
+        i = np.repeat(np.arange(rows.start, rows.stop), k)
+        s[rows] = jeffreys(p[i], p[j.ravel()]).reshape(j.shape).mean(axis=1)
     return s
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from winnow.tasks.select.blocks import blocks
 from winnow.tasks.select.farthest_first import Divergence, farthest_first
 from winnow.tasks.select.jeffreys import TINY, jeffreys
 from winnow.tasks.select.probabilities import checked_probabilities
@@ -86,8 +87,7 @@ def _divergences(probabilities: NDArray[Any]) -> Divergence:
     n, classes = probabilities.shape
     left = np.empty((n, 2 * classes), np.float32)
     offset, steepest = np.empty(n), np.empty(n)
-    for start in range(0, n, ROWS):
-        rows = slice(start, start + ROWS)
+    for rows in blocks(n, ROWS):
         p = np.maximum(probabilities[rows].astype(np.float64), TINY)
         log_p = np.log(p)
         left[rows, :classes], left[rows, classes:] = p, log_p

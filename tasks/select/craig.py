@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from winnow.tasks.errors import BadInput
 from winnow.tasks.score.gradients import LastLayer
+from winnow.tasks.select.blocks import blocks
 from winnow.tasks.select.greedy import check, greedy
 from winnow.tasks.select.last_layer import rescaled_gradients
 from winnow.tasks.select.ranking import order
@@ -182,7 +183,7 @@ def nearest_pick(gradients: Gradients, picks: NDArray[np.int64]) -> NDArray[np.i
     """Which of the picks each sample is nearest to: itself for a pick; ties go to the first."""
     cluster = np.empty(len(gradients), np.int64)
     step = max(1, _TILE // len(picks))
-    for start in range(0, len(cluster), step):
-        cluster[start : start + step] = gradients.tile(slice(start, start + step), picks).argmax(1)
+    for rows in blocks(len(cluster), step):
+        cluster[rows] = gradients.tile(rows, picks).argmax(1)
     cluster[picks] = np.arange(len(picks))
     return cluster

@@ -20,7 +20,7 @@ from winnow.tasks.select.ranking import order
 from winnow.tasks.select.rounds import MessageStage, exact_grid, in_rounds
 from winnow.tasks.select.signals import Selection, Signals
 
-__all__ = ["check_arguments", "classes_among", "d2", "definition", "greedy", "messages"]
+__all__ = ["check_arguments", "checked_priorities", "classes_among", "d2", "definition", "greedy", "messages"]
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
@@ -129,13 +129,9 @@ def greedy(
     >>> picks.tolist(), priorities.tolist()
     ([0, 2, 1], [4.0, 3.0, 1.5])
     """
-    priority = checked_values("g", g)
-    n = len(priority)
-    edges = Edges.of(n, neighbours, weights, indptr)
-    if np.shape(ties) != (n,):
-        raise BadInput(f"ties: shape {np.shape(ties)}, g has {n} rows.")
-    if not 0 <= budget <= n:
-        raise BadInput(f"budget = {budget} samples of {n}.")
+    priority, edges = checked_priorities(g, neighbours, weights, budget, indptr)
+    if np.shape(ties) != priority.shape:
+        raise BadInput(f"ties: shape {np.shape(ties)}, g has {len(priority)} rows.")
     largest_weight = edges.largest_weight()
     if edges.weights.min(initial=0.0) < 0:
         row = edges.row_of(int(np.argmax(edges.weights < 0)))
@@ -149,6 +145,21 @@ def greedy(
     priority = np.rint(priority / grid) * grid
     keys = np.asarray(ties, np.float64)
     return in_rounds(priority, keys, budget, lambda rows: MessageStage(rows, priority, keys, edges, grid))
+
+
+def checked_priorities(
+    g: Floats, neighbours: Ints, weights: Floats, budget: int, indptr: Ints | None
+) -> tuple[NDArray[np.float64], Edges]:
+    """Priorities as float64, and the edges between them.
+
+    Raises:
+        BadInput: NaN, shapes that differ, a neighbour or a budget out of range.
+    """
+    priority = checked_values("g", g)
+    edges = Edges.of(len(priority), neighbours, weights, indptr)
+    if not 0 <= budget <= len(priority):
+        raise BadInput(f"budget = {budget} samples of {len(priority)}.")
+    return priority, edges
 
 
 def d2(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from winnow.tasks.select.blocks import blocks
 from winnow.tasks.select.ranking import best, order
 
 __all__ = ["Divergence", "farthest_first"]
@@ -41,15 +42,14 @@ class Divergence:
 
     def between(self, i: Rows, j: Rows) -> Values:
         """δ of pairs, a few at a time."""
-        blocks = [slice(start, start + PAIRS) for start in range(0, len(i), PAIRS)]
-        return np.concatenate([self.exact(i[block], j[block]) for block in blocks] or [np.empty(0)])
+        pairs = blocks(len(i), PAIRS)
+        return np.concatenate([self.exact(i[some], j[some]) for some in pairs] or [np.empty(0)])
 
     def lower_to(self, upper: Values, picks: Rows) -> None:
         """Lower the samples' upper bounds of δ to the nearest pick, given more picks; in place."""
         right = self.turn(self.left[picks]).T
         high = (self.offset + self.error)[picks].astype(np.float32)
-        for start in range(0, len(upper), ROWS):
-            rows = slice(start, start + ROWS)
+        for rows in blocks(len(upper), ROWS):
             tile = self.left[rows] @ right
             np.subtract(high, tile, out=tile)
             bound = np.maximum(tile.min(axis=1) + (self.offset[rows] + self.error[rows]), 0)
@@ -61,15 +61,15 @@ class Divergence:
         offset, error = self.offset[picks].astype(np.float32), self.error[picks].astype(np.float32)
         nearest = np.empty(len(rows))
         step = max(1, TILE // len(picks))
-        for start in range(0, len(rows), step):
-            part = rows[start : start + step]
+        for block in blocks(len(rows), step):
+            part = rows[block]
             tile = offset - self.left[part] @ right
             most = (tile + error).min(axis=1).astype(np.float64) + 2 * self.error[part]
             bar = np.nextafter(most.astype(np.float32), np.float32(np.inf))
             row, column = np.nonzero(tile - error <= bar[:, None])
             first = np.searchsorted(row, np.arange(len(part)))
             pairs = self.between(part[row], picks[column])
-            nearest[start : start + step] = np.minimum.reduceat(pairs, first)
+            nearest[block] = np.minimum.reduceat(pairs, first)
         return nearest
 
     def at_least(self, rows: Rows) -> Values:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from winnow.tasks.errors import BadInput
 from winnow.tasks.score.gradients import LastLayer, softmax
+from winnow.tasks.select.blocks import blocks
 from winnow.tasks.select.graphs import rescaled
 from winnow.tasks.select.last_layer import (
     ROUNDING,
@@ -128,14 +129,13 @@ def glister(
     _check_step(step, budget * lengths.max() * np.sqrt(squared.max()))
     ties = generator.random(signals.n)
     picks, gains = np.empty(budget, np.int64), np.empty(budget)
-    for start in range(0, budget, refresh):
+    for block in blocks(budget, refresh):
         errors = softmax(logits)
         errors[np.arange(len(labels)), labels] -= 1
         slope = mean_gradient(LastLayer(errors, u, squared))
         products = correlation(gradients, slope)
-        products[picks[:start]] = -np.inf
+        products[picks[: block.start]] = -np.inf
         rounding = ROUNDING * float(np.linalg.norm(slope))
-        block = slice(start, min(start + refresh, budget))
         for pick in range(block.start, block.stop):
             row = arg_max(products, ties, rounding * lengths[int(np.argmax(products))])
             picks[pick], gains[pick], products[row] = row, step * products[row], -np.inf

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from winnow.tasks.embed.graph import Graph
 from winnow.tasks.errors import BadInput
+from winnow.tasks.select.blocks import blocks
 from winnow.tasks.select.signals import Signals
 
 __all__ = [
@@ -77,10 +78,10 @@ def checked_graph(graph: Graph, k: int, *, similarity: str | None = None) -> Gra
             remedy=f"pass neighbours={near.shape[1]}, or a graph of at least {k}",
         )
     near, values = near[:, :k], values[:, :k]
-    for start in range(0, len(near), _ROWS):
-        _check_neighbours(near[start : start + _ROWS], start, len(near))
+    for rows in blocks(len(near), _ROWS):
+        _check_neighbours(near[rows], rows.start, len(near))
         if similarity is not None:
-            _check_similarity(values[start : start + _ROWS], start, similarity)
+            _check_similarity(values[rows], rows.start, similarity)
     return Graph(near, values)
 
 
@@ -168,8 +169,7 @@ def lengths(features: Floats, rows: NDArray[np.int64], near: Ints) -> NDArray[np
     distances = np.empty(near.shape, np.float32)
     block = max(1, _NUMBERS // max(1, features.shape[1] * near.shape[1]))
     exact = np.promote_types(features.dtype, np.float32)
-    for start in range(0, len(rows), block):
-        here = slice(start, start + block)
+    for here in blocks(len(rows), block):
         ends, starts = features[rows[near[here]]], features[rows[here], None]
         apart = ends.astype(exact, copy=False) - starts.astype(exact, copy=False)
         distances[here] = np.sqrt(np.einsum("nkd,nkd->nk", apart, apart))
@@ -216,9 +216,8 @@ def symmetric(neighbours: Ints, distances: Floats) -> tuple[NDArray[np.int32], F
     present = neighbours >= 0
     one_way = present.copy()
     block = max(1, _ROWS // max(1, k))
-    for start in range(0, n, block):
-        rows = slice(start, start + block)
-        mine = np.arange(start, min(start + block, n), dtype=np.int32)[:, None, None]
+    for rows in blocks(n, block):
+        mine = np.arange(rows.start, rows.stop, dtype=np.int32)[:, None, None]
         one_way[rows] &= ~(neighbours[neighbours[rows]] == mine).any(axis=2)
     lister = np.repeat(np.arange(n, dtype=np.int32), k).reshape(n, k)
     source = np.concatenate([lister[present], neighbours[one_way]])
@@ -364,9 +363,8 @@ class Edges:
 
     def blocks(self) -> Iterator[tuple[slice, slice]]:
         """Rows handled together, and their edges."""
-        for start in range(0, len(self), _ROWS):
-            stop = min(start + _ROWS, len(self))
-            yield slice(start, stop), slice(self.indptr[start], self.indptr[stop])
+        for rows in blocks(len(self), _ROWS):
+            yield rows, slice(self.indptr[rows.start], self.indptr[rows.stop])
 
     def of_row(self, row: int) -> slice:
         """The edges of one row."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -64,50 +65,34 @@ def greedy(
     ([0, 2], [7, 4])
     """
     if optimizer == "stochastic":
-        return _stochastic(function, budget, ties, generator)
+        size = math.ceil(len(function) / budget * math.log(1 / EPSILON))
+        return _sweep(
+            function, budget, ties, lambda n: generator.choice(n, min(size, n), replace=False, shuffle=False)
+        )
     if optimizer == "naive" or (optimizer == "lazy" and function.sweeping):
-        return _naive(function, budget, ties)
+        return _sweep(function, budget, ties)
     if optimizer == "lazy" and isinstance(function, SparseFacilityLocation):
         return in_rounds(function.value, ties, budget, lambda rows: CoverStage(rows, function, ties))
     return _lazy(function, budget, ties, 1.0 if optimizer == "lazy" else BETA)
 
 
-def _largest(function: Function, rows: Rows, ties: NDArray[np.float64]) -> tuple[int, Any]:
-    """Which of these rows has the largest gain, and the gain."""
-    gains = function.value[rows]
-    level = np.flatnonzero(gains == gains.max())
-    position = int(level[ties[rows[level]].argmin()])
-    return position, gains[position]
-
-
-def _naive(function: Function, budget: int, ties: NDArray[np.float64]) -> Picks:
+def _sweep(
+    function: Function, budget: int, ties: NDArray[np.float64], draw: Callable[[int], Rows] | None = None
+) -> Picks:
+    """The best of all samples that are left, or of the positions among them that ``draw`` gives."""
     left = np.arange(len(function))
     picks, gains = [], []
     for _ in range(budget):
-        position, gain = _largest(function, left, ties)
-        picks.append(left[position])
-        gains.append(gain)
-        function.add(int(left[position]))
-        left[position] = left[-1]
+        drawn = None if draw is None else draw(len(left))
+        rows = left if drawn is None else left[drawn]
+        values = function.value[rows]
+        level = np.flatnonzero(values == values.max())
+        best = int(level[ties[rows[level]].argmin()])
+        picks.append(rows[best])
+        gains.append(values[best])
+        function.add(int(rows[best]))
+        left[best if drawn is None else drawn[best]] = left[-1]  # the last takes its place
         left = left[:-1]
-    return np.array(picks), np.array(gains)
-
-
-def _stochastic(
-    function: Function, budget: int, ties: NDArray[np.float64], generator: np.random.Generator
-) -> Picks:
-    """The best of ⌈N/k · ln(1/ε)⌉ random samples at each pick."""
-    n = len(function)
-    size = math.ceil(n / budget * math.log(1 / EPSILON))
-    left = np.arange(n)
-    picks, gains = [], []
-    for step in range(budget):
-        drawn = generator.choice(n - step, min(size, n - step), replace=False, shuffle=False)
-        position, gain = _largest(function, left[drawn], ties)
-        picks.append(left[drawn[position]])
-        gains.append(gain)
-        function.add(int(left[drawn[position]]))
-        left[drawn[position]] = left[n - step - 1]  # the last takes its place
     return np.array(picks), np.array(gains)
 
 

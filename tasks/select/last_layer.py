@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from winnow.tasks.errors import BadInput
 from winnow.tasks.score.gradients import LastLayer
+from winnow.tasks.select.blocks import blocks
 from winnow.tasks.select.graphs import rescaled
 from winnow.tasks.select.signals import Signals
 
@@ -36,8 +37,8 @@ def mean_gradient(gradients: LastLayer) -> NDArray[np.float64]:
     """Mean of g_i = b_i ⊗ u_i, float64 (C, D + 1)."""
     total = np.zeros((gradients.b.shape[1], gradients.u.shape[1]))
     b, u = torch.from_numpy(gradients.b), torch.from_numpy(gradients.u)
-    for start in range(0, len(b), _TILE):  # float32 within a tile, float64 over the tiles
-        total += (b[start : start + _TILE].T @ u[start : start + _TILE]).numpy()
+    for tile in blocks(len(b), _TILE):  # float32 within a tile, float64 over the tiles
+        total += (b[tile].T @ u[tile]).numpy()
     return total / len(gradients.b)
 
 

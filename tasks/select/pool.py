@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from winnow.tasks.select.blocks import blocks
 from winnow.tasks.select.ranking import order
 from winnow.tasks.select.space import Points, slack_of
 
@@ -110,11 +111,11 @@ def distinct(x: NDArray[np.float32], features: NDArray[Any]) -> tuple[Rows, Rows
     [[0, 1], [0, 1, 0]]
     """
     words = np.random.default_rng(1).integers(-(2**63), 2**63, x.shape[1], dtype=np.int64) | 1
-    blocks = [slice(start, start + ROWS) for start in range(0, len(x), ROWS)]
-    code = np.concatenate([(x[rows].view(np.int32).astype(np.int64) * words).sum(axis=1) for rows in blocks])
+    tiles = list(blocks(len(x), ROWS))
+    code = np.concatenate([(x[rows].view(np.int32).astype(np.int64) * words).sum(axis=1) for rows in tiles])
     _, first, inverse = np.unique(code, return_index=True, return_inverse=True)
     equals = first[inverse]
-    for rows in blocks:  # rows that share a code but differ stand alone
+    for rows in tiles:  # rows that share a code but differ stand alone
         alone = rows.start + np.flatnonzero((features[rows] != features[equals[rows]]).any(axis=1))
         equals[alone] = alone
     return np.unique(equals, return_inverse=True)
@@ -135,9 +136,9 @@ class ByteScan:
         import faiss
 
         n, dim = x.shape
-        blocks = [slice(start, start + ROWS) for start in range(0, n, ROWS)]
+        tiles = list(blocks(n, ROWS))
         self._rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(dim, dim)))[0].astype(np.float32)
-        largest = np.concatenate([np.abs(x[rows] @ self._rotation).max(axis=1) for rows in blocks])
+        largest = np.concatenate([np.abs(x[rows] @ self._rotation).max(axis=1) for rows in tiles])
         widest = np.partition(largest, int((1 - WIDE) * (n - 1)))[int((1 - WIDE) * (n - 1))]
         self._wide = np.flatnonzero(largest > widest)
         # not QT_8bit_direct_signed, although it is faster: it also rounds the target to bytes, and clips it
@@ -146,7 +147,7 @@ class ByteScan:
         self._index.train(np.full((2, dim), max(widest, 1e-30), np.float32) * ends)
         self._rounding = 0.0  # the largest among the points scanned
         self._longest = float(np.sqrt(np.einsum("pd,pd->p", x, x, dtype=np.float64).max()))
-        for rows in blocks:
+        for rows in tiles:
             turned = x[rows] @ self._rotation
             codes = self._index.sa_encode(turned)
             self._index.add_sa_codes(codes)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.tasks.errors import BadInput
+from winnow.tasks.select.blocks import blocks
 from winnow.tasks.select.signals import Signals
 
 __all__ = ["checked_probabilities"]
@@ -28,18 +29,15 @@ def checked_probabilities(signals: Signals) -> NDArray[np.floating[Any]]:
       next: give softmax outputs, not logits
     """
     probabilities = signals.probabilities
-    for start in range(0, signals.n, ROWS):
-        rows = probabilities[start : start + ROWS]
+    for block in blocks(signals.n, ROWS):
+        rows = probabilities[block]
         lowest, total = rows.min(axis=1, initial=0.0), rows.sum(axis=1, dtype=np.float64)
-        if (lowest < 0).any():
-            row = int((lowest < 0).argmax())
-            raise _no_softmax(start + row, f"holds {lowest[row]:g}")
         off = np.abs(total - 1) > OFF_BY
-        if off.any():
-            row = int(off.argmax())
-            raise _no_softmax(start + row, f"sums to {total[row]:g}")
+        for wrong, what, values in ((lowest < 0, "holds", lowest), (off, "sums to", total)):
+            if wrong.any():
+                row = int(wrong.argmax())
+                raise BadInput(
+                    f"probabilities: row {block.start + row} {what} {values[row]:g}.",
+                    remedy="give softmax outputs, not logits",
+                )
     return probabilities
-
-
-def _no_softmax(row: int, fault: str) -> BadInput:
-    return BadInput(f"probabilities: row {row} {fault}.", remedy="give softmax outputs, not logits")

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.tasks.score.gradients import LastLayer
+from winnow.tasks.select.blocks import blocks
 from winnow.tasks.select.last_layer import ROUNDING, arg_max, correlation
 from winnow.tasks.select.ranking import order
 
@@ -170,8 +171,7 @@ class _Inverse:
             self.waiting = np.pad(self.waiting, ((0, m - 1), (0, 0)))
         if self.waits == WAITING:
             v = self.waiting[:m]
-            for start in range(0, m, _ROWS):
-                rows = slice(start, min(start + _ROWS, m))
+            for rows in blocks(m, _ROWS):
                 self.matrix[rows, :m] += (v[rows] * self.factors) @ v.T
             self.waiting[:], self.factors[:], self.waits = 0.0, 0.0, 0
         self.waiting[:m, self.waits] = vector

@@ -264,11 +264,8 @@ class CoverStage(Stage):
         self.mark_fallen()
         matters = self.waiting[self.candidate] & (self.similarity > self.function.covered[self.item])
         left = np.flatnonzero(matters)
-        self.item, self.candidate, self.similarity = (
-            self.item[left],
-            self.candidate[left],
-            self.similarity[left],
-        )
+        self.item, self.candidate = self.item[left], self.candidate[left]
+        self.similarity = self.similarity[left]
 
     def close(self, picks: Rows, values: NDArray[np.int64]) -> None:
         self.function.value[picks] = -1  # all are lowered already

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from winnow.tasks.errors import BadInput
 from winnow.tasks.score.prototypicality import spherical_kmeans
+from winnow.tasks.select.blocks import blocks
 from winnow.tasks.select.ranking import order
 from winnow.tasks.select.signals import Selection, Signals
 from winnow.tasks.select.space import Points
@@ -107,11 +108,10 @@ def _redundancy(x: Points, clusters: int, seed: int) -> NDArray[np.float64]:
 def _most_similar_before(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Largest product of each row with one before it; −1 for the first."""
     largest = np.full(len(x), -1.0)
-    for start in range(0, len(x), TILE):
-        rows = slice(start, start + TILE)
-        for other in range(0, start + 1, TILE):
+    for rows in blocks(len(x), TILE):
+        for other in range(0, rows.start + 1, TILE):
             products = x[rows] @ x[other : other + TILE].T
-            if other == start:
+            if other == rows.start:
                 products[np.triu_indices(len(products))] = -1.0
             largest[rows] = np.maximum(largest[rows], products.max(axis=1))
     return largest
@@ -122,7 +122,6 @@ def _clusters(x: Points, clusters: int, seed: int) -> tuple[NDArray[np.float64],
     points = x.centred(np.zeros(x.features.shape[1]))
     centres, cluster = spherical_kmeans(points, clusters, seed, ITERATIONS)
     cosine = np.empty(len(x))
-    for start in range(0, len(x), TILE):
-        rows = slice(start, start + TILE)
+    for rows in blocks(len(x), TILE):
         cosine[rows] = np.einsum("nd,nd->n", x[rows], centres[cluster[rows]].astype(np.float64))
     return np.rint(cosine / GRID) * GRID, cluster

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.tasks.embed.graph import spans
+from winnow.tasks.select.blocks import blocks
 from winnow.tasks.select.similarity import UNIT, Kernel
 
 __all__ = [
@@ -72,15 +73,14 @@ class FacilityLocation(Function):
         self.kernel, self.columns = kernel, kernel if columns is None else columns
         self.covered = np.zeros(len(kernel), np.int32)
         self.value = np.zeros(kernel.shape[1], np.int64)
-        for start in range(0, len(kernel), _FITS):
-            self.value += kernel[start : start + _FITS].view(np.uint32).sum(0, dtype=np.uint32)
+        for items in blocks(len(kernel), _FITS):
+            self.value += kernel[items].view(np.uint32).sum(0, dtype=np.uint32)
 
     def add(self, row: int) -> None:
         items = np.flatnonzero(self.columns[row] > self.covered)
         before, after = self.covered[items], self.columns[row, items]
         step = min(_FITS, max(1, _ELEMENTS // self.kernel.shape[1]))
-        for start in range(0, len(items), step):
-            part = slice(start, start + step)
+        for part in blocks(len(items), step):
             block = self.kernel[items[part]]
             block.clip(before[part, None], after[part, None], out=block)
             self.value -= block.view(np.uint32).sum(0, dtype=np.uint32)
@@ -114,8 +114,7 @@ class SparseFacilityLocation(Function):
 
     def cover(self, items: NDArray[Any], after: NDArray[np.int32]) -> None:
         """Represent these distinct items this well, which is better than before."""
-        for start in range(0, len(items), _ELEMENTS // 8):
-            part = slice(start, start + _ELEMENTS // 8)
+        for part in blocks(len(items), _ELEMENTS // 8):
             positions, counts = spans(self.item_starts, items[part])
             before = np.repeat(self.covered[items[part]], counts)
             lost = np.minimum(self.by_item[positions], np.repeat(after[part], counts))
@@ -153,16 +152,18 @@ class _Columns:
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
+        self.picked = np.zeros(len(kernel), bool)
         self.position: dict[int, int] = {}
         self.block = np.empty((0, len(kernel)), np.int32)
 
-    def get(self, row: int, value: Numbers, picked: NDArray[np.bool_]) -> NDArray[np.int64]:
+    def get(self, row: int, value: Numbers) -> NDArray[np.int64]:
         if row not in self.position:
             count = min(_COLUMNS, len(value))
-            likely = np.argpartition(np.where(picked, -np.inf, value), len(value) - count)[-count:]
-            rows = np.unique(np.append(likely[~picked[likely]], row))
+            likely = np.argpartition(np.where(self.picked, -np.inf, value), len(value) - count)[-count:]
+            rows = np.unique(np.append(likely[~self.picked[likely]], row))
             self.position = dict(zip(rows.tolist(), range(len(rows)), strict=True))
             self.block = self.kernel.tile(rows, slice(None))
+        self.picked[row] = True
         column = self.block[self.position[row]].astype(np.int64)
         column[row] = UNIT
         return column
@@ -174,11 +175,9 @@ class GraphCut(Function):
     def __init__(self, kernel: Kernel) -> None:
         self.columns = _Columns(kernel)
         self.value = kernel.sums()
-        self.picked = np.zeros(len(kernel), bool)
 
     def add(self, row: int) -> None:
-        self.value -= 2 * self.columns.get(row, self.value, self.picked)
-        self.picked[row] = True
+        self.value -= 2 * self.columns.get(row, self.value)
 
 
 class LogDeterminant(Function):
@@ -189,11 +188,10 @@ class LogDeterminant(Function):
         self.factor = np.empty((budget, len(kernel)))
         self.left = np.full(len(kernel), 1 + RIDGE)  # variance that the picks do not explain
         self.value = np.log(self.left)
-        self.picked = np.zeros(len(kernel), bool)
         self.count = 0
 
     def add(self, row: int) -> None:
-        column = self.columns.get(row, self.value, self.picked) / UNIT
+        column = self.columns.get(row, self.value) / UNIT
         column[row] += RIDGE
         rows = self.factor[: self.count]
         new = (column - rows[:, row] @ rows) / math.sqrt(self.left[row])
@@ -201,7 +199,6 @@ class LogDeterminant(Function):
         self.count += 1
         self.left = np.maximum(self.left - new * new, RIDGE)  # it is at least that, but for rounding
         self.value = np.log(self.left)
-        self.picked[row] = True
 
 
 class LogDeterminantOfFeatures(Function):

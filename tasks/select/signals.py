@@ -15,6 +15,7 @@ from winnow.tasks.errors import BadInput, MissingSignal
 from winnow.tasks.registry import scores as registered_scores
 from winnow.tasks.score import higher_is as polarity
 from winnow.tasks.score.gradients import residuals_of
+from winnow.tasks.select.blocks import blocks
 
 __all__ = ["Selection", "Signals"]
 
@@ -177,7 +178,7 @@ class Signals:
         """The same for some samples only (without the graph, whose neighbours would dangle)."""
         part = Signals(len(rows), ids=rows if self.ids is None else self.ids[rows])
         for name in self._columns:
-            shape = (len(rows), *_shape(self._columns[name])[1:])
+            shape = (len(rows), *np.shape(self._columns[name])[1:])
             part._columns[name] = _Rows(partial(self._values, name), rows, shape)
         for name in self._scores:
             part._scores[name] = _Rows(partial(self.score, name), rows, (len(rows),))
@@ -238,12 +239,8 @@ class _Rows:
         return self.whole()[self.rows]
 
 
-def _shape(values: Any) -> tuple[int, ...]:
-    return values.shape if hasattr(values, "shape") else np.shape(values)
-
-
 def _check_shape(name: str, values: Any, n: int, dimensions: int) -> None:
-    shape = _shape(values)
+    shape = np.shape(values)
     if len(shape) != dimensions or shape[0] != n:
         raise BadInput(
             f"{name}: shape {shape}, expected {n} rows and {dimensions} dimension{'s' * (dimensions > 1)}."
@@ -253,16 +250,12 @@ def _check_shape(name: str, values: Any, n: int, dimensions: int) -> None:
 def _finite(name: str, values: NDArray[Any]) -> NDArray[Any]:
     """The values, once checked block by block for NaN and infinity."""
     if values.dtype.kind == "f":
-        for start, block in _blocks(values):
+        for rows in blocks(len(values), max(1, BLOCK // max(1, values[:1].size))):
+            block = values[rows]
             if not np.isfinite(block).all():
                 at = tuple(np.argwhere(~np.isfinite(block))[0])
-                raise BadInput(f"{name}: row {start + at[0]} is {block[at]}.")
+                raise BadInput(f"{name}: row {rows.start + at[0]} is {block[at]}.")
     return values
-
-
-def _blocks(values: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
-    size = max(1, BLOCK // max(1, values[:1].size))
-    return ((start, values[start : start + size]) for start in range(0, len(values), size))
 
 
 @dataclass(frozen=True)

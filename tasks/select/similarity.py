@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from winnow.tasks.errors import BadInput, MissingSignal
 from winnow.tasks.score.gradients import LastLayer
+from winnow.tasks.select.blocks import blocks
 from winnow.tasks.select.graphs import checked_graph
 from winnow.tasks.select.signals import Signals
 
@@ -86,7 +87,7 @@ class Kernel:
     def sums(self) -> NDArray[np.int64]:
         """Σ_{j ≠ i} s_ij in units, from the sum of all vectors: the kernel itself is not needed."""
         n = len(self)
-        chunks = [slice(start, start + 4096) for start in range(0, n, 4096)]
+        chunks = list(blocks(n, 4096))
         if self.residuals is None:
             total = np.sum([self.vectors[rows].sum(0, dtype=np.float64) for rows in chunks], axis=0)
         else:
@@ -96,15 +97,12 @@ class Kernel:
         cosines = np.empty(n)
         for rows in chunks:
             vectors = self.vectors[rows].astype(np.float64)
-            cosines[rows] = (
-                vectors @ total
-                if self.residuals is None
-                else ((self.residuals[rows] @ total) * vectors).sum(1)
-            )
             squares = np.einsum("nd,nd->n", vectors, vectors)
-            cosines[rows] -= (
-                squares if self.residuals is None else squares * (self.residuals[rows] != 0).any(1)
-            )
+            if self.residuals is None:
+                cosines[rows] = vectors @ total - squares
+            else:
+                b = self.residuals[rows]
+                cosines[rows] = ((b @ total) * vectors).sum(1) - squares * (b != 0).any(1)
         return np.rint((0.5 * (n - 1) + 0.5 * cosines) * UNIT).astype(np.int64)
 
 
@@ -129,9 +127,8 @@ def whole(similarities: NDArray[np.float32]) -> NDArray[np.int32]:
 def _unit(vectors: Numbers) -> NDArray[np.float32]:
     """Rows of length 1, or 0; divided by their largest entry first, lest squares overflow or vanish."""
     largest = np.abs(vectors).max(axis=1, keepdims=True).astype(np.float64)
-    unit = (
-        vectors / np.where(largest > 0, largest, 1).astype(np.promote_types(vectors.dtype, np.float32))
-    ).astype(np.float32)
+    scale = np.where(largest > 0, largest, 1).astype(np.promote_types(vectors.dtype, np.float32))
+    unit = (vectors / scale).astype(np.float32)
     length = np.sqrt(np.einsum("nd,nd->n", unit, unit))[:, None]
     return np.divide(unit, length, out=unit, where=length > 0)
 
@@ -148,13 +145,12 @@ def dense(kernel: Tiles) -> NDArray[np.int32]:
     """All similarities in units, int32 (N, N): each tile is computed once and stored twice."""
     n = len(kernel)
     matrix = np.empty((n, n), np.int32)
-    for start in range(0, n, _TILE):
-        rows = slice(start, start + _TILE)
-        for other in range(start, n, _TILE):
-            columns = slice(other, other + _TILE)
+    bands = list(blocks(n, _TILE))
+    for i, rows in enumerate(bands):
+        for columns in bands[i:]:
             tile = kernel.tile(rows, columns)
-            matrix[rows, columns] = tile if other > start else np.maximum(tile, tile.T)
-            if other > start:
+            matrix[rows, columns] = tile if columns != rows else np.maximum(tile, tile.T)
+            if columns != rows:
                 matrix[columns, rows] = tile.T
     np.fill_diagonal(matrix, UNIT)
     return matrix
@@ -181,12 +177,8 @@ def check_dense(
         BadInput: with its size, and what to do instead.
     """
     if neighbours is None:
-        instead = (
-            "pass balanced=True"
-            if upstream
-            else "pass neighbours=100 for the kNN-sparse kernel, or balanced=True"
-        )
-        refuse_above(4 * n * n, f"the dense kernel of {n:,} samples", instead)
+        instead = "" if upstream else "neighbours=100 for the kNN-sparse kernel, or "
+        refuse_above(4 * n * n, f"the dense kernel of {n:,} samples", f"pass {instead}balanced=True")
 
 
 def sparse_kernel(ids: Numbers, similarity: NDArray[np.int32]) -> Any:
@@ -215,10 +207,9 @@ def nearest(kernel: Tiles, k: int) -> tuple[NDArray[np.int64], NDArray[np.int32]
     n = len(kernel)
     ids, similarity = np.empty((n, k), np.int64), np.empty((n, k), np.int32)
     block = max(1, _ELEMENTS // n)
-    for start in range(0, n, block):
-        rows = np.arange(start, min(start + block, n))
+    for rows in blocks(n, block):
         tile = kernel.tile(rows, slice(None))
-        tile[np.arange(len(rows)), rows] = -1
+        np.fill_diagonal(tile[:, rows], -1)
         top = torch.topk(torch.from_numpy(tile), k)
         ids[rows], similarity[rows] = top.indices.numpy(), top.values.numpy()
     return ids, similarity

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.tasks.errors import BadInput
+from winnow.tasks.select.blocks import blocks
 
 __all__ = ["Points", "slack_of"]
 
@@ -68,13 +69,13 @@ class Points:
         """Their mean, float64 (D,), summed on a grid on which float64 adds exactly, whatever the blocks."""
         grid = 2.0 ** (np.ceil(np.log2(len(self))) - 52)
         total = np.zeros(self.features.shape[1])
-        for start in range(0, len(self), ROWS):
-            total += (np.rint(self[start : start + ROWS] / grid) * grid).sum(axis=0)
+        for rows in blocks(len(self), ROWS):
+            total += (np.rint(self[rows] / grid) * grid).sum(axis=0)
         return total / len(self)
 
     def centred(self, centre: NDArray[np.float64]) -> NDArray[np.float32]:
         """All points less a centre, float32 (N, D): the smaller they are, the better the estimates."""
         moved = np.empty(self.features.shape, np.float32)
-        for start in range(0, len(self), ROWS):
-            moved[start : start + ROWS] = self[start : start + ROWS] - centre
+        for rows in blocks(len(self), ROWS):
+            moved[rows] = self[rows] - centre
         return moved

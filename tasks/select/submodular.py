@@ -135,15 +135,13 @@ def facility_location(
     [2, 3]
     """
     _check(kernel, neighbours, optimizer)
-    ties = generator.random(signals.n)
     function: Function
     if neighbours is not None:
         function = SparseFacilityLocation(nearest_of(signals, kernel, neighbours))
     else:
         check_dense(signals.n, budget)
         function = FacilityLocation(dense(Kernel.of(signals, kernel)))
-    picks, gains = greedy(function, budget, optimizer, ties, generator)
-    return Selection.of(picks, gains=gains / UNIT)
+    return _maximised(function, budget, optimizer, generator)
 
 
 def graph_cut(
@@ -205,14 +203,12 @@ def graph_cut(
     [1, 4]
     """
     _check(kernel, neighbours, optimizer)
-    ties = generator.random(signals.n)
     function: Function
     if neighbours is not None:
         function = SparseGraphCut(nearest_of(signals, kernel, neighbours))
     else:
         function = GraphCut(Kernel.of(signals, kernel))
-    picks, gains = greedy(function, budget, optimizer, ties, generator)
-    return Selection.of(picks, gains=gains / UNIT)
+    return _maximised(function, budget, optimizer, generator)
 
 
 def log_determinant(
@@ -278,10 +274,15 @@ def log_determinant(
             remedy="leave neighbours out, or use facility_location or graph_cut",
         )
     check_factor(signals.n, budget, kernel=kernel)
-    ties = generator.random(signals.n)
     tiles = Kernel.of(signals, kernel)
     function = (
         LogDeterminantOfFeatures(tiles.vectors) if kernel == "features" else LogDeterminant(tiles, budget)
     )
-    picks, gains = greedy(function, budget, optimizer, ties, generator)
-    return Selection.of(picks, gains=gains)
+    return _maximised(function, budget, optimizer, generator, unit=1)
+
+
+def _maximised(
+    function: Function, budget: int, optimizer: str, generator: np.random.Generator, *, unit: int = UNIT
+) -> Selection:
+    picks, gains = greedy(function, budget, optimizer, generator.random(len(function)), generator)
+    return Selection.of(picks, gains=gains / unit)

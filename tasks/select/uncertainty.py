@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.tasks.errors import BadInput
+from winnow.tasks.select.blocks import blocks
 from winnow.tasks.select.probabilities import checked_probabilities
 from winnow.tasks.select.ranking import order
 from winnow.tasks.select.signals import Selection, Signals
@@ -106,7 +107,7 @@ def uncertainty(
     """
     u, probabilities = measure(kind), checked_probabilities(signals)
     values = np.empty(signals.n)
-    for start in range(0, signals.n, ROWS):
-        values[start : start + ROWS] = u(probabilities[start : start + ROWS].astype(np.float64))
-    rows = order(-values, generator.random(signals.n))[:budget]
-    return Selection.of(rows, gains=values[rows])
+    for rows in blocks(signals.n, ROWS):
+        values[rows] = u(probabilities[rows].astype(np.float64))
+    kept = order(-values, generator.random(signals.n))[:budget]
+    return Selection.of(kept, gains=values[kept])

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.tasks.errors import BadInput
+from winnow.tasks.select.blocks import blocks
 from winnow.tasks.select.ranking import order
 from winnow.tasks.select.signals import Selection, Signals
 
@@ -136,11 +137,10 @@ def zcore(
 
 def _columns(features: NDArray[np.floating], rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """The features by dimension, float32 (D, N), scaled to at most 1: only ratios of distances count."""
-    blocks = range(0, len(rows), ROWS)
-    largest = max(float(np.abs(features[start : start + ROWS]).max(initial=0)) for start in blocks) or 1.0
+    largest = max(float(np.abs(features[block]).max(initial=0)) for block in blocks(len(rows), ROWS)) or 1.0
     columns = np.empty((features.shape[1], len(rows)), np.float32)
-    for start in blocks:
-        columns[:, start : start + ROWS] = features[rows[start : start + ROWS]].T.astype(np.float64) / largest
+    for block in blocks(len(rows), ROWS):
+        columns[:, block] = features[rows[block]].T.astype(np.float64) / largest
     return columns
 
 

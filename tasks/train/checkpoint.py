@@ -61,9 +61,7 @@ class Run:
         self._identity, self._scratch = identity, scratch
         self.epoch = self.batch = self.step = self.samples = self.position = 0
         self.history: list[dict[str, Any]] = []
-        self._losses: list[torch.Tensor] = []
-        self._corrects: list[torch.Tensor] = []
-        self._sizes: list[int] = []
+        self._batches: list[tuple[torch.Tensor, torch.Tensor, int]] = []  # losses, correct ones, sizes
         self._checked = 0  # batches of the epoch whose losses are known to be finite
         self._seconds = 0.0  # of earlier processes
         self._began = time.perf_counter()
@@ -76,9 +74,7 @@ class Run:
 
     def add(self, loss: torch.Tensor, correct: torch.Tensor, size: int) -> None:
         """Count a step."""
-        self._losses.append(loss)
-        self._corrects.append(correct)
-        self._sizes.append(size)
+        self._batches.append((loss, correct, size))
         self.batch += 1
         self.step += 1
 
@@ -88,9 +84,9 @@ class Run:
         Raises:
             WinnowError: one is NaN or infinite; names epoch and step.
         """
-        if self._checked == len(self._losses):
+        if self._checked == len(self._batches):
             return
-        some = torch.stack(self._losses[self._checked :]).cpu()
+        some = torch.stack([loss for loss, _, _ in self._batches[self._checked :]]).cpu()
         if not bool(some.isfinite().all()):
             bad = int((~some.isfinite()).nonzero()[0])
             step = self.step - len(some) + bad
@@ -100,7 +96,7 @@ class Run:
                 kept="" if self._scratch is None else "the last checkpoint; it leads to the same end",
                 remedy="lower the recipe's lr",
             )
-        self._checked = len(self._losses)
+        self._checked = len(self._batches)
 
     def record(self, split: str, loss: float, accuracy: float, lr: float) -> None:
         self.history.append(
@@ -118,17 +114,21 @@ class Run:
 
     def close_epoch(self, lr: float) -> tuple[float, float]:
         """Mean loss and accuracy of the epoch's batches, recorded; one synchronisation."""
-        losses, sizes = torch.stack(self._losses).double().cpu(), torch.tensor(self._sizes)
+        losses, corrects, sizes = self._stacked()
         seen = int(sizes.sum())
-        loss, accuracy = float((losses * sizes).sum()) / seen, int(torch.stack(self._corrects).sum()) / seen
+        loss, accuracy = float((losses.double().cpu() * sizes).sum()) / seen, int(corrects.sum()) / seen
         self.samples += seen
         self.record("train", loss, accuracy, lr)
         return loss, accuracy
 
+    def _stacked(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        losses, corrects, sizes = zip(*self._batches, strict=True)
+        return torch.stack(losses), torch.stack(corrects), torch.tensor(sizes)
+
     def next_epoch(self, steps: int) -> None:
         """Go on to the next epoch; the one that ends counts for ``steps`` steps."""
         self.epoch, self.batch, self.position = self.epoch + 1, 0, self.position + steps
-        self._losses, self._corrects, self._sizes, self._checked = [], [], [], 0
+        self._batches, self._checked = [], 0
 
     # -- checkpoints -----------------------------------------------------------------------------------------
 
@@ -137,24 +137,17 @@ class Run:
         if self._scratch is None or not self._pace.due:
             return
         with self._pace.saving():
-            self._save(self._scratch, network, step, observe)
-
-    def _save(self, scratch: Scratch, network: nn.Module, step: Step, observe: Any) -> None:
-        epoch = [torch.stack(self._losses).cpu(), torch.stack(self._corrects).cpu()] if self._losses else None
-        scratch.save(
-            "train",
-            {
+            state = {
                 "identity": self._identity,
                 "counts": [self.epoch, self.batch, self.step, self.samples, self.position],
                 "seconds": self.seconds,
                 "history": self.history,
-                "epoch": epoch,
-                "sizes": self._sizes,
+                "epoch": [values.cpu() for values in self._stacked()] if self._batches else None,
                 "network": {name: value.detach().cpu() for name, value in network.state_dict().items()},
                 "optimizer": [value.cpu() for value in step.optimizer.state],
                 "observer": None if observe is None else observe.state_dict(),
-            },
-        )
+            }
+            self._scratch.save("train", state)
 
     def resume(self, network: nn.Module, step: Step, observe: Any) -> None:
         """Continue from the scratch's checkpoint, if it is of this same run."""
@@ -167,9 +160,9 @@ class Run:
         if observe is not None:
             observe.load_state_dict(state["observer"])
         self.epoch, self.batch, self.step, self.samples, self.position = state["counts"]
-        self._seconds, self.history, self._sizes = state["seconds"], state["history"], state["sizes"]
+        self._seconds, self.history = state["seconds"], state["history"]
         if state["epoch"] is not None:
             device = next(network.parameters()).device
-            losses, corrects = (values.to(device) for values in state["epoch"])
-            self._losses, self._corrects = list(losses), list(corrects)
-            self._checked = len(self._losses)
+            losses, corrects, sizes = state["epoch"]
+            self._batches = list(zip(losses.to(device), corrects.to(device), sizes.tolist(), strict=True))
+            self._checked = len(self._batches)

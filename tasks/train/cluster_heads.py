@@ -92,7 +92,6 @@ class Choice(Protocol):
             losses, teacher_losses: (H,), mean loss of each head in it.
             state_of: a head's state, for :func:`predict`.
         """
-        ...
 
 
 class ByTeacherLoss:
@@ -265,9 +264,8 @@ class _Run:
         half = features.dtype == np.float16 and config.normalise == "none"
         self.data = torch.empty((n, dim), dtype=torch.float16 if half else torch.float32, device=device)
         for start in range(0, n, 8192):
-            self.data[start : start + 8192] = normalised(
-                torch.tensor(features[start : start + 8192], device=device), self.input
-            )
+            rows = torch.tensor(features[start : start + 8192], device=device)
+            self.data[start : start + 8192] = normalised(rows, self.input)
         self.neighbours = torch.tensor(neighbours, dtype=torch.int32, device=device)
         self.generator = hardware.torch_generator(seed, "pairs")  # on the CPU: the same pairs on every device
         student = ClusterHeads(

@@ -52,10 +52,8 @@ def evaluate(
             with torch.autocast(device.type, dtype=dtype, enabled=reduced):
                 outputs = network(batch.inputs)
             outputs = outputs.float()
-            losses, correct = (
-                problem.loss(outputs, batch.targets, recipe),
-                problem.correct(outputs, batch.targets),
-            )
+            losses = problem.loss(outputs, batch.targets, recipe)
+            correct = problem.correct(outputs, batch.targets)
             parts.append(torch.stack([losses.sum().double(), correct.sum().double()]))
         loss, accuracy = (torch.stack(parts).sum(0).cpu() / loader.n).tolist()
     return loss, accuracy

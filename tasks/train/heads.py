@@ -77,9 +77,8 @@ class ClusterHeads(torch.nn.Module):
             self.register_parameter(f"w{depth}", torch.nn.Parameter(weight))
             self.register_parameter(f"b{depth}", torch.nn.Parameter(torch.zeros(heads, outputs)))
         bound = bottleneck**-0.5
-        self.v = torch.nn.Parameter(
-            torch.empty(heads, classes, bottleneck).uniform_(-bound, bound, generator=generator)
-        )
+        v = torch.empty(heads, classes, bottleneck).uniform_(-bound, bound, generator=generator)
+        self.v = torch.nn.Parameter(v)
         self.g = torch.nn.Parameter(torch.ones(heads, classes, 1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,9 +104,8 @@ def logits_of(weights: Mapping[str, Tensor], directions: Tensor) -> Tensor:
     """(H, n, K)."""
     # g scales the logits, not the weights: the same product, and K·n instead of K·bottleneck multiplications
     # when K is small
-    return torch.bmm(directions, F.normalize(weights["v"], dim=-1).transpose(1, 2)).float() * weights[
-        "g"
-    ].transpose(1, 2)
+    cosines = torch.bmm(directions, F.normalize(weights["v"], dim=-1).transpose(1, 2)).float()
+    return cosines * weights["g"].transpose(1, 2)
 
 
 def class_prior(
@@ -298,13 +296,9 @@ def predict(
         )
     labels, confidence = np.empty(len(features), np.int32), np.empty(len(features), np.float32)
     for start in range(0, len(features), _ROWS):
-        rows = normalised(
-            torch.tensor(features[start : start + _ROWS], device=device), state["input"]
-        ).float()
-        probabilities = log_softmax(
-            logits_of(weights, directions_of(weights, rows))[0], state["temperature"]
-        ).exp()
-        values, indices = probabilities.max(dim=1)
-        labels[start : start + _ROWS] = indices.cpu().numpy()
-        confidence[start : start + _ROWS] = values.cpu().numpy()
+        part = slice(start, start + _ROWS)
+        rows = normalised(torch.tensor(features[part], device=device), state["input"]).float()
+        logits = logits_of(weights, directions_of(weights, rows))[0]
+        values, indices = log_softmax(logits, state["temperature"]).exp().max(dim=1)
+        labels[part], confidence[part] = indices.cpu().numpy(), values.cpu().numpy()
     return labels, confidence

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -90,11 +91,8 @@ class HeadsTrainer:
         self._frozen: Captured | None = self._captured(body)
 
     def _captured(self, moving: list[str]) -> Captured:
-        def update(x: Tensor) -> tuple[Tensor, ...]:
-            self._move(x, moving)
-            return ()
-
-        return Captured(update, self.device, moves=[self.student[name] for name in moving])
+        moves = [self.student[name] for name in moving]
+        return Captured(partial(self._move, moving), self.device, moves=moves)
 
     def step(self, x: Tensor, number: int, *, frozen: bool) -> None:
         """The ``number``-th update of the run, on pairs (2B, D); the last layer stays fixed if ``frozen``."""
@@ -105,7 +103,7 @@ class HeadsTrainer:
             self._frozen = None  # and with it the memory of its graph
             self._update(x)
 
-    def _move(self, x: Tensor, moving: list[str]) -> None:
+    def _move(self, moving: list[str], x: Tensor) -> tuple[Tensor, ...]:
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
             taught = self._taught(x)
             weight = self._move_prior(taught, len(x) // 2)
@@ -114,6 +112,7 @@ class HeadsTrainer:
         with torch.no_grad():
             for name, parameter in self.teacher.items():
                 parameter.lerp_(self.student[name], self.dials[2])
+        return ()
 
     @torch.no_grad()
     def _taught(self, x: Tensor) -> Callable[[slice], Tensor]:

@@ -157,14 +157,13 @@ def train(
     shape = problem.shape(recipe)
     run = Run(f"{recipe.model_dump_json()} {seed} {problem.identity()} {policy.identity()}", scratch)
     with contextlib.ExitStack() as stack:
-        loader = stack.enter_context(
-            contextlib.closing(problem.open(recipe, device, seed=seed, training=True))
-        )
-        exam = None
-        if test is not None:
-            exam = stack.enter_context(
-                contextlib.closing(test.open(recipe, device, seed=seed, training=False))
-            )
+
+        def opened(problem: Problem, *, training: bool) -> Loader:
+            loader = problem.open(recipe, device, seed=seed, training=training)
+            return stack.enter_context(contextlib.closing(loader))
+
+        loader = opened(problem, training=True)
+        exam = None if test is None else (test, opened(test, training=False))
         network = build(recipe.network, seed=seed, pretrained=recipe.pretrained, **shape)
         network = placed(network, device)
         step = Step(problem, network, recipe, device)
@@ -196,12 +195,8 @@ def train(
                 observe.end_epoch()
             mean_loss, accuracy = run.close_epoch(rates[-1])
             last = run.position + per_epoch >= total
-            if (
-                exam is not None
-                and test is not None
-                and (last or (run.epoch + 1) % recipe.epochs_per_test(n) == 0)
-            ):
-                run.record("test", *evaluate(network, test, exam, recipe, step.dtype, device), rates[-1])
+            if exam is not None and (last or (run.epoch + 1) % recipe.epochs_per_test(n) == 0):
+                run.record("test", *evaluate(network, *exam, recipe, step.dtype, device), rates[-1])
             if last or tell.due():
                 tell(f"epoch {run.epoch + 1}, loss {mean_loss:.4f}, accuracy {100 * accuracy:.1f} %")
             run.next_epoch(per_epoch)

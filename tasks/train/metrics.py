@@ -39,11 +39,7 @@ def contingency(labels: np.ndarray, truth: np.ndarray) -> np.ndarray:
             f"labels and truth have {len(labels)} and {len(truth)} entries; they must be as many, and not "
             "none."
         )
-    clusters, cluster = np.unique(labels, return_inverse=True)
-    classes, of_class = np.unique(truth, return_inverse=True)
-    return np.bincount(cluster * len(classes) + of_class, minlength=len(clusters) * len(classes)).reshape(
-        len(clusters), len(classes)
-    )
+    return sk.cluster.contingency_matrix(labels, truth)
 
 
 def hungarian_accuracy(labels: np.ndarray, truth: np.ndarray) -> float:

@@ -46,11 +46,9 @@ class Policy(Protocol):
                 empty where nothing is recorded.
             generator: on the CPU; for this epoch alone, so that a resumed run plans like an undisturbed one.
         """
-        ...
 
     def identity(self) -> str:
         """Tells this policy from others, for checkpoints."""
-        ...
 
 
 class Everything:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
@@ -113,9 +114,7 @@ class Recipe(BaseModel):
             raise ValueError("scheduler='onecycle' warms up by itself: leave warmup at 0")
         if self.warmup >= (self.iterations or self.epochs or 0):
             raise ValueError(f"warmup = {self.warmup} leaves nothing of the training")
-        if any(
-            later <= earlier for earlier, later in zip(self.milestones, self.milestones[1:], strict=False)
-        ):
+        if any(later <= earlier for earlier, later in pairwise(self.milestones)):
             raise ValueError(f"milestones {self.milestones} do not rise")
         return self
 

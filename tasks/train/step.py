@@ -11,13 +11,15 @@ import torch
 from torch import nn
 
 from winnow.tasks.hardware import compute_dtype
-from winnow.tasks.train.optim import optimizer_of
+from winnow.tasks.train.optim import Optimizer
 from winnow.tasks.train.problems import Batch, Problem
 from winnow.tasks.train.recipe import Recipe
 
 __all__ = ["Captured", "Step", "dtype_of"]
 
 log = logging.getLogger("winnow.tasks.train")
+
+Tensors = tuple[torch.Tensor, ...]
 
 WARM_UP_CALLS = 3  # eager calls before capture, in which cuDNN chooses its kernels and all buffers are made
 
@@ -39,20 +41,14 @@ class Captured:
     """
 
     def __init__(
-        self,
-        function: Callable[..., tuple[torch.Tensor, ...]],
-        device: torch.device,
-        *,
-        moves: Sequence[torch.Tensor],
+        self, function: Callable[..., Tensors], device: torch.device, *, moves: Sequence[torch.Tensor]
     ) -> None:
         self._function, self._device, self._moves = function, device, list(moves)
         self._capturable = device.type == "cuda"
         self._calls: dict[Any, int] = {}
-        self._graphs: dict[
-            Any, tuple[torch.cuda.CUDAGraph, list[torch.Tensor], tuple[torch.Tensor, ...]]
-        ] = {}
+        self._graphs: dict[Any, tuple[torch.cuda.CUDAGraph, list[torch.Tensor], Tensors]] = {}
 
-    def __call__(self, *inputs: Any) -> tuple[torch.Tensor, ...]:
+    def __call__(self, *inputs: Any) -> Tensors:
         if not self._capturable:
             return self._function(*inputs)
         tensors = [
@@ -71,7 +67,7 @@ class Captured:
         graph.replay()
         return outputs
 
-    def _aside(self, tensors: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    def _aside(self, tensors: list[torch.Tensor]) -> Tensors:
         """An eager call on a side stream, as capturing requires."""
         stream = torch.cuda.Stream(self._device)
         stream.wait_stream(torch.cuda.current_stream(self._device))
@@ -80,7 +76,7 @@ class Captured:
         torch.cuda.current_stream(self._device).wait_stream(stream)
         return outputs
 
-    def _capture(self, shapes: Any, tensors: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    def _capture(self, shapes: Any, tensors: list[torch.Tensor]) -> Tensors:
         buffers = [value.clone(memory_format=torch.preserve_format) for value in tensors]
         graph = torch.cuda.CUDAGraph()
         pool = next(iter(self._graphs.values()))[0].pool() if self._graphs else None
@@ -101,7 +97,7 @@ class Captured:
         self._graphs[shapes] = (graph, buffers, outputs)
         return outputs
 
-    def _give_up(self, reason: str, tensors: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    def _give_up(self, reason: str, tensors: list[torch.Tensor]) -> Tensors:
         log.warning("this step cannot be captured as a CUDA graph and runs eagerly, slower: %s", reason)
         self._capturable = False
         return self._function(*tensors)
@@ -121,12 +117,12 @@ class Step:
         self.network, self.dtype = network, dtype_of(recipe, device)
         self._problem, self._recipe, self._device = problem, recipe, device
         self._parameters = [p for p in network.parameters() if p.requires_grad]
-        self.optimizer = optimizer_of(self._parameters, recipe)
+        self.optimizer = Optimizer(self._parameters, recipe)
         self._run = Captured(self._eager, device, moves=[*self._parameters, *self.optimizer.state])
 
     def _eager(
         self, inputs: torch.Tensor, targets: torch.Tensor, lr: Any, weights: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, ...]:
+    ) -> Tensors:
         for p in self._parameters:
             p.grad = None
         reduced = self.dtype != torch.float32
@@ -140,7 +136,7 @@ class Step:
         outputs = outputs.detach()
         return outputs, loss.detach(), self._problem.correct(outputs, targets).sum()
 
-    def __call__(self, batch: Batch, weights: torch.Tensor | None, lr: float) -> tuple[torch.Tensor, ...]:
+    def __call__(self, batch: Batch, weights: torch.Tensor | None, lr: float) -> Tensors:
         """One step.
 
         Returns:
@@ -156,8 +152,5 @@ class Step:
 
 def dtype_of(recipe: Recipe, device: torch.device) -> torch.dtype:
     """The dtype of matrix products."""
-    if recipe.amp == "off":
-        return torch.float32
-    if recipe.amp == "bf16":
-        return torch.bfloat16
-    return torch.bfloat16 if compute_dtype(device) == torch.bfloat16 else torch.float32
+    reduced = recipe.amp == "bf16" or (recipe.amp == "auto" and compute_dtype(device) == torch.bfloat16)
+    return torch.bfloat16 if reduced else torch.float32

@@ -16,6 +16,8 @@ from winnow.tasks.registry import networks
 from winnow.tasks.train.recipe import Recipe
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import nn
 
     from winnow.tasks.data.split import Split
@@ -79,17 +81,10 @@ def cluster(
     with leased_device(device) as where, progress("cluster heads") as tell:
         choice = None
         if test is not None and test_embeddings is not None:
-            choice = ByTestLabels(
-                test_embeddings.numpy("vector"), test.numpy("label").astype(np.int64), where
-            )
-        context().notes |= {"device": describe(where), "seed": seed}
-        log.info(
-            "cluster heads: %d heads, %d clusters on %s, seed %d",
-            config.heads,
-            classes,
-            describe(where),
-            seed,
-        )
+            choice = ByTestLabels(test_embeddings.numpy("vector"), test.numpy("label"), where)
+        machine = describe(where)
+        context().notes |= {"device": machine, "seed": seed}
+        log.info("cluster heads: %d heads, %d clusters on %s, seed %d", config.heads, classes, machine, seed)
         clusters = train_cluster_heads(
             vectors,
             Graph(graph.numpy("neighbours"), graph.numpy("similarity")),
@@ -101,32 +96,17 @@ def cluster(
             progress=tell,
             choice=choice,
         )
-    ids = embeddings.numpy("id")
-    pseudo_labels = write(
-        "pseudo_labels",
-        {
-            "id": ids,
-            "cluster": clusters.labels.astype(np.int32),
-            "confidence": clusters.confidence.astype(np.float32),
-            "head": np.full(len(ids), clusters.head, np.int32),
-        },
-        facts={
-            "classes": classes,
-            "used": clusters.used,
-            "head": int(clusters.head),
-            "epoch": int(clusters.epoch),
-            "oracle": clusters.oracle,
-        },
-    )
+    facts = {"classes": classes, "head": clusters.head, "epoch": clusters.epoch, "oracle": clusters.oracle}
+    pseudo_labels = _pseudo_labels(embeddings, clusters.labels, clusters.confidence, clusters.head, facts)
     epochs, count = clusters.losses.shape
     losses = write(
         "table",
         {
             "epoch": np.repeat(np.arange(epochs, dtype=np.int32), count),
             "head": np.tile(np.arange(count, dtype=np.int32), epochs),
-            "loss": clusters.losses.astype(np.float32).reshape(-1),
+            "loss": clusters.losses.reshape(-1),
         },
-        facts={"heads": count, "epochs": epochs, "head": int(clusters.head)},
+        facts={"heads": count, "epochs": epochs, "head": clusters.head},
     )
     return {"pseudo_labels": pseudo_labels, "losses": losses}
 
@@ -148,14 +128,26 @@ def cluster_kmeans(embeddings: Artifact, classes: int, *, seed: int = 0, device:
     with leased_device(device) as where, progress("k-means"):
         context().notes |= {"device": describe(where), "seed": seed}
         labels = kmeans_labels(embeddings.numpy("vector"), classes, seed=seed, device=where)
-    n = len(labels)
+    return _pseudo_labels(embeddings, labels, np.ones(len(labels), np.float32), -1, {"classes": classes})
+
+
+def _pseudo_labels(
+    embeddings: Artifact,
+    clusters: NDArray[np.int32],
+    confidence: NDArray[np.float32],
+    head: int,
+    facts: dict[str, Any],
+) -> Artifact:
+    """A cluster for each sample; ``head`` is -1 where none gave it."""
+    import numpy as np
+
     columns = {
         "id": embeddings.numpy("id"),
-        "cluster": labels.astype(np.int32),
-        "confidence": np.ones(n, np.float32),
-        "head": np.full(n, -1, np.int32),
+        "cluster": clusters,
+        "confidence": confidence,
+        "head": np.full(len(clusters), head, np.int32),
     }
-    return write("pseudo_labels", columns, facts={"classes": classes, "used": len(np.unique(labels))})
+    return write("pseudo_labels", columns, facts={"used": len(np.unique(clusters)), **facts})
 
 
 @cached_task(version="1", name="hold-out", run_name="hold-out")

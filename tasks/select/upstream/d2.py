@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from winnow.tasks.errors import BadInput
 from winnow.tasks.select.allocation import check_fits
-from winnow.tasks.select.d2 import MODES, check_arguments, classes_among, messages
-from winnow.tasks.select.graphs import Edges, checked_values, neighbourhoods
+from winnow.tasks.select.d2 import MODES, check_arguments, checked_priorities, classes_among, messages
+from winnow.tasks.select.graphs import neighbourhoods
 from winnow.tasks.select.signals import Selection, Signals
 from winnow.tasks.select.upstream.allocation import water_fill
 
@@ -69,53 +69,29 @@ def d2(
         distance_scale=distance_scale,
         similarity=similarity,
     )
+    least = -np.inf if graph_mode == "directed" else _EPSILON
     picks, priorities = [], []
     for rows, share, (near, distances, indptr) in zip(parts, shares, graphs, strict=True):
-        edges = Edges.of(len(rows), near, distances, indptr)
+        scores = raw[rows]
+        if graph_mode == "per_class" and len(rows) <= neighbours:  # kept whole, whatever its share
+            picks.append(rows)
+            continue
         if graph_mode == "datacomp":
-            chosen, priority = _datacomp(raw[rows], edges, share, gamma_forward, gamma_reverse)
-        elif graph_mode == "per_class" and len(rows) <= neighbours:  # kept whole, whatever its share
-            chosen, priority = np.arange(len(rows)), raw[rows]
+            scores, distances = np.maximum(scores + _DATACOMP_SHIFT, least), distances**2
+        g = scores + messages(np.maximum(scores, least), near, np.exp(-gamma_forward * distances), indptr)
+        repulsion = np.exp(-gamma_reverse * distances)
+        if graph_mode == "datacomp":
+            chosen, priority = iterative_selection(
+                g.astype(np.float32), near, repulsion, share, indptr=indptr
+            )
         else:
-            least = -np.inf if graph_mode == "directed" else _EPSILON
-            chosen, priority = _graph(raw[rows], edges, share, gamma_forward, gamma_reverse, least)
+            chosen, priority = published_greedy(g, near, repulsion, share, indptr=indptr)
         picks.append(rows[chosen])
         priorities.append(priority)
     if graph_mode != "per_class":
         return Selection.of(picks[0], gains=priorities[0])
     filled = _cut_or_filled(np.concatenate(picks), kept, budget, generator)
     return Selection.of(filled, gains=raw[filled])
-
-
-def _forward(
-    scores: NDArray[np.float64], sent: NDArray[np.float64], edges: Edges, gamma: float
-) -> NDArray[np.float64]:
-    return scores + messages(sent, edges.ids, np.exp(-gamma * edges.weights), edges.indptr)
-
-
-def _graph(
-    scores: NDArray[np.float64],
-    edges: Edges,
-    budget: int,
-    gamma_forward: float,
-    gamma_reverse: float,
-    least: float,
-) -> Picks:
-    """Modes ``graph`` and, of one class, ``class``."""
-    g = _forward(scores, np.maximum(scores, least), edges, gamma_forward)
-    weights = np.exp(-gamma_reverse * edges.weights)
-    return published_greedy(g, edges.ids, weights, budget, indptr=edges.indptr)
-
-
-def _datacomp(
-    scores: NDArray[np.float64], edges: Edges, budget: int, gamma_forward: float, gamma_reverse: float
-) -> Picks:
-    """The DataComp script: squared distances, shifted scores."""
-    squared = Edges(edges.indptr, edges.ids, edges.weights**2)
-    shifted = np.maximum(scores + _DATACOMP_SHIFT, _EPSILON)
-    g = _forward(shifted, shifted, squared, gamma_forward).astype(np.float32)
-    weights = np.exp(-gamma_reverse * squared.weights)
-    return iterative_selection(g, edges.ids, weights, budget, indptr=edges.indptr)
 
 
 def _cut_or_filled(picks: Rows, kept: Rows, budget: int, generator: np.random.Generator) -> Rows:
@@ -154,9 +130,8 @@ def published_greedy(
     >>> published_greedy(g, near, np.full((3, 1), 0.9), 3)[0].tolist()
     [0, 2, 1]
     """
-    priority = checked_values("g", g).tolist()
-    edges = Edges.of(len(priority), neighbours, weights, indptr)
-    _check_budget(budget, len(priority))
+    values, edges = checked_priorities(g, neighbours, weights, budget, indptr)
+    priority = values.tolist()
     heap = [(-value, row) for row, value in enumerate(priority)]
     heapq.heapify(heap)
     picked = [False] * len(priority)
@@ -204,9 +179,8 @@ def iterative_selection(
     >>> iterative_selection(g, np.array([[1], [0], [0]]), np.full((3, 1), 0.7), 2)[0].tolist()
     [0, 2]
     """
-    n = len(checked_values("g", g))
-    edges = Edges.of(n, neighbours, weights, indptr)
-    _check_budget(budget, n)
+    _, edges = checked_priorities(g, neighbours, weights, budget, indptr)
+    n = len(edges)
     priority = np.array(g, np.result_type(g, np.float32))
     sequence = np.argsort(priority)[::-1].tolist()
     standby: list[tuple[float, int, int]] = []  # negative priority when put here, when, which
@@ -237,8 +211,3 @@ def iterative_selection(
             if target in since:
                 heapq.heappush(standby, (-float(priority[target]), since[target], target))
     return np.array(picks, np.int64), np.array(priorities)
-
-
-def _check_budget(budget: int, n: int) -> None:
-    if not 0 <= budget <= n:
-        raise BadInput(f"budget = {budget} samples of {n}.")

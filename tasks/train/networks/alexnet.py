@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from winnow.tasks.train.networks.base import (
-    IMAGENET_STEM_SIZE,
-    Network,
-    check_pretrained,
-    check_shape,
-    check_size,
-)
+from winnow.tasks.train.networks.base import IMAGENET_STEM_SIZE, Network, check
 from winnow.tasks.train.networks.published import fitted, published
 
 __all__ = ["alexnet"]
@@ -47,10 +41,7 @@ def alexnet(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool
         padding follows the size, not the channels; pretrained weights load (upstream's names do not match the
         file's).
     """
-    check_shape(classes, channels, size)
-    check_size("alexnet", size, 28)
-    if pretrained:
-        check_pretrained("alexnet", channels, size)
+    check("alexnet", classes, channels, size, pretrained, least=28, published=True)
     if size >= IMAGENET_STEM_SIZE:
         return fitted(published("alexnet", pretrained=pretrained), classes=classes, channels=channels)
     layers: list[nn.Module] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -11,16 +10,7 @@ from torch import nn
 from winnow.tasks.errors import BadInput, MissingData
 from winnow.tasks.hardware import data_root
 
-__all__ = [
-    "IMAGENET_STEM_SIZE",
-    "Network",
-    "check_pretrained",
-    "check_shape",
-    "check_size",
-    "load_weights",
-    "pretrained_file",
-    "refuse_pretrained",
-]
+__all__ = ["IMAGENET_STEM_SIZE", "Network", "check", "pretrained_file"]
 
 IMAGENET_STEM_SIZE = 128  # from this side on the published ImageNet network; below, its form for small images
 
@@ -46,42 +36,46 @@ class Network(nn.Module):
         return self.head(self.body(images))
 
 
-def check_shape(classes: int, channels: int, size: int) -> None:
-    """Refuse a network with no classes, channels or pixels."""
-    for name, value in (("classes", classes), ("channels", channels), ("size", size)):
-        if not isinstance(value, int) or value < 1:
-            raise BadInput(f"{name} = {value!r}: a network needs a positive whole number.")
+def check(
+    name: str,
+    classes: int,
+    channels: int,
+    size: int,
+    pretrained: bool = False,
+    *,
+    least: int = 1,
+    published: bool = False,
+) -> None:
+    """Refuse what a network is not made for.
 
+    Args:
+        name: of the network.
+        classes, channels, size: positive whole numbers.
+        pretrained: whether weights are asked for.
+        least: side in pixels below which the network would halve images to nothing.
+        published: whether there are ImageNet weights, for images that the ImageNet network is made for.
 
-def check_size(name: str, size: int, least: int) -> None:
-    """Refuse images that a network would halve to nothing.
-
-    >>> check_size("vgg16", 8, 28)
+    >>> check("vgg16", 10, 3, 8, least=28)
     Traceback (most recent call last):
     winnow.BadInput: size = 8: vgg16 needs 28 pixels.
       next: enlarge the images by the recipe's size, or use network convnet
     """
+    for what, value in (("classes", classes), ("channels", channels), ("size", size)):
+        if not isinstance(value, int) or value < 1:
+            raise BadInput(f"{what} = {value!r}: a network needs a positive whole number.")
     if size < least:
         raise BadInput(
             f"size = {size}: {name} needs {least} pixels.",
             remedy="enlarge the images by the recipe's size, or use network convnet",
         )
-
-
-def check_pretrained(name: str, channels: int, size: int) -> None:
-    """Refuse ImageNet weights for images that the ImageNet network is not made for."""
-    if size < IMAGENET_STEM_SIZE or channels != 3:
+    if pretrained and not published:
+        raise BadInput(f"{name} has no pretrained weights.", remedy="set pretrained=False")
+    if pretrained and (size < IMAGENET_STEM_SIZE or channels != 3):
         raise BadInput(
             f"pretrained {name} is for colour images of {IMAGENET_STEM_SIZE} pixels and more, these have "
             f"{channels} channels of {size}.",
             remedy="set pretrained=False, or enlarge the images by the recipe's size",
         )
-
-
-def refuse_pretrained(name: str, pretrained: bool) -> None:
-    """Refuse weights that nobody has published."""
-    if pretrained:
-        raise BadInput(f"{name} has no pretrained weights.", remedy="set pretrained=False")
 
 
 def pretrained_file(filename: str, source: str) -> Path:
@@ -97,8 +91,3 @@ def pretrained_file(filename: str, source: str) -> Path:
     raise MissingData(
         f"pretrained weights {filename} are not on this machine.", remedy=f"put {source} at {places[0]}"
     )
-
-
-def load_weights(file: Path) -> dict[str, Any]:
-    """A checkpoint file's state dict, read without unpickling code."""
-    return torch.load(file, map_location="cpu", weights_only=True)

@@ -6,13 +6,7 @@ import torch
 import torchvision
 from torch import nn
 
-from winnow.tasks.train.networks.base import (
-    IMAGENET_STEM_SIZE,
-    Network,
-    check_pretrained,
-    check_shape,
-    check_size,
-)
+from winnow.tasks.train.networks.base import IMAGENET_STEM_SIZE, Network, check
 from winnow.tasks.train.networks.published import fitted, published, refitted
 
 __all__ = ["inception_v3"]
@@ -48,10 +42,7 @@ def inception_v3(*, classes: int, channels: int = 3, size: int = 299, pretrained
         in [−1, 1]: the change from ImageNet's mean and standard deviation, which torchvision does in the
         forward pass, is folded into the first layer.
     """
-    check_shape(classes, channels, size)
-    check_size("inception_v3", size, 28)
-    if pretrained:
-        check_pretrained("inception_v3", channels, size)
+    check("inception_v3", classes, channels, size, pretrained, least=28, published=True)
     body = published("inception_v3", pretrained=pretrained, aux_logits=False, init_weights=not pretrained)
     assert isinstance(body, torchvision.models.Inception3)
     if pretrained:

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 from torch import nn
 
-from winnow.tasks.train.networks.base import (
-    IMAGENET_STEM_SIZE,
-    Network,
-    check_pretrained,
-    check_shape,
-    check_size,
-)
+from winnow.tasks.train.networks.base import IMAGENET_STEM_SIZE, Network, check
 from winnow.tasks.train.networks.published import fitted, published
 
 __all__ = ["mobilenet_v3_large", "mobilenet_v3_small"]
 
 
-def _mobilenet(name: str, *, classes: int, channels: int, size: int, pretrained: bool) -> Network:
-    check_shape(classes, channels, size)
-    check_size(name, size, 28)
-    if pretrained:
-        check_pretrained(name, channels, size)
+def _mobilenet(name: str, classes: int, channels: int, size: int, pretrained: bool) -> Network:
+    check(name, classes, channels, size, pretrained, least=28, published=True)
     if size >= IMAGENET_STEM_SIZE:
         return fitted(published(name, pretrained=pretrained), classes=classes, channels=channels)
     # torchvision's batch norm remembers a hundred steps, for ImageNet; small coresets train for few more
@@ -58,9 +49,7 @@ def mobilenet_v3_small(
         upstream keeps stride 2 for small images: 32 pixels end as one, on which batch norm cannot train with
         one sample. Pretrained weights load (upstream's names do not match the file's).
     """
-    return _mobilenet(
-        "mobilenet_v3_small", classes=classes, channels=channels, size=size, pretrained=pretrained
-    )
+    return _mobilenet("mobilenet_v3_small", classes, channels, size, pretrained)
 
 
 def mobilenet_v3_large(
@@ -70,6 +59,4 @@ def mobilenet_v3_large(
 
     Args, errors, references and differences as in :func:`mobilenet_v3_small`; ``features`` (n, 1280).
     """
-    return _mobilenet(
-        "mobilenet_v3_large", classes=classes, channels=channels, size=size, pretrained=pretrained
-    )
+    return _mobilenet("mobilenet_v3_large", classes, channels, size, pretrained)

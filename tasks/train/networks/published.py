@@ -8,7 +8,7 @@ import torch
 import torchvision
 from torch import nn
 
-from winnow.tasks.train.networks.base import Network, load_weights, pretrained_file
+from winnow.tasks.train.networks.base import Network, pretrained_file
 
 __all__ = ["Dropout", "fitted", "published", "refitted"]
 
@@ -62,12 +62,12 @@ def published(name: str, *, pretrained: bool = False, **options: Any) -> nn.Modu
     Raises:
         MissingData: the weights file is not on this machine.
     """
-    state = {}
+    body = torchvision.models.get_model(name, weights=None, **options)
     if pretrained:
         weights = torchvision.models.get_model_weights(name).DEFAULT
-        state = load_weights(pretrained_file(weights.url.rpartition("/")[2], weights.url))
-    body = torchvision.models.get_model(name, weights=None, **options)
-    if pretrained:  # Inception's second classifier is not built
+        file = pretrained_file(weights.url.rpartition("/")[2], weights.url)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        # Inception's second classifier is not built
         body.load_state_dict({key: value for key, value in state.items() if not key.startswith("AuxLogits.")})
     return body
 

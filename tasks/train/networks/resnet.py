@@ -9,13 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from winnow.tasks.train.networks.base import (
-    IMAGENET_STEM_SIZE,
-    Network,
-    check_pretrained,
-    check_shape,
-    refuse_pretrained,
-)
+from winnow.tasks.train.networks.base import IMAGENET_STEM_SIZE, Network, check
 from winnow.tasks.train.networks.published import fitted, published
 
 __all__ = [
@@ -81,11 +75,9 @@ def _small(block, blocks: Sequence[int], planes: Sequence[int], *, classes: int,
 
 
 def _resnet(
-    name: str, block, blocks: Sequence[int], *, classes: int, channels: int, size: int, pretrained: bool
+    name: str, block, blocks: Sequence[int], classes: int, channels: int, size: int, pretrained: bool
 ) -> Network:
-    check_shape(classes, channels, size)
-    if pretrained:
-        check_pretrained(name, channels, size)
+    check(name, classes, channels, size, pretrained, published=True)
     if size >= IMAGENET_STEM_SIZE:
         return fitted(published(name, pretrained=pretrained), classes=classes, channels=channels)
     return _small(block, blocks, (64, 128, 256, 512), classes=classes, channels=channels)
@@ -120,9 +112,7 @@ def resnet18(*, classes: int, channels: int = 3, size: int = 32, pretrained: boo
     Differences from upstream:
         none in the small network. Initialisation draws from the given seed; upstream sets none.
     """
-    return _resnet(
-        "resnet18", _basic, (2, 2, 2, 2), classes=classes, channels=channels, size=size, pretrained=pretrained
-    )
+    return _resnet("resnet18", _basic, (2, 2, 2, 2), classes, channels, size, pretrained)
 
 
 def resnet34(*, classes: int, channels: int = 3, size: int = 224, pretrained: bool = False) -> Network:
@@ -136,9 +126,7 @@ def resnet34(*, classes: int, channels: int = 3, size: int = 224, pretrained: bo
     References:
         He et al., CVPR 2016; elfs train_imagenet.py
     """
-    return _resnet(
-        "resnet34", _basic, (3, 4, 6, 3), classes=classes, channels=channels, size=size, pretrained=pretrained
-    )
+    return _resnet("resnet34", _basic, (3, 4, 6, 3), classes, channels, size, pretrained)
 
 
 def resnet50(*, classes: int, channels: int = 3, size: int = 224, pretrained: bool = False) -> Network:
@@ -152,15 +140,7 @@ def resnet50(*, classes: int, channels: int = 3, size: int = 224, pretrained: bo
     References:
         He et al., CVPR 2016
     """
-    return _resnet(
-        "resnet50",
-        _bottleneck,
-        (3, 4, 6, 3),
-        classes=classes,
-        channels=channels,
-        size=size,
-        pretrained=pretrained,
-    )
+    return _resnet("resnet50", _bottleneck, (3, 4, 6, 3), classes, channels, size, pretrained)
 
 
 def resnet101(*, classes: int, channels: int = 3, size: int = 224, pretrained: bool = False) -> Network:
@@ -171,15 +151,7 @@ def resnet101(*, classes: int, channels: int = 3, size: int = 224, pretrained: b
     References:
         He et al., CVPR 2016; DeepCore deepcore/nets/resnet.py
     """
-    return _resnet(
-        "resnet101",
-        _bottleneck,
-        (3, 4, 23, 3),
-        classes=classes,
-        channels=channels,
-        size=size,
-        pretrained=pretrained,
-    )
+    return _resnet("resnet101", _bottleneck, (3, 4, 23, 3), classes, channels, size, pretrained)
 
 
 def resnet152(*, classes: int, channels: int = 3, size: int = 224, pretrained: bool = False) -> Network:
@@ -190,15 +162,7 @@ def resnet152(*, classes: int, channels: int = 3, size: int = 224, pretrained: b
     References:
         He et al., CVPR 2016; DeepCore deepcore/nets/resnet.py
     """
-    return _resnet(
-        "resnet152",
-        _bottleneck,
-        (3, 8, 36, 3),
-        classes=classes,
-        channels=channels,
-        size=size,
-        pretrained=pretrained,
-    )
+    return _resnet("resnet152", _bottleneck, (3, 8, 36, 3), classes, channels, size, pretrained)
 
 
 def wideresnet50_2(*, classes: int, channels: int = 3, size: int = 224, pretrained: bool = False) -> Network:
@@ -214,21 +178,7 @@ def wideresnet50_2(*, classes: int, channels: int = 3, size: int = 224, pretrain
         upstream takes 224 pixels only.
     """
     wide = partial(_bottleneck, widen=2)
-    return _resnet(
-        "wide_resnet50_2",
-        wide,
-        (3, 4, 6, 3),
-        classes=classes,
-        channels=channels,
-        size=size,
-        pretrained=pretrained,
-    )
-
-
-def _narrow(name: str, blocks: int, *, classes: int, channels: int, size: int, pretrained: bool) -> Network:
-    check_shape(classes, channels, size)
-    refuse_pretrained(name, pretrained)
-    return _small(_basic, (blocks,) * 3, (16, 32, 64), classes=classes, channels=channels)
+    return _resnet("wide_resnet50_2", wide, (3, 4, 6, 3), classes, channels, size, pretrained)
 
 
 def resnet20(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool = False) -> Network:
@@ -245,7 +195,8 @@ def resnet20(*, classes: int, channels: int = 3, size: int = 32, pretrained: boo
     Differences from upstream:
         1x1 convolution shortcuts (option B) instead of zero padding.
     """
-    return _narrow("resnet20", 3, classes=classes, channels=channels, size=size, pretrained=pretrained)
+    check("resnet20", classes, channels, size, pretrained)
+    return _small(_basic, (3, 3, 3), (16, 32, 64), classes=classes, channels=channels)
 
 
 def resnet8(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool = False) -> Network:
@@ -259,4 +210,5 @@ def resnet8(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool
     References:
         He et al., CVPR 2016, section 4.2 with n = 1
     """
-    return _narrow("resnet8", 1, classes=classes, channels=channels, size=size, pretrained=pretrained)
+    check("resnet8", classes, channels, size, pretrained)
+    return _small(_basic, (1, 1, 1), (16, 32, 64), classes=classes, channels=channels)

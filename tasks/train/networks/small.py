@@ -7,7 +7,7 @@ import math
 from torch import nn
 
 from winnow.tasks.errors import BadInput
-from winnow.tasks.train.networks.base import Network, check_shape, check_size, refuse_pretrained
+from winnow.tasks.train.networks.base import Network, check
 
 __all__ = ["convnet", "lenet", "mlp"]
 
@@ -35,8 +35,7 @@ def convnet(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool
     >>> convnet(classes=10, size=96).head.in_features
     256
     """
-    check_shape(classes, channels, size)
-    refuse_pretrained("convnet", pretrained)
+    check("convnet", classes, channels, size, pretrained)
     if size < 4:
         raise BadInput(
             f"size = {size}: convnet halves the image twice and needs 4 pixels.", remedy="use network mlp"
@@ -85,19 +84,13 @@ def lenet(*, classes: int, channels: int = 1, size: int = 28, pretrained: bool =
     Differences from upstream:
         padding follows the size, not the channels: 32x32x1 is not padded to 36.
     """
-    check_shape(classes, channels, size)
-    check_size("lenet", size, 12)
-    refuse_pretrained("lenet", pretrained)
+    check("lenet", classes, channels, size, pretrained, least=12)
     pad = 2 if size < 32 else 0
     side = ((size + 2 * pad - 4) // 2 - 4) // 2
     layers = [nn.Conv2d(channels, 6, 5, padding=pad), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
     layers += [nn.Conv2d(6, 16, 5), nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.Flatten()]
-    layers += [
-        nn.Linear(16 * side * side, 120),
-        nn.ReLU(inplace=True),
-        nn.Linear(120, 84),
-        nn.ReLU(inplace=True),
-    ]
+    layers += [nn.Linear(16 * side * side, 120), nn.ReLU(inplace=True)]
+    layers += [nn.Linear(120, 84), nn.ReLU(inplace=True)]
     return Network(nn.Sequential(*layers), width=84, classes=classes)
 
 
@@ -122,8 +115,7 @@ def mlp(*, classes: int, channels: int = 1, size: int = 8, pretrained: bool = Fa
     References:
         DeepCore deepcore/nets/mlp.py
     """
-    check_shape(classes, channels, size)
-    refuse_pretrained("mlp", pretrained)
+    check("mlp", classes, channels, size, pretrained)
     hidden = 128
     layers = [
         nn.Flatten(),

@@ -6,7 +6,7 @@ import timm
 import torch
 
 from winnow.tasks.errors import BadInput, UnknownName, did_you_mean
-from winnow.tasks.train.networks.base import Network, check_shape, pretrained_file
+from winnow.tasks.train.networks.base import Network, check, pretrained_file
 
 __all__ = ["timm_network"]
 
@@ -43,7 +43,7 @@ def timm_network(
         dropout and stochastic depth keep timm's defaults (none for most networks); where a network has them,
         they draw from torch's global generator, and a resumed run is not bit-identical.
     """
-    check_shape(classes, channels, size)
+    check(variant, classes, channels, size)
     if not timm.is_model(variant):
         raise UnknownName(
             f"{variant!r} is not a network of timm {timm.__version__}."

@@ -5,23 +5,14 @@ from __future__ import annotations
 from torch import nn
 from torchvision.models.vgg import cfgs, make_layers
 
-from winnow.tasks.train.networks.base import (
-    IMAGENET_STEM_SIZE,
-    Network,
-    check_pretrained,
-    check_shape,
-    check_size,
-)
+from winnow.tasks.train.networks.base import IMAGENET_STEM_SIZE, Network, check
 from winnow.tasks.train.networks.published import fitted, published, refitted
 
 __all__ = ["vgg11", "vgg13", "vgg16", "vgg19"]
 
 
-def _vgg(name: str, layers: str, *, classes: int, channels: int, size: int, pretrained: bool) -> Network:
-    check_shape(classes, channels, size)
-    check_size(name, size, 28)
-    if pretrained:
-        check_pretrained(name, channels, size)
+def _vgg(name: str, layers: str, classes: int, channels: int, size: int, pretrained: bool) -> Network:
+    check(name, classes, channels, size, pretrained, least=28, published=True)
     if size >= IMAGENET_STEM_SIZE:
         return fitted(published(f"{name}_bn", pretrained=pretrained), classes=classes, channels=channels)
     convolutions = make_layers(cfgs[layers], batch_norm=True)
@@ -61,7 +52,7 @@ def vgg11(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool =
         padding follows the size, not the channels; pretrained weights load (upstream's names do not match the
         file's).
     """
-    return _vgg("vgg11", "A", classes=classes, channels=channels, size=size, pretrained=pretrained)
+    return _vgg("vgg11", "A", classes, channels, size, pretrained)
 
 
 def vgg13(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool = False) -> Network:
@@ -69,7 +60,7 @@ def vgg13(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool =
 
     Args, errors and references as in :func:`vgg11`.
     """
-    return _vgg("vgg13", "B", classes=classes, channels=channels, size=size, pretrained=pretrained)
+    return _vgg("vgg13", "B", classes, channels, size, pretrained)
 
 
 def vgg16(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool = False) -> Network:
@@ -77,7 +68,7 @@ def vgg16(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool =
 
     Args, errors and references as in :func:`vgg11`.
     """
-    return _vgg("vgg16", "D", classes=classes, channels=channels, size=size, pretrained=pretrained)
+    return _vgg("vgg16", "D", classes, channels, size, pretrained)
 
 
 def vgg19(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool = False) -> Network:
@@ -85,4 +76,4 @@ def vgg19(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool =
 
     Args, errors and references as in :func:`vgg11`.
     """
-    return _vgg("vgg19", "E", classes=classes, channels=channels, size=size, pretrained=pretrained)
+    return _vgg("vgg19", "E", classes, channels, size, pretrained)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from winnow.tasks.train.networks.base import Network, check_shape, refuse_pretrained
+from winnow.tasks.train.networks.base import Network, check
 
 __all__ = ["wideresnet16_8", "wideresnet28_10"]
 
@@ -35,10 +35,9 @@ class _PreActivation(nn.Module):
 
 
 def _wide(
-    name: str, depth: int, widen: int, *, classes: int, channels: int, size: int, pretrained: bool
+    name: str, depth: int, widen: int, classes: int, channels: int, size: int, pretrained: bool
 ) -> Network:
-    check_shape(classes, channels, size)
-    refuse_pretrained(name, pretrained)
+    check(name, classes, channels, size, pretrained)
     width = 16
     layers: list[nn.Module] = [_conv(channels, width, 3)]
     for stage, plane in enumerate((16 * widen, 32 * widen, 64 * widen)):
@@ -81,9 +80,7 @@ def wideresnet16_8(*, classes: int, channels: int = 3, size: int = 32, pretraine
     Differences from upstream:
         none at 32 pixels; 28 are not padded to 32.
     """
-    return _wide(
-        "wideresnet16_8", 16, 8, classes=classes, channels=channels, size=size, pretrained=pretrained
-    )
+    return _wide("wideresnet16_8", 16, 8, classes, channels, size, pretrained)
 
 
 def wideresnet28_10(*, classes: int, channels: int = 3, size: int = 32, pretrained: bool = False) -> Network:
@@ -91,6 +88,4 @@ def wideresnet28_10(*, classes: int, channels: int = 3, size: int = 32, pretrain
 
     Args, errors, references and differences as in :func:`wideresnet16_8`; DeepCore's ``WRN2810``.
     """
-    return _wide(
-        "wideresnet28_10", 28, 10, classes=classes, channels=channels, size=size, pretrained=pretrained
-    )
+    return _wide("wideresnet28_10", 28, 10, classes, channels, size, pretrained)

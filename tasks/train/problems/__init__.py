@@ -45,11 +45,9 @@ class Loader(Protocol):
 
     def training(self, rows: torch.Tensor, epoch: int, batch_size: int) -> Iterator[Batch]:
         """Batches of these rows (int64, on the CPU) in their order, augmented for that epoch."""
-        ...
 
     def plain(self, batch_size: int) -> Iterator[Batch]:
         """All rows in order, not augmented."""
-        ...
 
     def close(self) -> None:
         """End worker processes."""
@@ -68,24 +66,18 @@ class Problem(Protocol):
 
     def shape(self, recipe: Recipe) -> dict[str, Any]:
         """What the recipe's network is built for: keyword arguments of a registered network."""
-        ...
 
     def open(self, recipe: Recipe, device: torch.device, *, seed: int, training: bool) -> Loader:
         """The set on that device, prepared for training or for evaluation by the recipe."""
-        ...
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor, recipe: Recipe) -> torch.Tensor:
         """The loss of each row, float32 (b,)."""
-        ...
 
     def correct(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """What accuracy counts, (b,): 1 or True where a row is right."""
-        ...
 
     def measure(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """``columns`` of each row, float32 (b, len(columns))."""
-        ...
 
     def identity(self) -> str:
         """Tells this set from others, for checkpoints."""
-        ...

@@ -72,11 +72,9 @@ def draws_of(n: int, pad: int, flip: bool, seed: int, epoch: int) -> Draws:
     """Crop offsets in [0, 2 pad] and flips of one epoch, for each row, on the CPU."""
     generator = torch_generator(seed, "augment", str(epoch))
     offsets = torch.randint(0, 2 * pad + 1, (2, n), generator=generator)
-    flips = (
-        torch.randint(0, 2, (n,), generator=generator, dtype=torch.bool)
-        if flip
-        else torch.zeros(n, dtype=torch.bool)
-    )
+    flips = torch.zeros(n, dtype=torch.bool)
+    if flip:
+        flips = torch.randint(0, 2, (n,), generator=generator, dtype=torch.bool)
     return offsets[0], offsets[1], flips
 
 
@@ -113,16 +111,12 @@ def crop_flip(images: torch.Tensor, rows: torch.Tensor, draws: Draws, pad: int) 
     count, height, width, channels = images.shape
     top, left, flip = draws
     across = torch.arange(width, device=images.device)
-    x = _reflected(width, pad, images.device)[
-        left[:, None] + torch.where(flip[:, None], width - 1 - across, across)
-    ]
+    mirrored = torch.where(flip[:, None], width - 1 - across, across)
+    x = _reflected(width, pad, images.device)[left[:, None] + mirrored]
     y = _reflected(height, pad, images.device)[top[:, None] + torch.arange(height, device=images.device)]
     pixel = ((rows[:, None] * height + y) * width)[:, :, None] + x[:, None, :]
-    return (
-        images.view(count * height * width, channels)
-        .index_select(0, pixel.view(-1))
-        .view(len(rows), height, width, channels)
-    )
+    pixels = images.view(count * height * width, channels).index_select(0, pixel.view(-1))
+    return pixels.view(len(rows), height, width, channels)
 
 
 class Normaliser:
@@ -155,10 +149,8 @@ def random_resized_crop(
         aspect = math.exp(generator.uniform(math.log(low), math.log(high)))
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
-            upper, left = (
-                int(generator.integers(0, height - h + 1)),
-                int(generator.integers(0, width - w + 1)),
-            )
+            upper = int(generator.integers(0, height - h + 1))
+            left = int(generator.integers(0, width - w + 1))
             return left, upper, left + w, upper + h
     w = min(width, round(height * high))
     h = min(height, round(width / low))

@@ -71,16 +71,10 @@ class ImageProblem(Classification):
         self.n = len(self.targets)
 
     def _side(self, recipe: Recipe) -> int:
-        shape = _shape_of(self.images)
-        return recipe.size or (DEFAULT_SIZE if shape is None else min(shape[:2]))
+        return recipe.size or _form(self.images)[1]
 
     def shape(self, recipe: Recipe) -> dict[str, Any]:
-        shape = _shape_of(self.images)
-        return {
-            "classes": self.classes,
-            "channels": 3 if shape is None else shape[2],
-            "size": self._side(recipe),
-        }
+        return {"classes": self.classes, "channels": _form(self.images)[2], "size": self._side(recipe)}
 
     def open(self, recipe: Recipe, device: torch.device, *, seed: int, training: bool) -> Loader:
         pad = recipe.padding(self._side(recipe))
@@ -97,10 +91,13 @@ class ImageProblem(Classification):
         return f"{self.n} rows, {self.classes} classes, {' '.join(sums)}"
 
 
-def _shape_of(images: Any) -> tuple[int, int, int] | None:
-    """(H, W, C) if all have the same, else None."""
+def _form(images: Any) -> tuple[tuple[int, int] | None, int, int]:
+    """Height and width, if all images have the same; the side to take if no size is given; channels."""
     shape = images.shape[1:] if isinstance(images, np.ndarray) else images.shape
-    return None if shape is None else (int(shape[0]), int(shape[1]), int(shape[2]))
+    if shape is None:
+        return None, DEFAULT_SIZE, 3
+    height, width, channels = map(int, shape)
+    return (height, width), min(height, width), channels
 
 
 class ResidentImages:
@@ -211,26 +208,22 @@ def open_images(
         rows = np.asarray(rows, np.int64)
     n = len(images) if rows is None else len(rows)
     _check(images, targets, rows, n, view)
-    shape = _shape_of(images)
-    channels = 3 if shape is None else shape[2]
-    if (
-        shape is None
-        or view.resizes_at_random
-        or (view.size is not None and shape[:2] != (view.size, view.size))
-    ):
-        side = view.size or (DEFAULT_SIZE if shape is None else min(shape[:2]))
+    shape, side, channels = _form(images)
+    resized = view.size is not None and shape != (view.size, view.size)
+    if shape is None or view.resizes_at_random or resized:
+        side = view.size or side
         read = Read(images, rows, side, 1.0 if view.resizes_at_random else view.margin, view.seed)
-        seen = (side, side, channels)
     else:
-        read, seen = Read(images, rows, None, 1.0, view.seed), shape
-        if seen[0] != seen[1]:
+        read = Read(images, rows, None, 1.0, view.seed)
+        if shape[0] != shape[1]:
             raise BadInput(
-                f"images of {seen[0]} x {seen[1]} pixels are not square.",
+                f"images of {shape[0]} x {shape[1]} pixels are not square.",
                 remedy="set the recipe's size: the centre is cropped",
             )
-    if view.crops and view.pad >= seen[0]:
+    seen = (side, side, channels)
+    if view.crops and view.pad >= side:
         raise BadInput(
-            f"pad = {view.pad} does not reflect in images of {seen[0]} x {seen[1]} pixels.",
+            f"pad = {view.pad} does not reflect in images of {side} x {side} pixels.",
             remedy="lower the recipe's pad, or pad='scaled'",
         )
     if resident is None:
@@ -258,8 +251,7 @@ def _check(images: Any, targets: Any, rows: NDArray[np.integer] | None, n: int, 
             raise BadInput(f"rows[{wrong[0]}] = {rows[wrong[0]]} is outside the {len(images)} images.")
     if isinstance(images, np.ndarray) and (images.dtype != np.uint8 or images.ndim != 4):
         raise BadInput(f"images are {images.dtype} {images.shape}, not uint8 (N, H, W, C).")
-    shape = _shape_of(images)
-    channels = 3 if shape is None else shape[2]
+    channels = _form(images)[2]
     if len(view.mean) != channels or len(view.std) != channels or not all(s > 0 for s in view.std):
         raise BadInput(
             f"mean {tuple(view.mean)} and std {tuple(view.std)} do not fit images of {channels} channels."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,19 +59,6 @@ class Read:
         return out[..., None] if out.ndim == 2 else out
 
 
-class _Order(torch.utils.data.Sampler):
-    """The requests of the current pass; workers outlive epochs, so the list is replaced under them."""
-
-    def __init__(self) -> None:
-        self.requests: list[tuple[int | None, np.ndarray]] = []
-
-    def __iter__(self) -> Iterator[tuple[int | None, np.ndarray]]:
-        return iter(self.requests)
-
-    def __len__(self) -> int:
-        return len(self.requests)
-
-
 class _Requests(torch.utils.data.Dataset):
     def __init__(self, read: Read, random_crop: bool) -> None:
         self.read, self.random_crop = read, random_crop
@@ -100,13 +87,15 @@ class StreamedImages:
         self.sites, self.values = shape[0] * shape[1], math.prod(shape)
         self._device, self._view = targets.device, view
         self._normalise = Normaliser(view.mean, view.std, self._device)
-        self._order = _Order()
+        self._requests: list[tuple[int | None, np.ndarray]] = []  # of the pass: which epoch, which rows
+        # never plain fork: a forked worker inherits CUDA and held locks
+        start_method = "forkserver" if hasattr(os, "fork") else "spawn"
         self._source: torch.utils.data.DataLoader | None = torch.utils.data.DataLoader(
             _Requests(read, view.resizes_at_random),
-            sampler=self._order,
+            sampler=self._requests,
             batch_size=None,
             num_workers=workers,
-            multiprocessing_context=_start_method() if workers else None,
+            multiprocessing_context=start_method if workers else None,
             persistent_workers=workers > 0,
             pin_memory=self._device.type == "cuda",
             generator=torch.Generator(),  # else the loader draws its workers' base seed from the global one
@@ -114,7 +103,7 @@ class StreamedImages:
 
     def _pass(self, requests: list[tuple[int | None, np.ndarray]], draws: Draws | None) -> Iterator[Batch]:
         assert self._source is not None, "the loader is closed"
-        self._order.requests = requests
+        self._requests[:] = requests
         for rows, pixels in self._source:
             pixels = pixels.to(self._device, non_blocking=True)
             if draws is not None:
@@ -133,8 +122,3 @@ class StreamedImages:
 
     def close(self) -> None:
         self._source = None
-
-
-def _start_method() -> Literal["forkserver", "spawn"]:
-    """Never plain fork: a forked worker inherits CUDA and held locks."""
-    return "forkserver" if hasattr(os, "fork") else "spawn"
