@@ -213,7 +213,7 @@ def test_every_format(pool, tmp_path, kind):
 def test_the_python_call(pool):
     names = sorted(path.name for path in pool.iterdir())
     chosen = winnow.select(pool, "k_center", 6, embedder="pixels", already=[names[3], names[50]])
-    features = winnow.embed(load_split(f"pool:{pool}").images, "pixels")
+    features = winnow.embed(load_split(f"pool:{pool}").images, "pixels").astype(np.float16)
     expected = winnow.select(features, "k_center", 6, already=np.array([3, 50]))
     assert not {3, 50} & set(chosen.indices.tolist())
     assert set(chosen.indices.tolist()) == set(expected.indices.tolist())

@@ -31,13 +31,13 @@ CHUNK_NUMBERS = 2**26  # gradient entries held at a time: 256 MiB in float32
 
 
 def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-    """Probabilities of logits (N, C); float32.
+    """Probabilities of logits (…, C); float32.
 
     >>> softmax(np.array([[0.0, 0.0]]))
     array([[0.5, 0.5]], dtype=float32)
     """
-    shifted = np.exp(logits.astype(np.float32) - logits.max(axis=1, keepdims=True).astype(np.float32))
-    return shifted / shifted.sum(axis=1, keepdims=True)
+    shifted = np.exp(logits.astype(np.float32) - logits.max(axis=-1, keepdims=True).astype(np.float32))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
 
 
 def residuals_of(probabilities: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -17,6 +17,7 @@ __all__ = ["Pace", "Run", "Scratch"]
 
 CHECKPOINT_SECONDS = 2.0  # between checkpoints, at least, …
 CHECKPOINT_SHARE = 0.02  # … and of the time that may go into writing them
+FORMAT = 2  # of what a checkpoint holds; one of another format counts as none
 
 
 class Scratch(Protocol):
@@ -142,6 +143,7 @@ class Run:
                 "counts": [self.epoch, self.batch, self.step, self.samples, self.position],
                 "seconds": self.seconds,
                 "history": self.history,
+                "format": FORMAT,
                 "epoch": [values.cpu() for values in self._stacked()] if self._batches else None,
                 "network": {name: value.detach().cpu() for name, value in network.state_dict().items()},
                 "optimizer": [value.cpu() for value in step.optimizer.state],
@@ -152,7 +154,7 @@ class Run:
     def resume(self, network: nn.Module, step: Step, observe: Any) -> None:
         """Continue from the scratch's checkpoint, if it is of this same run."""
         state: Mapping[str, Any] | None = None if self._scratch is None else self._scratch.load("train")
-        if state is None or state["identity"] != self._identity:
+        if state is None or (state["identity"], state.get("format")) != (self._identity, FORMAT):
             return
         network.load_state_dict(state["network"])
         for buffer, value in zip(step.optimizer.state, state["optimizer"], strict=True):
