@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
@@ -13,7 +12,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from winnow.tasks.data.images import Encoded, FileImages, readable_suffixes
-from winnow.tasks.data.load import check_split, data_folder
+from winnow.tasks.data.index import blake2b
+from winnow.tasks.data.load import candidates, check_split
 from winnow.tasks.data.split import Split, channel_statistics
 from winnow.tasks.errors import BadInput, MissingData
 
@@ -74,21 +74,15 @@ def without_corrupt(
     name: str, split: str, images: AnyEncoded, skip_corrupt: bool
 ) -> tuple[AnyEncoded, np.ndarray]:
     """The images and their rows; with ``skip_corrupt`` only those that decode; the log names the others."""
-    rows = np.arange(len(images))
-    if not skip_corrupt:
-        return images, rows
-    good = images.decodable()
+    good = images.decodable() if skip_corrupt else np.ones(len(images), bool)
+    rows = np.flatnonzero(good)
     if good.all():
         return images, rows
-    bad = np.flatnonzero(~good)
+    bad = [images.name_of(row) for row in np.flatnonzero(~good).tolist()]
     log.warning(
-        "%s/%s: %d images cannot be decoded and are left out: %s",
-        name,
-        split,
-        len(bad),
-        ", ".join(map(images.name_of, bad.tolist())),
+        "%s/%s: %d images cannot be decoded and are left out: %s", name, split, len(bad), ", ".join(bad)
     )
-    return images.take(rows[good]), rows[good]
+    return images.take(rows), rows
 
 
 def imagefolder(
@@ -209,13 +203,12 @@ def finish(
 
 
 def _find_folder(variant: str, root: Path | None) -> Path:
-    wanted = Path(variant).expanduser()
-    candidates = [wanted] if wanted.is_absolute() else [data_folder(root) / wanted, wanted.absolute()]
-    for folder in candidates:
+    folders = candidates(variant, root)
+    for folder in folders:
         if folder.is_dir():
             return folder
     raise MissingData(
-        f"there is no folder {' or '.join(map(str, candidates))}.",
+        f"there is no folder {' or '.join(map(str, folders))}.",
         remedy="give the folder's absolute path: imagefolder:/path/to/images",
     )
 
@@ -259,5 +252,4 @@ def _listing(
 
 def _path_share(path: str) -> float:
     """A number in [0, 1) that depends on the path alone."""
-    digest = hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
+    return int.from_bytes(blake2b(path, size=8), "big") / 2**64

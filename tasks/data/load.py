@@ -13,7 +13,7 @@ from winnow.tasks.errors import BadInput, did_you_mean
 from winnow.tasks.hardware import data_root
 from winnow.tasks.registry import datasets
 
-__all__ = ["check_count", "check_split", "data_folder", "load_split", "options_of"]
+__all__ = ["candidates", "check_count", "check_split", "data_folder", "load_split", "options_of"]
 
 _RESERVED = {"split", "variant"}
 
@@ -62,6 +62,12 @@ def load_split(name: str, split: str = "train", **options: Any) -> Split:
 def data_folder(root: Path | str | None) -> Path:
     """``root``, else the data root; absolute."""
     return data_root() if root is None else Path(root).expanduser().absolute()
+
+
+def candidates(path: str, root: Path | None) -> list[Path]:
+    """Where a user's path may lead; a relative one under ``root`` or the working folder."""
+    wanted = Path(path).expanduser()
+    return [wanted] if wanted.is_absolute() else [data_folder(root) / wanted, wanted.absolute()]
 
 
 def check_split(name: str, split: str, splits: Iterable[str] | None = None) -> None:

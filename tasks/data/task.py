@@ -80,8 +80,7 @@ def open_split(samples: Artifact) -> Split:
     if len(loaded) != samples.rows:
         raise BadInput(
             f"{where['dataset']}/{where['split']} has {len(loaded):,} images now, {samples.rows:,} when this "
-            "run "
-            "began.",
+            "run began.",
             remedy="leave the dataset alone while a run reads it, then run the same command again",
         )
     return loaded
@@ -190,6 +189,8 @@ def _table(path: str, ids: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
     if not Path(file).expanduser().exists():
         raise BadInput(f"{file}: no such file.", remedy="give the path of a .parquet, .npy or .npz file")
     source = Path(file).expanduser()
+    if source.suffix not in (".npy", ".npz", ".parquet"):
+        raise BadInput(f"{file}: {source.suffix or 'no'} suffix; .parquet, .npy and .npz are understood.")
     arrays: dict[str, np.ndarray]
     try:
         if source.suffix == ".npy":
@@ -197,14 +198,10 @@ def _table(path: str, ids: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
         elif source.suffix == ".npz":
             with np.load(source, allow_pickle=False) as archive:
                 arrays = dict(archive)
-        elif source.suffix == ".parquet":
+        else:
             table = pq.read_table(source)
             arrays = {name: to_numpy(table.column(name)) for name in table.column_names}
-        else:
-            raise BadInput(f"{file}: {source.suffix or 'no'} suffix; .parquet, .npy and .npz are understood.")
     except (ValueError, OSError) as error:
-        if isinstance(error, BadInput):
-            raise
         raise BadInput(f"{file} cannot be read: {error}") from error
     candidates = [wanted] if wanted else [name for name in names if name in arrays]
     if not candidates and len(arrays) == 1:
