@@ -141,29 +141,24 @@ def imagefolder(
             remedy="leave test_fraction out",
         )
     check_split(name, split, sorted({*folders, "test"}))
-
-    def images_of(part: str, chosen: list[str]) -> FileImages:
-        return FileImages(folders[part], chosen, size=size, channels=channels, cache=cache)
-
+    options = {"size": size, "channels": channels, "cache": cache}
     paths, truth, classes = _listing(name, folders["train"], None)
-    train_rows = test_rows = np.arange(len(paths))
+    pool = FileImages(folders["train"], paths, **options)
+    held_out = np.zeros(len(paths), bool)
     if test_fraction is not None:
-        held_out = np.array([_path_share(path) < test_fraction for path in paths])
-        train_rows, test_rows = np.flatnonzero(~held_out), np.flatnonzero(held_out)
-        if not len(train_rows) or not len(test_rows):
-            raise BadInput(
-                f"test_fraction = {test_fraction} leaves no {'train' if len(test_rows) else 'test'} images "
-                f"of {len(paths)}."
-            )
-    train = images = images_of("train", [paths[row] for row in train_rows])
+        held_out[:] = [_path_share(path) < test_fraction for path in paths]
+        if held_out.all() or not held_out.any():
+            part = "train" if held_out.all() else "test"
+            raise BadInput(f"test_fraction = {test_fraction} leaves no {part} images of {len(paths)}.")
+    train = images = pool.take(np.flatnonzero(~held_out))
     if split in folders and split != "train":
         paths, truth, classes = _listing(name, folders[split], classes)
-        images = images_of(split, paths)
+        images = FileImages(folders[split], paths, **options)
     else:
-        rows = test_rows if split == "test" else train_rows
+        rows = np.flatnonzero(held_out == (split == "test"))
         truth = None if truth is None else truth[rows]
         if split == "test":
-            images = images_of("train", [paths[row] for row in rows])
+            images = pool.take(rows)
     return finish(name, split, train, images, classes, truth, skip_corrupt)
 
 

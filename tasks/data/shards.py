@@ -159,17 +159,14 @@ def _open(
 ) -> tuple[ShardImages, list[str] | None]:
     files, paths = find_shards(pattern, root, download)
     said = time.monotonic()
-    shards: list[Shard] = []
-    tables: list[Table] = []
+    indexed: list[tuple[Shard, Table]] = []
     for start in range(0, len(paths), 64):
-        for shard, table in threaded(
-            lambda path: _table(files, path, label, options["cache"]), paths[start : start + 64], fewest=2
-        ):
-            shards.append(shard)
-            tables.append(table)
+        some = paths[start : start + 64]
+        indexed += threaded(lambda path: _table(files, path, label, options["cache"]), some, fewest=2)
         if time.monotonic() - said > 10:
             said = time.monotonic()
-            log.info("%s: %d of %d shards indexed", pattern, len(shards), len(paths))
+            log.info("%s: %d of %d shards indexed", pattern, len(indexed), len(paths))
+    shards, tables = zip(*indexed, strict=True)
     keys = [key for table in tables for key in table.keys]
     if not keys:
         raise BadInput(
@@ -180,13 +177,12 @@ def _open(
     within = np.repeat(np.arange(len(tables), dtype=np.int32), [len(table.keys) for table in tables])
     extents = np.concatenate([table.extents for table in tables])
     images = ShardImages(files, shards, within, extents, keys, **options)
-    if label is None and not any(word is not None for word in labels):
+    words = [word for word in labels if word is not None]
+    if label is None and not words:
         return images, None
-    words = []
-    for row, word in enumerate(labels):
-        if word is None:
-            raise BadInput(f"sample {images.name_of(row)} has no label in {label or 'cls'}, others have.")
-        words.append(word)
+    if len(words) < len(labels):
+        name = images.name_of(labels.index(None))
+        raise BadInput(f"sample {name} has no label in {label or 'cls'}, others have.")
     return images, words
 
 

@@ -15,7 +15,7 @@ from winnow.tasks.train.recipe import Recipe
 from winnow.tasks.train.task import TRAINING, history_columns, trained_by, write_network
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     import numpy as np
     import torch
@@ -94,19 +94,13 @@ def record_dynamics(
     from winnow.tasks.train.problems.images import ImageProblem
 
     split = open_split(samples)
-    targets = labels_of(labels, split.ids)
-    classes = labels.facts["classes"]
+    targets, classes = labels_of(labels, split.ids), labels.facts["classes"]
+    n = len(targets)
     with leased_device(device) as where, progress(f"dynamics of {recipe.network}") as tell:
         context().notes |= {"device": describe(where), "seed": seed}
-        log.info(
-            "dynamics: %s on %s samples, %s, seed %d",
-            recipe.network,
-            f"{len(targets):,}",
-            describe(where),
-            seed,
-        )
+        log.info("dynamics: %s on %s samples, %s, seed %d", recipe.network, f"{n:,}", describe(where), seed)
         spill = context().scratch if store_dynamics else None  # finished epochs leave memory and checkpoints
-        accumulator = DynamicsAccumulator(len(targets), classes, where, keep_rows=store_dynamics, spill=spill)
+        accumulator = DynamicsAccumulator(n, classes, where, keep_rows=store_dynamics, spill=spill)
         problem = ImageProblem(split.images, targets, classes=classes, mean=split.mean, std=split.std)
         trained = run_training(
             problem,
@@ -122,12 +116,9 @@ def record_dynamics(
         if final_pass:
             final, written = _final_pass(split, targets, trained, normalised, grand_batch, where, tell)
             values |= final
+    columns = {"id": split.ids, **{name: value.astype(np.float32) for name, value in values.items()}}
     written |= {
-        "scores": write(
-            "scores",
-            {"id": split.ids, **{name: value.astype(np.float32) for name, value in values.items()}},
-            column_notes=_polarity(values),
-        ),
+        "scores": write("scores", columns, column_notes=_polarity(values)),
         "history": write("metrics", history_columns(trained.history)),
     }
     if store_dynamics:
@@ -144,6 +135,11 @@ def record_dynamics(
                 )
             written["dynamics"] = writer.finish()
     return written
+
+
+def _computed(entry: ScoreEntry, signals: Mapping[str, Any]) -> np.ndarray:
+    """A score of the signals that it needs."""
+    return entry.direct(**{need: signals[need] for need in entry.needs})
 
 
 def _final_pass(
@@ -176,18 +172,13 @@ def _final_pass(
         "features": features,
         "residuals": residuals_of(softmax(logits), targets),
     }
-    scores = {
-        entry.name: entry.direct(**{need: signals[need] for need in entry.needs}) for entry in final_scores()
-    }
+    scores = {entry.name: _computed(entry, signals) for entry in final_scores()}
     if grand_batch is not None:
         published = registered.get("grand").published
         scores["grand"] = published(signals["residuals"], features, batch=grand_batch)
+    notes = {"embedder": f"proxy {trained.recipe.network}"}
     return scores, {
-        "features": write(
-            "embeddings",
-            {"id": split.ids, "vector": features},
-            notes={"embedder": f"proxy {trained.recipe.network}"},
-        ),
+        "features": write("embeddings", {"id": split.ids, "vector": features}, notes=notes),
         "logits": write("logits", {"id": split.ids, "logits": logits}),
         "network": write_network(trained),
     }
@@ -230,13 +221,8 @@ def add_score(
     from winnow.tasks.train.task import read_network
 
     entry, split = registered.get(name), open_split(samples)
-    problem = ImageProblem(
-        split.images,
-        labels_of(labels, split.ids),
-        classes=labels.facts["classes"],
-        mean=split.mean,
-        std=split.std,
-    )
+    targets, classes = labels_of(labels, split.ids), labels.facts["classes"]
+    problem = ImageProblem(split.images, targets, classes=classes, mean=split.mean, std=split.std)
     with leased_device(device) as where, progress(name) as tell:
         context().notes |= {"device": describe(where)}
         loader = problem.open(recipe, torch.device(where), seed=0, training=False)
@@ -244,12 +230,8 @@ def add_score(
         try:
             module = read_network(network, where)
             for batch in loader.plain(PASS_BATCH):
-                signals: dict[str, Any] = {
-                    "network": module,
-                    "images": batch.inputs.float(),
-                    "labels": batch.targets,
-                }
-                values.append(entry.direct(**{need: signals[need] for need in entry.needs}))
+                signals = {"network": module, "images": batch.inputs.float(), "labels": batch.targets}
+                values.append(_computed(entry, signals))
                 tell(sum(map(len, values)), problem.n, "")
         finally:
             loader.close()
