@@ -11,10 +11,11 @@ from typing import Any
 from winnow.flows.experiment import Experiment, experiment
 from winnow.tasks import lists
 from winnow.tasks.artifacts import Artifact
-from winnow.tasks.data.task import bring_already, bring_embeddings, bring_logits, bring_scores, load
+from winnow.tasks.data.task import bring_already, bring_embeddings, bring_scores, load
 from winnow.tasks.embed.task import knn
 from winnow.tasks.errors import BadInput, UnknownName
 from winnow.tasks.registry import datasets, selectors
+from winnow.tasks.score.task import bring_logits
 from winnow.tasks.select.budget import check_parameters
 
 __all__ = ["Choice", "choice", "dataset_of"]
@@ -102,7 +103,7 @@ class Choice(Experiment):
             params["score"] = self.values["score"]
         return {**params, **({"upstream": True} if self.upstream else {})}
 
-    def signals(self, samples: Artifact) -> dict[str, Artifact]:
+    def signals(self, samples: Artifact) -> dict[str, Any]:
         """What the method reads: brought by the user, else made."""
         method, values = selectors.get(self.values["method"]), self.values
         needs, wanted = set(method.needs), {*method.needs, *method.uses}
@@ -130,6 +131,10 @@ class Choice(Experiment):
         names = {reads.get(name, name) for name in {*wanted, *needs}}
         names |= {"labels"} if "residuals" in wanted else set()
         return {name: artifact for name, artifact in signals.items() if name in names}
+
+    def shown(self, signals: Mapping[str, Artifact]) -> dict[str, Any]:
+        """The signals that reasons are told from."""
+        return {name: signals[name] for name in ("scores", "embeddings") if name in signals}
 
     def _labels(self, samples: Artifact) -> Artifact:
         """The pool's own labels, else pseudo-labels."""

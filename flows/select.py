@@ -83,10 +83,9 @@ def select(
     before = run.before(samples)
     signals = run.signals(samples)
 
-    how = {"params": run.params(), "already": before}
+    how: dict[str, Any] = {"params": run.params(), "already": before}
     chosen = select_from(samples, method, budget, seed=seed, balanced=balanced, **how, **signals)
-    shown = {name: signals[name] for name in ("scores", "embeddings") if name in signals}
-    told = explain(samples, chosen, method, **how, **shown)
+    told = explain(samples, chosen, method, **how, **run.shown(signals))
     return deliver(
         samples,
         chosen,

@@ -96,7 +96,7 @@ def _cvat(rows: Sequence[Row], folder: str) -> bytes:
     for number, row in enumerate(rows):
         name = _names([row])[0]
         size = {key: str(row[key]) for key in ("width", "height") if row.get(key)}
-        ElementTree.SubElement(root, "image", id=str(number), name=name, **size)
+        ElementTree.SubElement(root, "image", {"id": str(number), "name": name, **size})
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
 

@@ -1102,7 +1102,9 @@ def test_webdataset_refusals(shards, tmp_path, rng):
     tar_of(folder / "bad.tar", {"a.png": b"junk", "b.png": png(pictures[0])})
     with pytest.raises(BadInput, match=r"image 0 \(a in .*bad\.tar\) cannot be decoded"):
         load_split(f"webdataset:{folder}/bad.tar")
-    assert load_split(f"webdataset:{folder}/bad.tar", skip_corrupt=True).ids.tolist() == [1]
+    kept = load_split(f"webdataset:{folder}/bad.tar", skip_corrupt=True)
+    assert (kept.ids.tolist(), kept.sources) == ([1], ["b"])
+    assert (np.asarray(kept.images.read([0])[0]) == pictures[0]).all()
     tar_of(folder / "half.tar", {"a.png": png(pictures[0]), "a.cls": b"1", "b.png": png(pictures[0])})
     with pytest.raises(BadInput, match=r"sample b in .* has no label in cls, others have"):
         load_split(f"webdataset:{folder}/half.tar")

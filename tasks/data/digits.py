@@ -50,14 +50,5 @@ def digits(split: str = "train", *, root: Path | None = None, download: bool = T
         held_out[np.flatnonzero(labels == label)[4::5]] = True
     mean, std = channel_statistics(ArrayImages(pixels[~held_out]))
     rows = np.flatnonzero(held_out if split == "test" else ~held_out)
-    classes = tuple(str(digit) for digit in range(10))
-    return Split(
-        "digits",
-        split,
-        np.arange(len(rows)),
-        ArrayImages(pixels[rows]),
-        classes,
-        mean,
-        std,
-        truth=labels[rows],
-    )
+    ids, images, classes = np.arange(len(rows)), ArrayImages(pixels[rows]), tuple(map(str, range(10)))
+    return Split("digits", split, ids, images, classes, mean, std, truth=labels[rows])

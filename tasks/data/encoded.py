@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pyarrow.parquet as pq
 
 from winnow.tasks.data.fetch import offline
 from winnow.tasks.data.images import Encoded
-from winnow.tasks.data.index import StatIndex, index_folder, stat_key, stat_keys
+from winnow.tasks.data.index import blake2b, stat_key, stat_keys
 from winnow.tasks.errors import BadInput, MissingData
 
 __all__ = ["NoImages", "TableImages", "UrlImages", "parquet_schema"]
@@ -35,85 +34,66 @@ def parquet_schema(path: Path) -> pa.Schema:
 class TableImages(Encoded):
     """Encoded images in a column of Parquet files: bytes, or Hugging Face's struct of bytes and path.
 
+    The sources are the paths that come with the images, if all have different ones, else the rows' numbers.
+
     Args:
         path: a file, or a folder of parts.
         column: its name.
-        rows: int64 (N,), rows of the table; None: all.
-        shape, size, channels, cache: as in :class:`winnow.tasks.data.images.Encoded`.
+        options: of :class:`winnow.tasks.data.images.Encoded`.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        column: str,
-        *,
-        rows: np.ndarray | None = None,
-        shape: tuple[int, int, int] | None = None,
-        size: int | None = None,
-        channels: int = 3,
-        cache: Path | None = None,
-    ) -> None:
-        super().__init__(shape=shape, size=size, channels=channels, cache=cache)
-        self.path, self.column = path, column
+    def __init__(self, path: Path, column: str, **options: Any) -> None:
         files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-        self.groups: list[tuple[str, int]] = []
-        sizes = []
-        for file in files:
-            metadata = pq.read_metadata(file)
-            self.groups += [(str(file), group) for group in range(metadata.num_row_groups)]
-            sizes += [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        self.ends = np.cumsum(sizes, dtype=np.int64)
-        total = int(self.ends[-1]) if len(self.ends) else 0
-        self.table_rows = np.arange(total) if rows is None else rows
+        groups = [
+            (str(file), group, metadata.row_group(group).num_rows)
+            for file, metadata in ((file, pq.read_metadata(file)) for file in files)
+            for group in range(metadata.num_row_groups)
+        ]
+        self.path, self.column = path, column
+        self.groups = [group[:2] for group in groups]
+        self.ends = np.cumsum([rows for _, _, rows in groups], dtype=np.int64)
+        self.rows = np.arange(sum(rows for _, _, rows in groups))
+        super().__init__(self._names() or [str(row) for row in self.rows], **options)
 
-    def __len__(self) -> int:
-        return len(self.table_rows)
+    def _names(self) -> list[str] | None:
+        if not pa.types.is_struct(parquet_schema(self.path).field(self.column).type):
+            return None
+        names = pq.read_table(self.path, columns=[f"{self.column}.path"]).column(0).to_pylist()
+        return names if all(names) and len(set(names)) == len(names) else None
 
-    @cached_property
-    def sources(self) -> Sequence[str]:  # type: ignore[override]
-        """The path that comes with each image, if all have different ones, else the row's number."""
-        if pa.types.is_struct(parquet_schema(self.path).field(self.column).type):
-            names = pq.read_table(self.path, columns=[f"{self.column}.path"]).column(0).to_pylist()
-            if all(names) and len(set(names)) == len(names):
-                return [names[row] for row in self.table_rows]
-        return [str(row) for row in self.table_rows]
+    @property
+    def place(self) -> str:
+        return str(self.path)
 
     def name_of(self, row: int) -> str:
-        return f"row {self.table_rows[row]} of {self.path}"
+        return f"row {self.rows[row]} of {self.path}"
 
     def take(self, rows: np.ndarray) -> TableImages:
-        options: dict[str, Any] = {"shape": self.shape, "size": self.size}
-        options |= {"channels": self.channels, "cache": self.cache}
-        return TableImages(self.path, self.column, rows=self.table_rows[rows], **options)
+        taken = super().take(rows)
+        taken.rows = self.rows[rows]
+        return taken
 
-    def _cell(self, row: int) -> tuple[bytes | None, str | None]:
-        at = int(self.table_rows[row])
+    def content(self, row: int) -> bytes:
+        at = int(self.rows[row])
         group = int(np.searchsorted(self.ends, at, side="right"))
         column = _row_group(*self.groups[group], self.column)
         value = column[at - int(self.ends[group]) + len(column)].as_py()
-        return (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
-
-    def content(self, row: int) -> bytes:
-        content, path = self._cell(row)
+        content = value.get("bytes") if isinstance(value, dict) else value
         if content is None:
-            raise OSError(f"there are no bytes, only the path {path}")
+            raise OSError("there are no bytes, only a path")
         return content
 
     def identify(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         files = list(dict.fromkeys(file for file, _ in self.groups))
         keys, settled = stat_keys([(file, file) for file in files])
-        number = {file: position for position, file in enumerate(files)}
-        at = self.table_rows[rows]
-        owner = [number[self.groups[group][0]] for group in np.searchsorted(self.ends, at, side="right")]
+        at = self.rows[rows]
+        groups = np.searchsorted(self.ends, at, side="right").tolist()
+        owners = [files.index(self.groups[group][0]) for group in groups]
         sums = [
-            stat_key(keys[o].tobytes().hex() + self.column, int(row), 0)
-            for o, row in zip(owner, at, strict=True)
+            stat_key(keys[owner].tobytes().hex() + self.column, row, 0)
+            for owner, row in zip(owners, at.tolist(), strict=True)
         ]
-        return np.frombuffer(b"".join(sums), np.uint8).reshape(-1, 16), settled[owner]
-
-    def index(self, kind: str, width: int) -> StatIndex:
-        digest = hashlib.blake2b(str(self.path).encode(), digest_size=8).hexdigest()
-        return StatIndex(index_folder(self.cache) / f"{kind}-{digest}.npz", width)
+        return np.frombuffer(b"".join(sums), np.uint8).reshape(-1, 16), settled[owners]
 
 
 @lru_cache(maxsize=16)  # rows are read by several threads, nearly in order
@@ -124,58 +104,38 @@ def _row_group(file: str, group: int, column: str) -> pa.ChunkedArray:
 class UrlImages(Encoded):
     """Images behind URLs that fsspec knows, and beside them files relative to a folder.
 
+    A URL counts as unchanged: to ask for each one's date would take as long as to read it.
+
     Args:
         urls: one per image.
         folder: of those that are paths.
         download: whether what is not local may be read.
-        shape, size, channels, cache: as in :class:`winnow.tasks.data.images.Encoded`.
+        options: of :class:`winnow.tasks.data.images.Encoded`.
     """
 
-    def __init__(
-        self,
-        urls: Sequence[str],
-        folder: Path,
-        *,
-        download: bool = True,
-        shape: tuple[int, int, int] | None = None,
-        size: int | None = None,
-        channels: int = 3,
-        cache: Path | None = None,
-    ) -> None:
-        super().__init__(shape=shape, size=size, channels=channels, cache=cache)
-        self.urls, self.folder, self.download = urls, folder, download
-        remote = next(
-            (url for url in urls if "://" in url and not url.startswith(("file:", "memory:"))), None
-        )
+    def __init__(self, urls: Sequence[str], folder: Path, *, download: bool = True, **options: Any) -> None:
+        super().__init__(urls, **options)
+        self.folder = folder
+        near = ("file:", "memory:")
+        remote = next((url for url in urls if "://" in url and not url.startswith(near)), None)
         if remote is not None and (reason := offline(download)):
             raise MissingData(
                 f"{remote} is not local, and nothing may be fetched: {reason}.",
                 remedy="copy the images here and list their paths",
             )
 
-    def __len__(self) -> int:
-        return len(self.urls)
-
     @property
-    def sources(self) -> Sequence[str]:
-        return self.urls
+    def place(self) -> str:
+        return f"urls of {self.folder}"
 
     def name_of(self, row: int) -> str:
-        return self.urls[row]
-
-    def take(self, rows: np.ndarray) -> UrlImages:
-        options: dict[str, Any] = {"shape": self.shape, "size": self.size, "channels": self.channels}
-        urls = [self.urls[row] for row in rows]
-        return UrlImages(urls, self.folder, download=self.download, cache=self.cache, **options)
-
-    def _file(self, row: int) -> tuple[Any, str]:
-        import fsspec
-
-        url = self.urls[row]
-        return fsspec.core.url_to_fs(url if "://" in url else str(self.folder / url))
+        return self.sources[row]
 
     def content(self, row: int) -> bytes:
-        files, path = self._file(row)
+        import fsspec
+
+        url = self.sources[row]
+        files, path = fsspec.core.url_to_fs(url if "://" in url else str(self.folder / url))
         try:
             return files.cat_file(path)
         except OSError:
@@ -184,14 +144,9 @@ class UrlImages(Encoded):
             raise OSError(f"{type(error).__name__}: {error}") from error
 
     def identify(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """A URL counts as unchanged: to ask for each one's date would take as long as to read it."""
-        keys = [stat_key(self.urls[row], 0, 0) for row in rows]
-        remote = np.array(["://" in self.urls[row] for row in rows], bool)
-        return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 16), remote
-
-    def index(self, kind: str, width: int) -> StatIndex:
-        digest = hashlib.blake2b(str(self.folder).encode(), digest_size=8).hexdigest()
-        return StatIndex(index_folder(self.cache) / f"{kind}-urls-{digest}.npz", width)
+        keys = b"".join(stat_key(self.sources[row], 0, 0) for row in rows)
+        remote = np.array(["://" in self.sources[row] for row in rows], bool)
+        return np.frombuffer(keys, np.uint8).reshape(-1, 16), remote
 
 
 class NoImages:
@@ -216,5 +171,5 @@ class NoImages:
 
     def checksums(self, progress: Any = None) -> np.ndarray:
         """blake2b-128 of each id, uint8 (N, 16)."""
-        sums = b"".join(hashlib.blake2b(s.encode(), digest_size=16).digest() for s in self.sources)
+        sums = b"".join(blake2b(source) for source in self.sources)
         return np.frombuffer(sums, np.uint8).reshape(-1, 16)

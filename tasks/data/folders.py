@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Iterator
@@ -12,7 +11,8 @@ from typing import TypeVar
 import numpy as np
 
 from winnow.tasks.data.images import Encoded, FileImages, readable_suffixes
-from winnow.tasks.data.load import check_split, data_folder, natural_key
+from winnow.tasks.data.index import blake2b
+from winnow.tasks.data.load import candidates, check_split, natural_key
 from winnow.tasks.data.split import Split, channel_statistics
 from winnow.tasks.errors import BadInput, MissingData
 
@@ -59,21 +59,15 @@ def without_corrupt(
     name: str, split: str, images: AnyEncoded, skip_corrupt: bool
 ) -> tuple[AnyEncoded, np.ndarray]:
     """The images and their rows; with ``skip_corrupt`` only those that decode; the log names the others."""
-    rows = np.arange(len(images))
-    if not skip_corrupt:
-        return images, rows
-    good = images.decodable()
+    good = images.decodable() if skip_corrupt else np.ones(len(images), bool)
+    rows = np.flatnonzero(good)
     if good.all():
         return images, rows
-    bad = np.flatnonzero(~good)
+    bad = [images.name_of(row) for row in np.flatnonzero(~good).tolist()]
     log.warning(
-        "%s/%s: %d images cannot be decoded and are left out: %s",
-        name,
-        split,
-        len(bad),
-        ", ".join(map(images.name_of, bad.tolist())),
+        "%s/%s: %d images cannot be decoded and are left out: %s", name, split, len(bad), ", ".join(bad)
     )
-    return images.take(rows[good]), rows[good]
+    return images.take(rows), rows
 
 
 def imagefolder(
@@ -132,29 +126,24 @@ def imagefolder(
             remedy="leave test_fraction out",
         )
     check_split(name, split, sorted({*folders, "test"}))
-
-    def images_of(part: str, chosen: list[str]) -> FileImages:
-        return FileImages(folders[part], chosen, size=size, channels=channels, cache=cache)
-
+    options = {"size": size, "channels": channels, "cache": cache}
     paths, truth, classes = _listing(name, folders["train"], None)
-    train_rows = test_rows = np.arange(len(paths))
+    pool = FileImages(folders["train"], paths, **options)
+    held_out = np.zeros(len(paths), bool)
     if test_fraction is not None:
-        held_out = np.array([_path_share(path) < test_fraction for path in paths])
-        train_rows, test_rows = np.flatnonzero(~held_out), np.flatnonzero(held_out)
-        if not len(train_rows) or not len(test_rows):
-            raise BadInput(
-                f"test_fraction = {test_fraction} leaves no {'train' if len(test_rows) else 'test'} images "
-                f"of {len(paths)}."
-            )
-    train = images = images_of("train", [paths[row] for row in train_rows])
+        held_out[:] = [_path_share(path) < test_fraction for path in paths]
+        if held_out.all() or not held_out.any():
+            part = "train" if held_out.all() else "test"
+            raise BadInput(f"test_fraction = {test_fraction} leaves no {part} images of {len(paths)}.")
+    train = images = pool.take(np.flatnonzero(~held_out))
     if split in folders and split != "train":
         paths, truth, classes = _listing(name, folders[split], classes)
-        images = images_of(split, paths)
+        images = FileImages(folders[split], paths, **options)
     else:
-        rows = test_rows if split == "test" else train_rows
+        rows = np.flatnonzero(held_out == (split == "test"))
         truth = None if truth is None else truth[rows]
         if split == "test":
-            images = images_of("train", [paths[row] for row in rows])
+            images = pool.take(rows)
     return finish(name, split, train, images, classes, truth, skip_corrupt)
 
 
@@ -194,13 +183,12 @@ def finish(
 
 
 def _find_folder(variant: str, root: Path | None) -> Path:
-    wanted = Path(variant).expanduser()
-    candidates = [wanted] if wanted.is_absolute() else [data_folder(root) / wanted, wanted.absolute()]
-    for folder in candidates:
+    folders = candidates(variant, root)
+    for folder in folders:
         if folder.is_dir():
             return folder
     raise MissingData(
-        f"there is no folder {' or '.join(map(str, candidates))}.",
+        f"there is no folder {' or '.join(map(str, folders))}.",
         remedy="give the folder's absolute path: imagefolder:/path/to/images",
     )
 
@@ -244,5 +232,4 @@ def _listing(
 
 def _path_share(path: str) -> float:
     """A number in [0, 1) that depends on the path alone."""
-    digest = hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
+    return int.from_bytes(blake2b(path, size=8), "big") / 2**64

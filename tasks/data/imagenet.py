@@ -7,8 +7,9 @@ import os
 import tarfile
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.io
@@ -26,6 +27,13 @@ __all__ = ["cinic10", "imagenet", "tiny_imagenet"]
 log = logging.getLogger("winnow.tasks.data")
 
 _JPEG = {".jpeg", ".jpg"}
+
+# of each channel of the training images: mean, standard deviation
+_NORMALISATION = {
+    "cinic10": ((0.47889522, 0.47227842, 0.43047404), (0.24205776, 0.23828046, 0.25874835)),
+    "tiny_imagenet": ((0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
 
 
 def cinic10(
@@ -75,22 +83,16 @@ def cinic10(
     parts = ("train", "valid") if split == "train" and merge_valid else (split,)
     obtain("cinic10", published, folder, parts, download=download, verify=verify)
     classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-    paths: list[str] = []
-    truth: list[int] = []
-    for part in parts:
-        for label, name in enumerate(classes):
-            files = sorted(_files("cinic10", folder, f"{part}/{name}", {".png"}))
-            paths += files
-            truth += [label] * len(files)
+    labelled = [
+        (path, label)
+        for part in parts
+        for label, name in enumerate(classes)
+        for path in sorted(_files("cinic10", folder, f"{part}/{name}", {".png"}))
+    ]
     if verify:
         unmerged = 90_000 if split == "train" and not merge_valid else None
-        check_count("cinic10", split, len(paths), folder, expected=unmerged)
-    images, rows = without_corrupt(
-        "cinic10", split, FileImages(folder, paths, shape=(32, 32, 3), cache=cache), skip_corrupt
-    )
-    mean, std = (0.47889522, 0.47227842, 0.43047404), (0.24205776, 0.23828046, 0.25874835)
-    labels = np.array(truth, np.int64)[rows]
-    return Split("cinic10", split, rows, images, classes, mean, std, truth=labels, sources=images.paths)
+        check_count("cinic10", split, len(labelled), folder, expected=unmerged)
+    return _split("cinic10", split, folder, labelled, classes, skip_corrupt, shape=(32, 32, 3), cache=cache)
 
 
 def tiny_imagenet(
@@ -143,14 +145,16 @@ def tiny_imagenet(
     wnids = (folder / "wnids.txt").read_text().split()
     lines = (folder / "words.txt").read_text().splitlines()
     words = dict(line.split("\t", 1) for line in lines if "\t" in line)
-    paths: list[str] = []
-    truth: list[int] = []
     if split == "train":
-        for label, wnid in enumerate(wnids):
-            files = sorted(_files("tiny_imagenet", folder, f"train/{wnid}/images", _JPEG), key=natural_key)
-            paths += files
-            truth += [label] * len(files)
+        labelled = [
+            (path, label)
+            for label, wnid in enumerate(wnids)
+            for path in sorted(
+                _files("tiny_imagenet", folder, f"train/{wnid}/images", _JPEG), key=natural_key
+            )
+        ]
     else:
+        labelled = []
         labels = {wnid: label for label, wnid in enumerate(wnids)}
         annotations = folder / "val" / "val_annotations.txt"
         for number, line in enumerate(annotations.read_text().splitlines(), 1):
@@ -160,27 +164,30 @@ def tiny_imagenet(
                 raise BadInput(
                     f"tiny_imagenet: line {number} of {annotations} names class {wnid!r}, not in wnids.txt."
                 )
-            paths.append(f"val/images/{file}")
-            truth.append(labels[wnid])
+            labelled.append((f"val/images/{file}", labels[wnid]))
     if verify:
-        check_count("tiny_imagenet", split, len(paths), folder)
-    images, rows = without_corrupt(
-        "tiny_imagenet",
-        split,
-        FileImages(folder, paths, shape=(64, 64, 3), size=size, cache=cache),
-        skip_corrupt,
+        check_count("tiny_imagenet", split, len(labelled), folder)
+    classes, shape = distinct_names(wnids, words), (64, 64, 3)
+    return _split(
+        "tiny_imagenet", split, folder, labelled, classes, skip_corrupt, shape=shape, size=size, cache=cache
     )
-    return Split(
-        "tiny_imagenet",
-        split,
-        rows,
-        images,
-        distinct_names(wnids, [words.get(wnid, wnid) for wnid in wnids]),
-        (0.4802, 0.4481, 0.3975),
-        (0.2770, 0.2691, 0.2821),
-        truth=np.array(truth, np.int64)[rows],
-        sources=images.paths,
-    )
+
+
+def _split(
+    name: str,
+    split: str,
+    folder: Path,
+    labelled: Sequence[tuple[str, int]],
+    classes: tuple[str, ...],
+    skip_corrupt: bool,
+    **options: Any,
+) -> Split:
+    """The split of files in a folder, given as (path, label), read with the options of FileImages."""
+    files = FileImages(folder, [path for path, _ in labelled], **options)
+    images, rows = without_corrupt(name, split, files, skip_corrupt)
+    truth = np.array([label for _, label in labelled], np.int64)[rows]
+    mean, std = _NORMALISATION[name]
+    return Split(name, split, rows, images, classes, mean, std, truth=truth, sources=images.sources)
 
 
 def _first_folder(above: Path, *names: str) -> Path:
@@ -198,24 +205,32 @@ def _files(dataset: str, folder: Path, below: str, suffixes: set[str]) -> list[s
     return [f"{below}/{file}" for file in files_under(folder / below, suffixes)]
 
 
-def distinct_names(wnids: Sequence[str], descriptions: Sequence[str]) -> tuple[str, ...]:
+def distinct_names(wnids: Sequence[str], descriptions: Mapping[str, str]) -> tuple[str, ...]:
     """The first name of each class, with its WordNet id where two classes share a name.
 
-    >>> distinct_names(["n1", "n2", "n3"], ["crane, bird", "crane", "tench, Tinca tinca"])
-    ('crane (n1)', 'crane (n2)', 'tench')
+    A class without a description is named by its id.
+
+    >>> descriptions = {"n1": "crane, bird", "n2": "crane", "n3": "tench, Tinca tinca"}
+    >>> distinct_names(["n1", "n2", "n3", "n4"], descriptions)
+    ('crane (n1)', 'crane (n2)', 'tench', 'n4')
     """
-    first = [text.split(",")[0].strip() for text in descriptions]
+    first = [descriptions.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
     shared = Counter(first)
     return tuple(
         f"{name} ({wnid})" if shared[name] > 1 else name for wnid, name in zip(wnids, first, strict=True)
     )
 
 
-# ImageNet's archives and their published md5; they are behind a login, so they cannot be fetched.
+# ImageNet's archives, their published md5 and what they unpack to; they are behind a login, so they cannot be
+# fetched.
 IMAGENET_FILES = {
-    "train": ("ILSVRC2012_img_train.tar", "1d675b47d978889d74fa0da5fadfb00e"),
-    "val": ("ILSVRC2012_img_val.tar", "29b22e2961454d5413ddabcf34fc5622"),
-    "devkit": ("ILSVRC2012_devkit_t12.tar.gz", "fa75699e90414af021442c21a62c3abf"),
+    "train": ("ILSVRC2012_img_train.tar", "1d675b47d978889d74fa0da5fadfb00e", "train/<wnid>/*.JPEG"),
+    "val": ("ILSVRC2012_img_val.tar", "29b22e2961454d5413ddabcf34fc5622", "val/<wnid>/*.JPEG"),
+    "devkit": (
+        "ILSVRC2012_devkit_t12.tar.gz",
+        "fa75699e90414af021442c21a62c3abf",
+        "ILSVRC2012_devkit_t12/data/",
+    ),
 }
 _IMAGENET_PAGE = "https://image-net.org/challenges/LSVRC/2012/2012-downloads.php"
 
@@ -272,23 +287,9 @@ def imagenet(
     for wnid, path in pairs:
         if wnid not in labels:
             raise BadInput(f"imagenet: {path} is of class {wnid}, which has no folder in train/.")
-    images, rows = without_corrupt(
-        "imagenet",
-        split,
-        FileImages(folder, [path for _, path in pairs], size=size, cache=cache),
-        skip_corrupt,
-    )
-    return Split(
-        "imagenet",
-        split,
-        rows,
-        images,
-        _imagenet_names(wnids),
-        (0.485, 0.456, 0.406),
-        (0.229, 0.224, 0.225),
-        truth=np.array([labels[wnid] for wnid, _ in pairs], np.int64)[rows],
-        sources=images.paths,
-    )
+    labelled = [(path, labels[wnid]) for wnid, path in pairs]
+    names = _imagenet_names(wnids)
+    return _split("imagenet", split, folder, labelled, names, skip_corrupt, size=size, cache=cache)
 
 
 def _labelled_files(folder: Path, part: str, verify: bool) -> list[tuple[str, str]]:
@@ -312,23 +313,17 @@ def _imagenet_names(wnids: Sequence[str]) -> tuple[str, ...]:
     from timm.data import ImageNetInfo  # slow to import, and only ImageNet needs it
 
     info = ImageNetInfo()
-    words = dict(zip(info.label_names(), info.label_descriptions(), strict=True))
-    return distinct_names(wnids, [words.get(wnid, wnid) for wnid in wnids])
+    return distinct_names(wnids, dict(zip(info.label_names(), info.label_descriptions(), strict=True)))
 
 
 def _imagenet_archive(folder: Path, part: str, verify: bool) -> Path:
-    filename, published = IMAGENET_FILES[part]
+    filename, published, layout = IMAGENET_FILES[part]
     archive = folder / filename
     if not archive.exists():
-        layout = {
-            "train": "train/<wnid>/*.JPEG",
-            "val": "val/<wnid>/*.JPEG",
-            "devkit": "ILSVRC2012_devkit_t12/data/",
-        }[part]
         raise MissingData(
             f"imagenet: neither {layout} nor {filename} is in {folder}, and there is no public download.",
             remedy=f"log in at {_IMAGENET_PAGE}, download "
-            f"{', '.join(name for name, _ in IMAGENET_FILES.values())} and put them into {folder}",
+            f"{', '.join(name for name, *_ in IMAGENET_FILES.values())} and put them into {folder}",
         )
     if verify:
         log.info("imagenet: checking the md5 of %s", archive)

@@ -7,14 +7,15 @@ import io
 import os
 import warnings
 from collections.abc import Sequence
+from copy import copy
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 from PIL import Image
 
-from winnow.tasks.data.index import StatIndex, index_folder, remembered, stat_keys, threaded
+from winnow.tasks.data.index import StatIndex, blake2b, index_folder, remembered, stat_keys, threaded
 from winnow.tasks.errors import BadInput
 
 if TYPE_CHECKING:
@@ -183,6 +184,7 @@ class Encoded:
     Subclasses say where the bytes of a row are.
 
     Args:
+        sources: file or key of each row.
         shape: (H, W, C) if all images have it, else None; an image of another shape is refused when read.
         size: resize the short side to this and cut out the central square, so that ``shape`` becomes (size,
             size, channels).
@@ -191,7 +193,13 @@ class Encoded:
     """
 
     def __init__(
-        self, *, shape: tuple[int, int, int] | None, size: int | None, channels: int, cache: Path | None
+        self,
+        sources: Sequence[str],
+        *,
+        shape: tuple[int, int, int] | None = None,
+        size: int | None = None,
+        channels: int = 3,
+        cache: Path | None = None,
     ) -> None:
         if channels not in (1, 3):
             raise BadInput(f"channels = {channels!r}: images have 1 (grey) or 3 (RGB) channels.")
@@ -199,15 +207,10 @@ class Encoded:
             raise BadInput(f"size = {size!r}: must be a positive whole number of pixels.")
         if size is not None:
             shape = (size, size, channels)
-        self.shape, self.size, self.channels, self.cache = shape, size, channels, cache
+        self.sources, self.shape, self.size, self.channels, self.cache = sources, shape, size, channels, cache
 
     def __len__(self) -> int:
-        raise NotImplementedError
-
-    @property
-    def sources(self) -> Sequence[str]:
-        """File or key of each row."""
-        raise NotImplementedError
+        return len(self.sources)
 
     def name_of(self, row: int) -> str:
         """Name of a row's image in messages."""
@@ -215,7 +218,9 @@ class Encoded:
 
     def take(self, rows: np.ndarray) -> Self:
         """The same images, these rows only."""
-        raise NotImplementedError
+        taken = copy(self)
+        taken.sources = [self.sources[row] for row in rows]
+        return taken
 
     def content(self, row: int) -> bytes:
         """The encoded bytes of a row."""
@@ -225,9 +230,14 @@ class Encoded:
         """Stat keys uint8 (n, 16), and which of them may be remembered, bool (n,)."""
         raise NotImplementedError
 
+    @property
+    def place(self) -> str:
+        """Where the images are; those of one place share their indices."""
+        raise NotImplementedError
+
     def index(self, kind: str, width: int) -> StatIndex:
         """The index that remembers one kind of fact about these images, ``width`` bytes each."""
-        raise NotImplementedError
+        return StatIndex(index_folder(self.cache) / f"{kind}-{blake2b(self.place, size=8).hex()}.npz", width)
 
     def bytes_of(self, row: int) -> bytes:
         """The encoded bytes of a row.
@@ -297,7 +307,7 @@ class Encoded:
         """
 
         def compute(rows: np.ndarray) -> np.ndarray:
-            sums = threaded(lambda row: _blake2b(self.bytes_of(row)), rows.tolist())
+            sums = threaded(lambda row: blake2b(self.bytes_of(row)), rows.tolist())
             return np.frombuffer(b"".join(sums), np.uint8).reshape(-1, 16)
 
         keys, settled = self.identify(np.arange(len(self)))
@@ -305,7 +315,7 @@ class Encoded:
         sums = remembered(index, keys, settled, compute, progress=progress, note="checksums")
         if not self.reading:
             return sums
-        keyed = b"".join(_blake2b(content.tobytes(), self.reading.encode()) for content in sums)
+        keyed = b"".join(blake2b(content.tobytes(), key=self.reading.encode()) for content in sums)
         return np.frombuffer(keyed, np.uint8).reshape(-1, 16)
 
     def common_shape(self) -> tuple[int, int, int] | None:
@@ -363,10 +373,6 @@ class Encoded:
         return remembered(self.index("decodable", 1), keys, settled, compute)[:, 0].astype(bool)
 
 
-def _blake2b(content: bytes, key: bytes = b"") -> bytes:
-    return hashlib.blake2b(content, digest_size=16, key=key).digest()
-
-
 class FileImages(Encoded):
     """Images in files under one folder.
 
@@ -382,42 +388,20 @@ class FileImages(Encoded):
     (1, 16, 16, 3)
     """
 
-    def __init__(
-        self,
-        root: Path | str,
-        paths: Sequence[str],
-        *,
-        shape: tuple[int, int, int] | None = None,
-        size: int | None = None,
-        channels: int = 3,
-        cache: Path | None = None,
-    ) -> None:
-        super().__init__(shape=shape, size=size, channels=channels, cache=cache)
-        self.root, self.paths = Path(root).absolute(), paths
-
-    def __len__(self) -> int:
-        return len(self.paths)
+    def __init__(self, root: Path | str, paths: Sequence[str], **options: Any) -> None:
+        super().__init__(paths, **options)
+        self.root = Path(root).absolute()
 
     @property
-    def sources(self) -> Sequence[str]:
-        return self.paths
+    def place(self) -> str:
+        return str(self.root)
 
     def name_of(self, row: int) -> str:
-        return str(self.root / self.paths[row])
-
-    def take(self, rows: np.ndarray) -> FileImages:
-        kept = [self.paths[row] for row in rows]
-        return FileImages(
-            self.root, kept, shape=self.shape, size=self.size, channels=self.channels, cache=self.cache
-        )
+        return os.path.join(self.root, self.sources[row])
 
     def content(self, row: int) -> bytes:
-        with open(os.path.join(self.root, self.paths[row]), "rb") as file:
+        with open(self.name_of(row), "rb") as file:
             return file.read()
 
     def identify(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return stat_keys((self.paths[row], os.path.join(self.root, self.paths[row])) for row in rows)
-
-    def index(self, kind: str, width: int) -> StatIndex:
-        folder = hashlib.blake2b(str(self.root).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
-        return StatIndex(index_folder(self.cache) / f"{kind}-{folder}.npz", width)
+        return stat_keys((self.sources[row], self.name_of(row)) for row in rows)

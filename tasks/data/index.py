@@ -18,7 +18,7 @@ from winnow.tasks.hardware import data_root, spare_threads, thread_pool
 if TYPE_CHECKING:
     from winnow.tasks.progress import Callback
 
-__all__ = ["StatIndex", "file_md5", "index_folder", "remembered", "stat_key", "threaded"]
+__all__ = ["StatIndex", "blake2b", "file_md5", "index_folder", "remembered", "stat_key", "threaded"]
 
 log = logging.getLogger("winnow.tasks.data")
 
@@ -36,15 +36,20 @@ def index_folder(cache: Path | None = None) -> Path:
     return data_root() / ".winnow-index" if cache is None else Path(cache)
 
 
+def blake2b(content: bytes | str, *, size: int = 16, key: bytes = b"") -> bytes:
+    """The blake2b digest of bytes, or of a text such as a path, whose odd bytes are kept."""
+    if isinstance(content, str):
+        content = content.encode("utf-8", "surrogateescape")
+    return hashlib.blake2b(content, digest_size=size, key=key).digest()
+
+
 def stat_key(path: str, size: int, mtime_ns: int) -> bytes:
     """16 bytes that change when a file is moved, resized or written to.
 
     >>> stat_key("a.png", 10, 1) == stat_key("a.png", 10, 2)
     False
     """
-    return hashlib.blake2b(
-        f"{path}\0{size}\0{mtime_ns}".encode("utf-8", "surrogateescape"), digest_size=16
-    ).digest()
+    return blake2b(f"{path}\0{size}\0{mtime_ns}")
 
 
 def threaded(function: Callable[[Item], Result], items: Iterable[Item], *, fewest: int = 16) -> list[Result]:

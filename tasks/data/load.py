@@ -18,6 +18,7 @@ from winnow.tasks.hardware import data_root
 from winnow.tasks.registry import datasets
 
 __all__ = [
+    "candidates",
     "check_count",
     "check_split",
     "data_folder",
@@ -133,6 +134,12 @@ def natural_key(path: str) -> list[tuple[Any, ...]]:
 def data_folder(root: Path | str | None) -> Path:
     """``root``, else the data root; absolute."""
     return data_root() if root is None else Path(root).expanduser().absolute()
+
+
+def candidates(path: str, root: Path | None) -> list[Path]:
+    """Where a user's path may lead; a relative one under ``root`` or the working folder."""
+    wanted = Path(path).expanduser()
+    return [wanted] if wanted.is_absolute() else [data_folder(root) / wanted, wanted.absolute()]
 
 
 def check_split(name: str, split: str, splits: Iterable[str] | None = None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -17,7 +16,8 @@ from winnow.tasks.data.arrays import SUFFIXES, open_arrays
 from winnow.tasks.data.encoded import NoImages, TableImages, UrlImages, parquet_schema
 from winnow.tasks.data.folders import files_under, finish
 from winnow.tasks.data.images import FileImages, readable_suffixes
-from winnow.tasks.data.load import check_split, data_folder, natural_key, numbered
+from winnow.tasks.data.index import blake2b
+from winnow.tasks.data.load import candidates, check_split, natural_key, numbered
 from winnow.tasks.data.split import Split
 from winnow.tasks.errors import BadInput, MissingData, did_you_mean
 
@@ -40,10 +40,7 @@ def ids_of(sources: Sequence[str], where: str = "the pool") -> np.ndarray:
     >>> int(ids_of(["a.png"])[0]) == int(ids_of(["b.png", "a.png"])[1])
     True
     """
-    digests = b"".join(
-        hashlib.blake2b(source.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-        for source in sources
-    )
+    digests = b"".join(blake2b(source, size=8) for source in sources)
     ids = (np.frombuffer(digests, "<u8") >> 1).astype(np.int64)
     order = np.argsort(ids, kind="stable")
     same = np.flatnonzero(ids[order[1:]] == ids[order[:-1]])
@@ -120,12 +117,12 @@ def pool(
         raise BadInput(f"test_fraction = {test_fraction}: must be between 0 and 1.")
     options: dict[str, Any] = {"size": size, "channels": channels, "cache": cache}
     where = _found(variant, root)
+    images: Any
     if where is None or _is_shards(where):
         from winnow.tasks.data.shards import open_shards
 
-        images: Any
-        images, words = open_shards(variant, root, download, None, options)
-        listing = Listing(list(images.keys), {} if words is None else {"label": np.array(words)})
+        images, labels = open_shards(variant, root, download, None, options)
+        listing = Listing(list(images.sources), {} if labels is None else {"label": np.array(labels)})
     elif where.is_dir() and not _only(where, ".parquet"):
         paths = sorted(files_under(where, readable_suffixes()), key=natural_key)
         if not paths:
@@ -182,13 +179,12 @@ def _found(variant: str, root: Path | None) -> Path | None:
     """The file or folder that a name stands for; None for URLs and patterns of shards."""
     if "://" in variant or any(sign in variant for sign in "*?{"):
         return None
-    wanted = Path(variant).expanduser()
-    candidates = [wanted] if wanted.is_absolute() else [wanted.absolute(), data_folder(root) / wanted]
-    for path in candidates:
+    places = candidates(variant, root)[::-1]
+    for path in places:
         if path.exists():
             return path
     raise MissingData(
-        f"there is no {' or '.join(map(str, candidates))}.",
+        f"there is no {' or '.join(map(str, places))}.",
         remedy=f"give a folder of images, a list ({', '.join(LISTS)}), .tar shards, or arrays",
     )
 
@@ -218,10 +214,9 @@ def _open_file(
         schema = parquet_schema(path)
         column = _image_column(name, schema, image_column)
         if column is not None:
-            images = TableImages(path, column, **options)
-            return images, Listing(
-                list(images.sources), _columns_of(_table(path, schema.names, column), path)
-            )
+            columns = _columns_of(_table(path, schema.names, column), path)
+            encoded = TableImages(path, column, **options)
+            return encoded, Listing(list(encoded.sources), columns)
     if suffix not in LISTS or (suffix in (".csv", ".tsv", ".parquet") and not _has(path, PATHS)):
         return _arrays(path)
     table = _table(path, None, None)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import tarfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import fsspec
 import numpy as np
@@ -21,14 +21,14 @@ from winnow.tasks.data.folders import finish
 from winnow.tasks.data.images import Encoded, readable_suffixes
 from winnow.tasks.data.index import (
     SETTLED,
-    StatIndex,
+    blake2b,
     index_folder,
     load_arrays,
     save_arrays,
     stat_key,
     threaded,
 )
-from winnow.tasks.data.load import check_split, data_folder, natural_key
+from winnow.tasks.data.load import candidates, check_split, natural_key
 from winnow.tasks.data.split import Split
 from winnow.tasks.errors import BadInput, MissingData
 
@@ -65,48 +65,31 @@ class ShardImages(Encoded):
         shard: np.ndarray,
         extents: np.ndarray,
         keys: Sequence[str],
-        *,
-        shape: tuple[int, int, int] | None = None,
-        size: int | None = None,
-        channels: int = 3,
-        cache: Path | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(shape=shape, size=size, channels=channels, cache=cache)
-        self.files, self.shards, self.shard, self.extents, self.keys = files, shards, shard, extents, keys
-
-    def __len__(self) -> int:
-        return len(self.keys)
+        super().__init__(keys, **options)
+        self.files, self.shards, self.shard, self.extents = files, shards, shard, extents
 
     @property
-    def sources(self) -> Sequence[str]:
-        return self.keys
+    def place(self) -> str:
+        return "\n".join(shard.path for shard in self.shards)
 
     def name_of(self, row: int) -> str:
-        return f"{self.keys[row]} in {self.shards[self.shard[row]].path}"
+        return f"{self.sources[row]} in {self.shards[self.shard[row]].path}"
 
-    def take(self, rows: np.ndarray) -> ShardImages:
-        keys = [self.keys[row] for row in rows]
-        options = {"shape": self.shape, "size": self.size, "channels": self.channels, "cache": self.cache}
-        return ShardImages(self.files, self.shards, self.shard[rows], self.extents[rows], keys, **options)  # type: ignore[arg-type]
+    def take(self, rows: np.ndarray) -> Self:
+        taken = super().take(rows)
+        taken.shard, taken.extents = self.shard[rows], self.extents[rows]
+        return taken
 
     def content(self, row: int) -> bytes:
         offset, length = map(int, self.extents[row])
         return self.files.cat_file(self.shards[self.shard[row]].path, start=offset, end=offset + length)
 
     def identify(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        sums = b"".join(
-            hashlib.blake2b(
-                self.shards[self.shard[row]].key + self.extents[row].tobytes(), digest_size=16
-            ).digest()
-            for row in rows
-        )
+        sums = [blake2b(self.shards[self.shard[row]].key + self.extents[row].tobytes()) for row in rows]
         settled = np.array([shard.settled for shard in self.shards], bool)
-        return np.frombuffer(sums, np.uint8).reshape(-1, 16), settled[self.shard[rows]]
-
-    def index(self, kind: str, width: int) -> StatIndex:
-        paths = "\n".join(shard.path for shard in self.shards)
-        digest = hashlib.blake2b(paths.encode(), digest_size=8).hexdigest()
-        return StatIndex(index_folder(self.cache) / f"{kind}-{digest}.npz", width)
+        return np.frombuffer(b"".join(sums), np.uint8).reshape(-1, 16), settled[self.shard[rows]]
 
 
 def webdataset(
@@ -177,17 +160,14 @@ def open_shards(
     """The images of some shards, and their labels as words, None where there are none."""
     files, paths = find_shards(pattern, root, download)
     said = time.monotonic()
-    shards: list[Shard] = []
-    tables: list[Table] = []
+    indexed: list[tuple[Shard, Table]] = []
     for start in range(0, len(paths), 64):
-        for shard, table in threaded(
-            lambda path: _table(files, path, label, options["cache"]), paths[start : start + 64], fewest=2
-        ):
-            shards.append(shard)
-            tables.append(table)
+        some = paths[start : start + 64]
+        indexed += threaded(lambda path: _table(files, path, label, options["cache"]), some, fewest=2)
         if time.monotonic() - said > 10:
             said = time.monotonic()
-            log.info("%s: %d of %d shards indexed", pattern, len(shards), len(paths))
+            log.info("%s: %d of %d shards indexed", pattern, len(indexed), len(paths))
+    shards, tables = zip(*indexed, strict=True)
     keys = [key for table in tables for key in table.keys]
     if not keys:
         raise BadInput(
@@ -198,13 +178,12 @@ def open_shards(
     within = np.repeat(np.arange(len(tables), dtype=np.int32), [len(table.keys) for table in tables])
     extents = np.concatenate([table.extents for table in tables])
     images = ShardImages(files, shards, within, extents, keys, **options)
-    if label is None and not any(word is not None for word in labels):
+    words = [word for word in labels if word is not None]
+    if label is None and not words:
         return images, None
-    words = []
-    for row, word in enumerate(labels):
-        if word is None:
-            raise BadInput(f"sample {images.name_of(row)} has no label in {label or 'cls'}, others have.")
-        words.append(word)
+    if len(words) < len(labels):
+        name = images.name_of(labels.index(None))
+        raise BadInput(f"sample {name} has no label in {label or 'cls'}, others have.")
     return images, words
 
 
@@ -222,14 +201,11 @@ def find_shards(pattern: str, root: Path | None, download: bool) -> tuple[Any, l
                 remedy="copy the shards here and name that folder",
             )
         log.info("reading shards from %s", pattern)
-        candidates = [pattern]
+        patterns = [pattern]
     else:
-        path = Path(pattern).expanduser()
-        candidates = (
-            [str(path)] if path.is_absolute() else [str(data_folder(root) / path), str(path.absolute())]
-        )
+        patterns = [str(path) for path in candidates(pattern, root)]
     missing: list[str] = []
-    for candidate in candidates:
+    for candidate in patterns:
         try:
             urls = expand_urls(candidate)
         except (ValueError, AssertionError) as error:
@@ -273,18 +249,10 @@ class Table:
 def _table(files: Any, path: str, label: str | None, cache: Path | None) -> tuple[Shard, Table]:
     info = files.info(path)
     size = int(info["size"] or 0)
-    changed = (
-        info.get("mtime")
-        or info.get("LastModified")
-        or info.get("etag")
-        or info.get("ETag")
-        or info.get("created")
-        or ""
-    )
+    stamps = ("mtime", "LastModified", "etag", "ETag", "created")  # as file systems call it
+    changed = next(filter(None, map(info.get, stamps)), "")
     young = isinstance(changed, float | int) and changed > time.time() - SETTLED / 1e9
-    key = hashlib.blake2b(
-        f"{files.protocol} {path}\0{size}\0{changed}".encode("utf-8", "surrogateescape"), digest_size=16
-    ).digest()
+    key = blake2b(f"{files.protocol} {path}\0{size}\0{changed}")
     shard = Shard(path, key, bool(changed) and not young)
     stored = index_folder(cache) / "shards" / f"{stat_key(key.hex() + str(label), size, 0).hex()}.npz"
     arrays = load_arrays(stored, "text", "extents") if shard.settled else None
@@ -318,44 +286,27 @@ def scan(files: Any, path: str, size: int, label: str | None) -> Table:
     """
     suffixes = readable_suffixes()
     label_ending, _, field = (label or "cls").partition(".")
-    table = Table([], np.zeros((0, 2), np.int64), [])
+    keys: list[str] = []
     extents: list[tuple[int, int]] = []
+    labels: list[str | None] = []
     others = 0
-    open_key: str | None = None
-    image: tuple[int, int] | None = None
-    word: str | None = None
-
-    def close() -> None:
-        nonlocal others
-        if image is not None and open_key is not None:
-            table.keys.append(open_key)
-            extents.append(image)
-            table.labels.append(word)
-        elif open_key is not None:
-            others += 1
-
     try:
         with files.open(path, "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
-            for member in tar:
-                folder, _, file = member.name.rpartition("/")
-                if not member.isfile() or (file.startswith("__") and file.endswith("__")):
+            for key, members in groupby(_members(tar, size), lambda named: named[0]):
+                image: tuple[int, int] | None = None
+                word: str | None = None
+                for _, ending, member in members:
+                    if f".{ending.rpartition('.')[2]}" in suffixes and image is None:
+                        image = (member.offset_data, member.size)
+                    elif ending == label_ending:
+                        content = tar.extractfile(member)
+                        word = _word(content.read() if content else b"", field, f"{member.name} in {path}")
+                if image is None:
+                    others += 1
                     continue
-                stem, _, ending = file.partition(".")
-                key = f"{folder}/{stem}" if folder else stem
-                ending = ending.lower()
-                if key != open_key:
-                    close()
-                    open_key, image, word = key, None, None
-                if size and member.offset_data + member.size > size:
-                    raise tarfile.ReadError(
-                        f"member {member.name} ends at byte {member.offset_data + member.size:,} of {size:,}"
-                    )
-                if f".{ending.rpartition('.')[2]}" in suffixes and image is None:
-                    image = (member.offset_data, member.size)
-                elif ending == label_ending:
-                    content = tar.extractfile(member)
-                    word = _word(content.read() if content else b"", field, f"{member.name} in {path}")
-            close()
+                keys.append(key)
+                extents.append(image)
+                labels.append(word)
     except (tarfile.TarError, EOFError) as error:
         raise BadInput(
             f"shard {path} ({size:,} bytes) cannot be indexed: {error}. It is cut off, compressed or no tar.",
@@ -363,7 +314,20 @@ def scan(files: Any, path: str, size: int, label: str | None) -> Table:
         ) from error
     if others:
         log.warning("%s: %d samples without an image are left out", path, others)
-    return Table(table.keys, np.array(extents, np.int64).reshape(-1, 2), table.labels)
+    return Table(keys, np.array(extents, np.int64).reshape(-1, 2), labels)
+
+
+def _members(tar: tarfile.TarFile, size: int) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
+    """Key, ending and header of the files in a tar of ``size`` bytes (0: not known)."""
+    for member in tar:
+        folder, _, file = member.name.rpartition("/")
+        if not member.isfile() or (file.startswith("__") and file.endswith("__")):
+            continue
+        end = member.offset_data + member.size
+        if size and end > size:
+            raise tarfile.ReadError(f"member {member.name} ends at byte {end:,} of {size:,}")
+        stem, _, ending = file.partition(".")
+        yield f"{folder}/{stem}" if folder else stem, ending.lower(), member
 
 
 def _word(content: bytes, field: str, where: str) -> str | None:

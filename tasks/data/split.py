@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from winnow.tasks.data.images import ArrayImages, Encoded, FileImages, Images
-from winnow.tasks.data.index import remembered
+from winnow.tasks.data.index import blake2b, remembered
 from winnow.tasks.errors import BadInput, MissingLabels
 
 __all__ = ["ArrayImages", "FileImages", "Images", "Split", "channel_statistics"]
@@ -37,7 +36,7 @@ def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, 
     rows = np.unique(np.linspace(0, len(images) - 1, STATISTICS_SAMPLE).astype(np.int64))
     if isinstance(images, Encoded):
         keys, settled = images.identify(rows)
-        key = hashlib.blake2b(keys.tobytes() + images.reading.encode(), digest_size=16).digest()
+        key = blake2b(keys.tobytes() + images.reading.encode())
         sums = remembered(
             images.index("statistics", 56),
             np.frombuffer(key, np.uint8).reshape(1, 16),

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from winnow.tasks.data.split import Split
 
 __all__ = [
+    "aligned",
     "annotate",
     "bring_already",
     "bring_embeddings",
-    "bring_logits",
     "bring_pseudo_labels",
     "bring_scores",
     "labels_of",
@@ -93,8 +93,7 @@ def open_split(samples: Artifact) -> Split:
     if len(loaded) != samples.rows:
         raise BadInput(
             f"{where['dataset']}/{where['split']} has {len(loaded):,} images now, {samples.rows:,} when this "
-            "run "
-            "began.",
+            "run began.",
             remedy="leave the dataset alone while a run reads it, then run the same command again",
         )
     return loaded
@@ -146,7 +145,7 @@ def bring_embeddings(samples: Artifact, path: str) -> Artifact:
     from winnow.tasks.data.arrays import matrix
 
     vectors, ids = matrix(path, ("vector", "embedding", "embeddings", "features", "x"))
-    columns = {"id": samples.numpy("id"), "vector": _aligned(path, samples, vectors, ids)}
+    columns = {"id": samples.numpy("id"), "vector": aligned(path, samples, vectors, ids)}
     return write("embeddings", columns, notes={"embedder": Path(path).name})
 
 
@@ -158,7 +157,7 @@ def bring_pseudo_labels(samples: Artifact, path: str) -> Artifact:
     from winnow.tasks.data.arrays import vector
 
     values, ids = vector(path, ("cluster", "pseudo_labels", "labels", "label", "cluster_ids"))
-    clusters = _aligned(path, samples, values, ids)
+    clusters = aligned(path, samples, values, ids)
     if clusters.dtype.kind not in "iu":
         raise BadInput(f"{path}: pseudo-labels must be whole numbers (N,), found {clusters.dtype}.")
     if clusters.min() < 0:
@@ -195,39 +194,11 @@ def bring_scores(samples: Artifact, path: str) -> Artifact:
         values, ids = vector(f"{file}#{name}" if name else file, ("score",))
         if values.dtype.kind not in "fiub":
             continue
-        aligned = _aligned(file, samples, values, ids)
-        columns[name or "score"] = finite(file, aligned[:, None])[:, 0].astype(np.float32)
+        column = aligned(file, samples, values, ids)[:, None]
+        columns[name or "score"] = finite(file, column)[:, 0].astype(np.float32)
     if len(columns) == 1:
         raise BadInput(f"{path} has no column of numbers.", remedy="write one column per score")
     return write("scores", columns, notes={"source": Path(file).name})
-
-
-@uncached_task(name="bring-logits", run_name="bring-logits")
-def bring_logits(samples: Artifact, labels: Artifact, path: str) -> Artifact:
-    """Scores of the user's own training: logits of every sample after each epoch, float (E, N, C)."""
-    import numpy as np
-
-    from winnow.tasks.data.arrays import open_arrays
-    from winnow.tasks.score.dynamics import scores_from_log_probs
-    from winnow.tasks.score.gradients import softmax
-
-    file, _, wanted = path.partition("#")
-    source = open_arrays(file)
-    name = source.choose(wanted, ("logits", "log_probs"))
-    values = np.asarray(source.read(name if isinstance(name, str) else name[0]))
-    if values.ndim != 3 or values.dtype.kind != "f":
-        raise BadInput(
-            f"{path}: expected logits (epochs, samples, classes), found {values.dtype} of shape "
-            f"{values.shape}."
-        )
-    by_row = _aligned(file, samples, np.moveaxis(values, 1, 0), source.ids())
-    bad = np.flatnonzero(~np.isfinite(by_row).all(axis=(1, 2)))
-    if len(bad):
-        raise BadInput(f"{path}: sample {bad[0]} has a NaN or infinite logit ({len(bad):,} such samples).")
-    ids = samples.numpy("id")
-    log_probs = np.log(np.maximum(softmax(np.moveaxis(by_row, 0, 1)), 1e-30)).astype(np.float32)
-    scores = scores_from_log_probs(log_probs, labels_of(labels, ids))
-    return write("scores", {"id": ids, **scores}, notes={"source": Path(file).name})
 
 
 @uncached_task(name="bring-already", run_name="bring-already")
@@ -254,7 +225,7 @@ def _sources(samples: Artifact) -> list[str] | None:
     return list(samples.numpy("source")) if "source" in samples.arrow_schema().names else None
 
 
-def _aligned(path: str, samples: Artifact, values: np.ndarray, ids: Any | None) -> np.ndarray:
+def aligned(path: str, samples: Artifact, values: np.ndarray, ids: Any | None) -> np.ndarray:
     """The rows of a file in the order of the samples."""
     from winnow.tasks.data.rows import in_order_of
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,53 @@ from winnow.tasks.errors import BadInput
 __all__ = ["cifar10", "cifar100", "fashion_mnist", "mnist", "qmnist", "stl10", "svhn"]
 
 _DIGITS = tuple(str(digit) for digit in range(10))
+
+# of each channel of the training images: mean, standard deviation
+_NORMALISATION = {
+    "mnist": ((0.1307,), (0.3081,)),
+    "fashion_mnist": ((0.2861,), (0.3530,)),
+    "qmnist": ((0.1308,), (0.3088,)),
+    "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.507, 0.487, 0.441), (0.267, 0.256, 0.276)),
+    "stl10": ((0.43, 0.42, 0.39), (0.27, 0.26, 0.27)),
+}
+
+
+def _whole(
+    name: str,
+    split: str,
+    pixels: np.ndarray,
+    classes: Sequence[str],
+    truth: np.ndarray | None,
+    folder: Path,
+    verify: bool,
+) -> Split:
+    """The split of pixels uint8 (N, H, W, C), which ``verify`` wants to be as many as published."""
+    if verify:
+        check_count(name, split, len(pixels), folder)
+    mean, std = _NORMALISATION[name]
+    images = ArrayImages(pixels)
+    return Split(name, split, np.arange(len(images)), images, tuple(classes), mean, std, truth=truth)
+
+
+def _unpacked(
+    name: str,
+    kind: Any,
+    digests: Mapping[str, str],
+    size: int,
+    root: Path | None,
+    download: bool,
+    verify: bool,
+) -> Path:
+    """The folder of a set that comes as one archive, once these files are in it."""
+    folder = data_folder(root) / kind.base_folder
+    published = Published((kind.url,), kind.tgz_md5, size, kind.filename)
+    contents = [f"{kind.base_folder}/{file}" for file in digests]
+    obtain(name, published, folder.parent, contents, download=download, verify=verify)
+    if verify:
+        verify_digests(name, folder, digests)
+    return folder
 
 
 def mnist(
@@ -51,7 +99,7 @@ def mnist(
         gradient-based neural networks, 2013 (permuted); PatrickZH/DeepCore@74ec709 deepcore/datasets/mnist.py
         permutedMNIST.
     """
-    plain = _mnist_like("mnist", stock.MNIST, split, root, download, verify, _DIGITS, 0.1307, 0.3081)
+    plain = _mnist_like("mnist", stock.MNIST, _DIGITS, split, root, download, verify)
     if permutation_seed is None:
         return plain
     order = np.random.RandomState(permutation_seed).permutation(28 * 28)  # DeepCore's stream
@@ -80,29 +128,12 @@ def fashion_mnist(
         H. Xiao, K. Rasul, R. Vollgraf, Fashion-MNIST: a novel image dataset for benchmarking machine learning
         algorithms, 2017.
     """
-    return _mnist_like(
-        "fashion_mnist",
-        stock.FashionMNIST,
-        split,
-        root,
-        download,
-        verify,
-        tuple(stock.FashionMNIST.classes),
-        0.2861,
-        0.3530,
-    )
+    kind = stock.FashionMNIST
+    return _mnist_like("fashion_mnist", kind, kind.classes, split, root, download, verify)
 
 
 def _mnist_like(
-    name: str,
-    kind: Any,
-    split: str,
-    root: Path | None,
-    download: bool,
-    verify: bool,
-    classes: tuple[str, ...],
-    mean: float,
-    std: float,
+    name: str, kind: Any, classes: Sequence[str], split: str, root: Path | None, download: bool, verify: bool
 ) -> Split:
     check_split(name, split)
     stem = {"train": "train", "test": "t10k"}[split]
@@ -113,18 +144,7 @@ def _mnist_like(
             obtain(name, published, folder, [filename.removesuffix(".gz")], download=download, verify=verify)
     images = read_idx(folder / f"{stem}-images-idx3-ubyte", 3)
     labels = read_idx(folder / f"{stem}-labels-idx1-ubyte", 1).astype(np.int64)
-    if verify:
-        check_count(name, split, len(images), folder)
-    return Split(
-        name,
-        split,
-        np.arange(len(images)),
-        ArrayImages(images[..., None]),
-        classes,
-        (mean,),
-        (std,),
-        truth=labels,
-    )
+    return _whole(name, split, images[..., None], classes, labels, folder, verify)
 
 
 def qmnist(
@@ -157,18 +177,7 @@ def qmnist(
         obtain("qmnist", published, folder, [files[-1].name], download=download, verify=verify)
     rows = {"test10k": slice(0, 10_000), "test50k": slice(10_000, None)}.get(split, slice(None))
     images, labels = read_idx(files[0], 3)[rows], read_idx(files[1], 2)[rows, 0].astype(np.int64)
-    if verify:
-        check_count("qmnist", split, len(images), folder)
-    return Split(
-        "qmnist",
-        split,
-        np.arange(len(images)),
-        ArrayImages(images[..., None]),
-        _DIGITS,
-        (0.1308,),
-        (0.3088,),
-        truth=labels,
-    )
+    return _whole("qmnist", split, images[..., None], _DIGITS, labels, folder, verify)
 
 
 def svhn(
@@ -210,12 +219,7 @@ def svhn(
     if pixels.ndim != 4 or pixels.shape[:3] != (32, 32, 3):
         raise BadInput(f"svhn: X in {folder / filename} has shape {pixels.shape}, not (32, 32, 3, N).")
     images = np.ascontiguousarray(pixels.transpose(3, 0, 1, 2))
-    if verify:
-        check_count("svhn", split, len(images), folder)
-    mean, std = (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)
-    return Split(
-        "svhn", split, np.arange(len(images)), ArrayImages(images), _DIGITS, mean, std, truth=labels % 10
-    )
+    return _whole("svhn", split, images, _DIGITS, labels % 10, folder, verify)
 
 
 def cifar10(
@@ -239,17 +243,7 @@ def cifar10(
         A. Krizhevsky, Learning multiple layers of features from tiny images, 2009. Normalisation: ELFS's and
         CCS's train.py.
     """
-    return _cifar(
-        "cifar10",
-        stock.CIFAR10,
-        split,
-        root,
-        download,
-        verify,
-        170_498_071,
-        (0.4914, 0.4822, 0.4465),
-        (0.2470, 0.2435, 0.2616),
-    )
+    return _cifar("cifar10", stock.CIFAR10, 170_498_071, split, root, download, verify)
 
 
 def cifar100(
@@ -273,42 +267,18 @@ def cifar100(
         A. Krizhevsky, Learning multiple layers of features from tiny images, 2009. Normalisation: ELFS's and
         CCS's train.py.
     """
-    return _cifar(
-        "cifar100",
-        stock.CIFAR100,
-        split,
-        root,
-        download,
-        verify,
-        169_001_437,
-        (0.507, 0.487, 0.441),
-        (0.267, 0.256, 0.276),
-    )
+    return _cifar("cifar100", stock.CIFAR100, 169_001_437, split, root, download, verify)
 
 
 def _cifar(
-    name: str,
-    kind: Any,
-    split: str,
-    root: Path | None,
-    download: bool,
-    verify: bool,
-    size: int,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
+    name: str, kind: Any, size: int, split: str, root: Path | None, download: bool, verify: bool
 ) -> Split:
     check_split(name, split)
-    above = data_folder(root)
-    folder = above / kind.base_folder
     batches = dict(kind.train_list if split == "train" else kind.test_list)
     digests = {**batches, kind.meta["filename"]: kind.meta["md5"]}
-    published = Published((kind.url,), kind.tgz_md5, size, kind.filename)
-    contents = [f"{kind.base_folder}/{file}" for file in digests]
-    obtain(name, published, above, contents, download=download, verify=verify)
-    if verify:
-        verify_digests(name, folder, digests)
+    folder = _unpacked(name, kind, digests, size, root, download, verify)
     key = kind.meta["key"]
-    classes = tuple(map(str, read_pickle(folder / kind.meta["filename"], key)[key]))
+    classes = [str(label) for label in read_pickle(folder / kind.meta["filename"], key)[key]]
     pixels, labels = [], []
     for file in batches:
         batch = read_pickle(folder / file, "data")
@@ -327,10 +297,7 @@ def _cifar(
         pixels.append(data)
         labels.append(np.asarray(truth, np.int64))
     images = np.ascontiguousarray(np.concatenate(pixels).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-    if verify:
-        check_count(name, split, len(images), folder)
-    truth = np.concatenate(labels)
-    return Split(name, split, np.arange(len(images)), ArrayImages(images), classes, mean, std, truth=truth)
+    return _whole(name, split, images, classes, np.concatenate(labels), folder, verify)
 
 
 def stl10(
@@ -356,14 +323,8 @@ def stl10(
     """
     check_split("stl10", split)
     kind = stock.STL10
-    above = data_folder(root)
-    folder = above / kind.base_folder
     digests = {file: md5 for file, md5 in (*kind.train_list, *kind.test_list) if file.startswith(f"{split}_")}
-    published = Published((kind.url,), kind.tgz_md5, 2_640_397_119, kind.filename)
-    contents = [f"{kind.base_folder}/{file}" for file in digests]
-    obtain("stl10", published, above, contents, download=download, verify=verify)
-    if verify:
-        verify_digests("stl10", folder, digests)
+    folder = _unpacked("stl10", kind, digests, 2_640_397_119, root, download, verify)
     file = folder / f"{split}_X.bin"
     if not file.stat().st_size or file.stat().st_size % (3 * 96 * 96):
         raise BadInput(
@@ -371,20 +332,9 @@ def stl10(
             remedy="delete it to unpack or fetch it again",
         )
     columns = np.memmap(file, np.uint8, mode="r").reshape(-1, 3, 96, 96)  # channel, x, y
-    images = ArrayImages(columns.transpose(0, 3, 2, 1))
-    if verify:
-        check_count("stl10", split, len(images), folder)
+    images = columns.transpose(0, 3, 2, 1)
     labels = None
     if split != "unlabeled":
         labels = np.fromfile(folder / f"{split}_y.bin", np.uint8).astype(np.int64) - 1
     classes = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
-    return Split(
-        "stl10",
-        split,
-        np.arange(len(images)),
-        images,
-        classes,
-        (0.43, 0.42, 0.39),
-        (0.27, 0.26, 0.27),
-        truth=labels,
-    )
+    return _whole("stl10", split, images, classes, labels, folder, verify)

@@ -17,12 +17,13 @@ from winnow.tasks.data.images import Images
 from winnow.tasks.embed.encoder import NetworkEncoder, seeded
 from winnow.tasks.embed.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
 from winnow.tasks.embed.timm_models import warn_random
-from winnow.tasks.embed.weights import Checkpoint, in_weights_folder, is_file_name, obtain, weights_folder
-from winnow.tasks.errors import BadInput, MissingData, UnknownName, did_you_mean
+from winnow.tasks.embed.weights import Checkpoint, in_weights_folder, is_file_name, obtain, require
+from winnow.tasks.errors import BadInput, UnknownName, did_you_mean
 
 __all__ = ["clip"]
 
 _DEFAULT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_UNFIT = (RuntimeError, OSError, KeyError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError)
 
 
 def clip(
@@ -94,22 +95,19 @@ def clip(
                 f"open_clip has no weights {source!r} for {architecture}. Available: "
                 f"{', '.join(tags) or 'none'}"
             )
+    path = None
     if random_weights:
         warn_random(name)
-        path = None
     else:
         path = in_weights_folder(source) if local else _published(name, architecture, source, config)
     model = _model(architecture, path, bool(config.get("quick_gelu")), generator)
     visual: Any = model.visual
     preprocessing = {**(open_clip.get_model_preprocess_cfg(model) or {}), **config}
     size = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
-    preprocess = Preprocess(
-        size,
-        None if preprocessing.get("resize_mode") == "squash" else size,
-        preprocessing.get("interpolation") or "bicubic",
-        tuple(preprocessing.get("mean") or CLIP_MEAN),
-        tuple(preprocessing.get("std") or CLIP_STD),
-    )
+    short = None if preprocessing.get("resize_mode") == "squash" else size
+    mean, std = preprocessing.get("mean") or CLIP_MEAN, preprocessing.get("std") or CLIP_STD
+    kind = preprocessing.get("interpolation") or "bicubic"
+    preprocess = Preprocess(size, short, kind, tuple(mean), tuple(std))
     return NetworkEncoder(name, _Tower(visual), preprocess, device, dtype)
 
 
@@ -142,11 +140,8 @@ def _published(name: str, architecture: str, tag: str, config: dict[str, Any]) -
 
 def _model(architecture: str, path: Path | None, quick_gelu: bool, generator: torch.Generator) -> nn.Module:
     """open_clip's model with the weights in ``path``, or randomly initialised."""
-    if path is not None and not path.is_file():
-        raise MissingData(
-            f"{path}: no such checkpoint file.",
-            remedy=f"check the path; bare names are looked for in {weights_folder()}, too",
-        )
+    if path is not None:
+        require(path)
     try:
         with seeded(generator), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # TorchScript is deprecated, but OpenAI's files use it
@@ -155,15 +150,7 @@ def _model(architecture: str, path: Path | None, quick_gelu: bool, generator: to
             return open_clip.create_model(
                 architecture, str(path) if path else None, force_quick_gelu=quick_gelu, pretrained_text=False
             )
-    except (
-        RuntimeError,
-        OSError,
-        KeyError,
-        ValueError,
-        EOFError,
-        pickle.UnpicklingError,
-        SafetensorError,
-    ) as error:
+    except _UNFIT as error:
         raise BadInput(
             f"open_clip cannot make {architecture} of {path or 'its configuration'}: {type(error).__name__}: "
             f"{str(error)[:500]}",

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torchvision.models import get_model
 
 from winnow.tasks.data.images import Images
-from winnow.tasks.embed.encoder import NetworkEncoder, seeded
+from winnow.tasks.embed.encoder import NetworkEncoder
 from winnow.tasks.embed.preprocess import imagenet_view
+from winnow.tasks.embed.swav import resnet50
 from winnow.tasks.embed.timm_models import HUB_FILES, build, bytes_of, fill, warn_random
-from winnow.tasks.embed.weights import Checkpoint, load, obtain, read
+from winnow.tasks.embed.weights import Checkpoint, obtain, read
 from winnow.tasks.errors import BadInput
 
 __all__ = [
@@ -176,23 +176,20 @@ def dinov2_vitg14_reg(images: Images, **options: Any) -> NetworkEncoder:
 
 
 def _dino(name: str, model: str, file: str, images: Images, options: dict[str, Any]) -> NetworkEncoder:
-    published = Checkpoint((name,), f"{_SERVER}/dino/{file}/{file}.pth", f"timm/{model}", HUB_FILES)
-    return transformer(name, model, published, images, **options)
+    return transformer(name, model, f"{_SERVER}/dino/{file}/{file}.pth", images, **options)
 
 
 def _dinov2(name: str, scale: str, images: Images, options: dict[str, Any]) -> NetworkEncoder:
-    registers = name.endswith("_reg")
-    model = f"vit_{scale}_patch14_reg4_dinov2.lvd142m" if registers else f"vit_{scale}_patch14_dinov2.lvd142m"
-    folder = name.removesuffix("_reg")
-    file = f"{folder}_reg4_pretrain.pth" if registers else f"{folder}_pretrain.pth"
-    published = Checkpoint((name,), f"{_SERVER}/dinov2/{folder}/{file}", f"timm/{model}", HUB_FILES)
-    return transformer(name, model, published, images, **options)
+    folder, reg, _ = name.partition("_reg")
+    reg4 = "_reg4" if reg else ""
+    url = f"{_SERVER}/dinov2/{folder}/{folder}{reg4}_pretrain.pth"
+    return transformer(name, f"vit_{scale}_patch14{reg4}_dinov2.lvd142m", url, images, **options)
 
 
 def transformer(
     name: str,
     model: str,
-    published: Checkpoint,
+    published: str,
     images: Images,
     *,
     device: torch.device,
@@ -211,7 +208,7 @@ def transformer(
     Args:
         name: of the embedder.
         model: timm's name for the architecture.
-        published: where its weights are; the authors' files and timm's both fit.
+        published: address of the authors' weights; timm's fit, too.
         images: their sizes decide the default of ``crop``.
         device: where it runs.
         dtype: for matrix products.
@@ -239,7 +236,8 @@ def transformer(
     if random_weights:
         warn_random(name)
     else:
-        path = obtain(name, published, size=bytes_of(network))
+        checkpoint = Checkpoint((name,), published, f"timm/{model}", HUB_FILES)
+        path = obtain(name, checkpoint, size=bytes_of(network))
         state = read(path)
         positions = state.get("pos_embed")
         if "reg4" not in model and positions is not None and positions.ndim == 3:
@@ -298,13 +296,6 @@ def dino_resnet50(
         facebookresearch/dino, hubconf.py.
     """
     view = imagenet_view(images, size, crop)
-    with seeded(generator):
-        network = get_model("resnet50", weights=None)
-    network.fc = torch.nn.Identity()
-    if random_weights:
-        warn_random("dino_resnet50")
-    else:
-        url = f"{_SERVER}/dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth"
-        path = obtain("dino_resnet50", Checkpoint(("dino_resnet50",), url), size=bytes_of(network))
-        load(network, read(path), path, without=("fc.",))
+    url = f"{_SERVER}/dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth"
+    network, _ = resnet50(Checkpoint(("dino_resnet50",), url), generator, random_weights)
     return NetworkEncoder("dino_resnet50", network, view, device, dtype)

@@ -11,9 +11,10 @@ from winnow.tasks.embed.preprocess import imagenet_view
 from winnow.tasks.embed.timm_models import bytes_of, warn_random
 from winnow.tasks.embed.weights import Checkpoint, load, obtain, read
 
-__all__ = ["backbone", "swav"]
+__all__ = ["resnet50", "swav"]
 
 CHECKPOINT = Checkpoint(("swav",), "https://dl.fbaipublicfiles.com/deepcluster/swav_800ep_pretrain.pth.tar")
+HEADS = ("projection_head.", "prototypes.")
 
 
 def swav(
@@ -54,18 +55,23 @@ def swav(
         ELFS leaves torch.hub's classifier in place, which is randomly initialised, and so embeds with a
         random linear map to 1000 dimensions; ``upstream=True`` replays that.
     """
-    network, _ = backbone(generator, random_weights)
+    network, _ = resnet50(CHECKPOINT, generator, random_weights, *HEADS)
     return NetworkEncoder("swav", network, imagenet_view(images, size, crop), device, dtype)
 
 
-def backbone(generator: torch.Generator, random_weights: bool) -> tuple[torch.nn.Module, torch.nn.Module]:
-    """The network without its classifier, and the classifier, which is random whatever the weights."""
+def resnet50(
+    checkpoint: Checkpoint, generator: torch.Generator, random_weights: bool, *heads: str
+) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """A ResNet-50 without its classifier, and the classifier, which is random whatever the weights.
+
+    ``heads`` are prefixes of tensors in the checkpoint that are left out, as its classifier is.
+    """
     with seeded(generator):
         network = get_model("resnet50", weights=None)
     classifier, network.fc = network.fc, torch.nn.Identity()
     if random_weights:
-        warn_random("swav")
+        warn_random(checkpoint.names[0])
     else:
-        path = obtain("swav", CHECKPOINT, size=bytes_of(network))
-        load(network, read(path), path, without=("fc.", "projection_head.", "prototypes."))
+        path = obtain(checkpoint.names[0], checkpoint, size=bytes_of(network))
+        load(network, read(path), path, without=("fc.", *heads))
     return network, classifier

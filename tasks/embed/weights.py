@@ -92,6 +92,19 @@ def in_weights_folder(path: str) -> Path:
     return weights_folder() / file if len(file.parts) == 1 and not file.exists() else file
 
 
+def require(path: Path) -> None:
+    """Refuse a path without a file.
+
+    Raises:
+        MissingData: no such file.
+    """
+    if not path.is_file():
+        raise MissingData(
+            f"{path}: no such checkpoint file.",
+            remedy=f"check the path; bare file names are looked for in {weights_folder()}, too",
+        )
+
+
 def obtain(embedder: str, checkpoint: Checkpoint, *, size: int | None = None) -> Path:
     """The file with an embedder's weights; fetched into the library's cache if it is not on disk.
 
@@ -137,21 +150,15 @@ def _fetch(embedder: str, checkpoint: Checkpoint, size: int | None) -> Path:
     reasons = []
     if checkpoint.url:
         target = _torch_cache() / checkpoint.file
-        reason = fetch(embedder, (checkpoint.url,), target, about)
-        if not reason:
+        reasons.append(fetch(embedder, (checkpoint.url,), target, about))
+        if not reasons[0]:
             return target
-        reasons.append(reason)
     if checkpoint.hub:
         from huggingface_hub import constants, hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-        log.info(
-            "%s: fetching %s from Hugging Face (%s) into %s",
-            embedder,
-            checkpoint.hub,
-            about,
-            constants.HF_HUB_CACHE,
-        )
+        cache = constants.HF_HUB_CACHE
+        log.info("%s: fetching %s from Hugging Face (%s) into %s", embedder, checkpoint.hub, about, cache)
         reachable = _resolves(constants.ENDPOINT)
         if not reachable:
             reasons.append(f"{constants.ENDPOINT}: no such host; there is no network")
@@ -188,10 +195,8 @@ def _absent(embedder: str, checkpoint: Checkpoint, reason: str) -> MissingData:
     ways = [f"{checkpoint.url} as {checkpoint.file}"] if checkpoint.url else []
     if checkpoint.hub:
         file = checkpoint.hub_files[0]
-        ways.append(
-            f"https://huggingface.co/{checkpoint.hub}/resolve/main/{file} as "
-            f"{checkpoint.names[0]}{Path(file).suffix}"
-        )
+        own_name = f"{checkpoint.names[0]}{Path(file).suffix}"
+        ways.append(f"https://huggingface.co/{checkpoint.hub}/resolve/main/{file} as {own_name}")
     return MissingData(
         f"{embedder}: its weights ({files}) are not in {weights_folder()} nor in the caches of torch.hub and "
         f"Hugging Face, and could not be fetched: {reason}.",
@@ -212,34 +217,20 @@ def read(path: Path) -> dict[str, torch.Tensor]:
     """
     import torch
 
-    if not path.is_file():
-        raise MissingData(
-            f"{path}: no such checkpoint file.",
-            remedy=f"check the path; bare file names are looked for in {weights_folder()}, too",
-        )
+    require(path)
     try:
         content = _content(path)
     except Exception as error:  # damaged files raise nearly every built-in exception
-        refused = isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error).lower()
-        why = (
-            "it holds more than tensors, and pickled code is not run"
-            if refused
-            else f"{type(error).__name__}: {error}"
-        )
-        raise BadInput(
-            f"{path} cannot be read as a state dict: {why}",
-            remedy="save it anew with torch.save(model.state_dict(), …) or as safetensors"
-            if refused
-            else "fetch it again",
-        ) from error
+        why, remedy = f"{type(error).__name__}: {error}", "fetch it again"
+        if isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error).lower():
+            why = "it holds more than tensors, and pickled code is not run"
+            remedy = "save it anew with torch.save(model.state_dict(), …) or as safetensors"
+        raise BadInput(f"{path} cannot be read as a state dict: {why}", remedy=remedy) from error
     for wrapper in ("state_dict", "model", "model_state_dict"):
         if isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
-    state = {
-        str(name).removeprefix("module."): value
-        for name, value in content.items()
-        if isinstance(value, torch.Tensor)
-    }
+    tensors = ((str(name), value) for name, value in content.items() if isinstance(value, torch.Tensor))
+    state = {name.removeprefix("module."): value for name, value in tensors}
     if not state:
         raise BadInput(f"{path} holds no tensors: not a state dict.")
     return state

@@ -15,12 +15,8 @@ Differences from upstream:
     those of logits.
 """
 
-from winnow.tasks.score.reducer import Reducer
+from winnow.tasks.score.reducer import summed
 
 __all__ = ["aum"]
 
-aum = Reducer(
-    ("total",),
-    update=lambda state, visit: {"total": state["total"] + visit.margin},
-    result=lambda state: state["total"],
-)
+aum = summed("margin")

@@ -11,12 +11,8 @@ References:
     generate_importance_score.py
 """
 
-from winnow.tasks.score.reducer import Reducer
+from winnow.tasks.score.reducer import summed
 
 __all__ = ["correctness"]
 
-correctness = Reducer(
-    ("total",),
-    update=lambda state, visit: {"total": state["total"] + visit.correct},
-    result=lambda state: state["total"],
-)
+correctness = summed("correct")

@@ -110,8 +110,7 @@ class DynamicsAccumulator(Recorder):
         if outputs.shape != (b, self.classes) or labels.shape != (b,) or ids.ndim != 1:
             raise BadInput(
                 f"ids {tuple(ids.shape)}, logits {tuple(outputs.shape)} and labels {tuple(labels.shape)} do "
-                "not fit: "
-                f"(b,), (b, {self.classes}) and (b,) are needed."
+                f"not fit: (b,), (b, {self.classes}) and (b,) are needed."
             )
         if normalised != self._normalised:
             self._measure_held()
@@ -121,15 +120,14 @@ class DynamicsAccumulator(Recorder):
     def _columns_of(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         labels = labels.long()
         wrong = (labels < 0) | (labels >= self.classes)
+        log_probs = outputs if self._normalised else F.log_softmax(outputs, dim=1)
         if self.device.type == "cpu":
             if wrong.any():
                 label = int(labels[wrong][0])
                 raise BadInput(f"epoch {self._epoch}: label {label} is outside 0 to {self.classes - 1}.")
-            return measure(outputs if self._normalised else F.log_softmax(outputs, dim=1), labels)
+            return measure(log_probs, labels)
         # NaN for an invalid label: refused at the epoch's end, without making the device wait
-        columns = measure(
-            outputs if self._normalised else F.log_softmax(outputs, dim=1), labels.clamp(0, self.classes - 1)
-        )
+        columns = measure(log_probs, labels.clamp(0, self.classes - 1))
         return columns.masked_fill(wrong.unsqueeze(1), torch.nan)
 
 

@@ -13,12 +13,8 @@ Differences from upstream:
     CCS and D2 take the entropy of one pass after training: ``final_entropy``.
 """
 
-from winnow.tasks.score.reducer import Reducer
+from winnow.tasks.score.reducer import averaged
 
 __all__ = ["entropy"]
 
-entropy = Reducer(
-    ("total",),
-    update=lambda state, visit: {"total": state["total"] + visit.entropy},
-    result=lambda state: state["total"] / state["visits"],
-)
+entropy = averaged("entropy")

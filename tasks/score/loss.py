@@ -13,12 +13,8 @@ Differences from upstream:
     CCS and D2 take the loss of one pass after training: ``final_loss``.
 """
 
-from winnow.tasks.score.reducer import Reducer
+from winnow.tasks.score.reducer import averaged
 
 __all__ = ["loss"]
 
-loss = Reducer(
-    ("total",),
-    update=lambda state, visit: {"total": state["total"] + visit.loss},
-    result=lambda state: state["total"] / state["visits"],
-)
+loss = averaged("loss")

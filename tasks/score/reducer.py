@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from winnow.tasks.errors import BadInput
 from winnow.tasks.train.problems.classification import COLUMNS, measure
 
-__all__ = ["Array", "Folds", "Reducer", "Scores", "Visit", "checked", "stored_scores"]
+__all__ = ["Array", "Folds", "Reducer", "Scores", "Visit", "averaged", "checked", "stored_scores", "summed"]
 
 Array = np.ndarray | torch.Tensor
 Scores = dict[str, NDArray[np.float32]]
@@ -67,6 +67,20 @@ class Reducer:
         return stored_scores(log_probs, labels, {"score": self}, normalised=True)["score"]
 
 
+def summed(column: str) -> Reducer:
+    """The sum of a visit's column over epochs."""
+    return Reducer(
+        ("total",),
+        update=lambda state, visit: {"total": state["total"] + getattr(visit, column)},
+        result=lambda state: state["total"],
+    )
+
+
+def averaged(column: str) -> Reducer:
+    """The mean of a visit's column over the epochs that visited the sample."""
+    return replace(summed(column), result=lambda state: state["total"] / state["visits"])
+
+
 class Folds:
     """The states of some reducers, O(n) float64, after the epochs so far."""
 
@@ -85,9 +99,8 @@ class Folds:
         """Add an epoch: columns (n,); rows that are not ``seen`` keep their state."""
         self.epochs += 1
         self.visits += seen
-        visit = Visit(
-            epoch, self.visits.clamp(min=1), {name: values.double() for name, values in columns.items()}
-        )
+        wide = {name: values.double() for name, values in columns.items()}
+        visit = Visit(epoch, self.visits.clamp(min=1), wide)
         for update, state in self.states.items():
             for name, values in self._updates[update](state, visit).items():
                 state[name] = values.where(seen, state[name])
@@ -129,10 +142,8 @@ def stored_scores(
     """
     outputs, targets = checked(stored, labels, "log_probs" if normalised else "logits")
     targets = targets.to(outputs.device)
-    folds, all_seen = (
-        Folds(len(targets), reducers, outputs.device),
-        torch.ones_like(targets, dtype=torch.bool),
-    )
+    folds = Folds(len(targets), reducers, outputs.device)
+    all_seen = torch.ones_like(targets, dtype=torch.bool)
     for epoch, rows in enumerate(outputs):
         rows = rows.float()
         values = measure(rows if normalised else F.log_softmax(rows, dim=1), targets)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from winnow.tasks.artifacts import Artifact, ArtifactWriter, write
-from winnow.tasks.cache import cached_task, context
-from winnow.tasks.data.task import labels_of, open_split
+from winnow.tasks.cache import cached_task, context, uncached_task
+from winnow.tasks.data.task import aligned, labels_of, open_split
+from winnow.tasks.errors import BadInput
 from winnow.tasks.progress import progress
 from winnow.tasks.registry import ScoreEntry
 from winnow.tasks.registry import scores as registered
@@ -15,7 +17,7 @@ from winnow.tasks.train.recipe import Recipe
 from winnow.tasks.train.task import TRAINING, history_columns, trained_by, write_network
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     import numpy as np
     import torch
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from winnow.tasks.data.split import Split
     from winnow.tasks.train.loop import Trained
 
-__all__ = ["add_score", "average_score", "final_scores", "record_dynamics", "takes_a_pass"]
+__all__ = ["add_score", "average_score", "bring_logits", "final_scores", "record_dynamics", "takes_a_pass"]
 
 PASS_BATCH = 256  # most images whose gradients are computed at a time
 
@@ -94,19 +96,13 @@ def record_dynamics(
     from winnow.tasks.train.problems.images import ImageProblem
 
     split = open_split(samples)
-    targets = labels_of(labels, split.ids)
-    classes = labels.facts["classes"]
+    targets, classes = labels_of(labels, split.ids), labels.facts["classes"]
+    n = len(targets)
     with leased_device(device) as where, progress(f"dynamics of {recipe.network}") as tell:
         context().notes |= {"device": describe(where), "seed": seed}
-        log.info(
-            "dynamics: %s on %s samples, %s, seed %d",
-            recipe.network,
-            f"{len(targets):,}",
-            describe(where),
-            seed,
-        )
+        log.info("dynamics: %s on %s samples, %s, seed %d", recipe.network, f"{n:,}", describe(where), seed)
         spill = context().scratch if store_dynamics else None  # finished epochs leave memory and checkpoints
-        accumulator = DynamicsAccumulator(len(targets), classes, where, keep_rows=store_dynamics, spill=spill)
+        accumulator = DynamicsAccumulator(n, classes, where, keep_rows=store_dynamics, spill=spill)
         problem = ImageProblem(split.images, targets, classes=classes, mean=split.mean, std=split.std)
         trained = run_training(
             problem,
@@ -122,12 +118,9 @@ def record_dynamics(
         if final_pass:
             final, written = _final_pass(split, targets, trained, normalised, grand_batch, where, tell)
             values |= final
+    columns = {"id": split.ids, **{name: value.astype(np.float32) for name, value in values.items()}}
     written |= {
-        "scores": write(
-            "scores",
-            {"id": split.ids, **{name: value.astype(np.float32) for name, value in values.items()}},
-            column_notes=_polarity(values),
-        ),
+        "scores": write("scores", columns, column_notes=_polarity(values)),
         "history": write("metrics", history_columns(trained.history)),
     }
     if store_dynamics:
@@ -144,6 +137,11 @@ def record_dynamics(
                 )
             written["dynamics"] = writer.finish()
     return written
+
+
+def _computed(entry: ScoreEntry, signals: Mapping[str, Any]) -> np.ndarray:
+    """A score of the signals that it needs."""
+    return entry.direct(**{need: signals[need] for need in entry.needs})
 
 
 def _final_pass(
@@ -176,18 +174,13 @@ def _final_pass(
         "features": features,
         "residuals": residuals_of(softmax(logits), targets),
     }
-    scores = {
-        entry.name: entry.direct(**{need: signals[need] for need in entry.needs}) for entry in final_scores()
-    }
+    scores = {entry.name: _computed(entry, signals) for entry in final_scores()}
     if grand_batch is not None:
         published = registered.get("grand").published
         scores["grand"] = published(signals["residuals"], features, batch=grand_batch)
+    notes = {"embedder": f"proxy {trained.recipe.network}"}
     return scores, {
-        "features": write(
-            "embeddings",
-            {"id": split.ids, "vector": features},
-            notes={"embedder": f"proxy {trained.recipe.network}"},
-        ),
+        "features": write("embeddings", {"id": split.ids, "vector": features}, notes=notes),
         "logits": write("logits", {"id": split.ids, "logits": logits}),
         "network": write_network(trained),
     }
@@ -230,13 +223,8 @@ def add_score(
     from winnow.tasks.train.task import read_network
 
     entry, split = registered.get(name), open_split(samples)
-    problem = ImageProblem(
-        split.images,
-        labels_of(labels, split.ids),
-        classes=labels.facts["classes"],
-        mean=split.mean,
-        std=split.std,
-    )
+    targets, classes = labels_of(labels, split.ids), labels.facts["classes"]
+    problem = ImageProblem(split.images, targets, classes=classes, mean=split.mean, std=split.std)
     with leased_device(device) as where, progress(name) as tell:
         context().notes |= {"device": describe(where)}
         loader = problem.open(recipe, torch.device(where), seed=0, training=False)
@@ -244,12 +232,8 @@ def add_score(
         try:
             module = read_network(network, where)
             for batch in loader.plain(PASS_BATCH):
-                signals: dict[str, Any] = {
-                    "network": module,
-                    "images": batch.inputs.float(),
-                    "labels": batch.targets,
-                }
-                values.append(entry.direct(**{need: signals[need] for need in entry.needs}))
+                signals = {"network": module, "images": batch.inputs.float(), "labels": batch.targets}
+                values.append(_computed(entry, signals))
                 tell(sum(map(len, values)), problem.n, "")
         finally:
             loader.close()
@@ -276,3 +260,31 @@ def _polarity(names: Iterable[str]) -> dict[str, dict[str, str]]:
     from winnow.tasks.score import higher_is
 
     return {name: {"higher_is": direction} for name in names if (direction := higher_is(name)) is not None}
+
+
+@uncached_task(name="bring-logits", run_name="bring-logits")
+def bring_logits(samples: Artifact, labels: Artifact, path: str) -> Artifact:
+    """Scores of the user's own training: logits of every sample after each epoch, float (E, N, C)."""
+    import numpy as np
+
+    from winnow.tasks.data.arrays import open_arrays
+    from winnow.tasks.score.dynamics import scores_from_log_probs
+    from winnow.tasks.score.gradients import softmax
+
+    file, _, wanted = path.partition("#")
+    source = open_arrays(file)
+    name = source.choose(wanted, ("logits", "log_probs"))
+    values = np.asarray(source.read(name if isinstance(name, str) else name[0]))
+    if values.ndim != 3 or values.dtype.kind != "f":
+        raise BadInput(
+            f"{path}: expected logits (epochs, samples, classes), found {values.dtype} of shape "
+            f"{values.shape}."
+        )
+    by_row = aligned(file, samples, np.moveaxis(values, 1, 0), source.ids())
+    bad = np.flatnonzero(~np.isfinite(by_row).all(axis=(1, 2)))
+    if len(bad):
+        raise BadInput(f"{path}: sample {bad[0]} has a NaN or infinite logit ({len(bad):,} such samples).")
+    ids = samples.numpy("id")
+    log_probs = np.log(np.maximum(softmax(np.moveaxis(by_row, 0, 1)), 1e-30)).astype(np.float32)
+    scores = scores_from_log_probs(log_probs, labels_of(labels, ids))
+    return write("scores", {"id": ids, **scores}, notes={"source": Path(file).name})

@@ -151,7 +151,7 @@ class _Place:
 
 def _cut(method: str, signals: Signals, settings: Mapping[str, Any]) -> set[int]:
     """Rows that ``mis_ratio`` drops first: ELFS's hardest by its score, the others' of lowest AUM."""
-    share, score = settings.get("mis_ratio") or 0.0, settings.get("score") if method == "elfs" else "aum"
+    share, score = settings.get("mis_ratio") or 0.0, str(settings["score"]) if method == "elfs" else "aum"
     if not share or score not in signals.scores:
         return set()
     easiness = -signals.hardness(score, settings.get("higher_is") if method == "elfs" else None)

@@ -7,7 +7,7 @@ import torch
 from winnow.tasks.data.images import Images
 from winnow.tasks.embed.encoder import NetworkEncoder
 from winnow.tasks.embed.preprocess import imagenet_view
-from winnow.tasks.embed.swav import backbone
+from winnow.tasks.embed.swav import CHECKPOINT, HEADS, resnet50
 
 __all__ = ["swav"]
 
@@ -44,6 +44,6 @@ def swav(
     Differences from upstream:
         The map is drawn from ``generator``, so that it can be drawn again.
     """
-    network, classifier = backbone(generator, random_weights)
+    network, classifier = resnet50(CHECKPOINT, generator, random_weights, *HEADS)
     network.fc = classifier
     return NetworkEncoder("swav", network, imagenet_view(images, size, crop), device, dtype)
