@@ -13,9 +13,10 @@ import hashlib
 import inspect
 import json
 import logging
+import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -177,11 +178,14 @@ class FlockManager(LockManager):
             self._held[key] = (holder, descriptor)
             return True
 
-    def _attempts(self, key: str, timeout: float | None) -> Iterator[float]:
-        """Seconds to sleep before each retry; logs once that it is waiting."""
+    def _wait(self, key: str, done: Callable[[], bool], timeout: float | None) -> bool:
+        """Whether ``done`` became true in time; logs once that it is waiting."""
         start, told = time.monotonic(), False
-        while timeout is None or time.monotonic() - start < timeout:
-            if not told and time.monotonic() - start > 1.0:
+        while not done():
+            waited = time.monotonic() - start
+            if timeout is not None and waited >= timeout:
+                return False
+            if not told and waited > 1.0:
                 told = True
                 holder = locks.holder_of(self._file(key))
                 log.info(
@@ -189,50 +193,36 @@ class FlockManager(LockManager):
                     key.rpartition("-")[0],
                     holder or "this process",
                 )
-            yield 0.1
+            time.sleep(0.1)
+        return True
 
     def acquire_lock(
         self, key: str, holder: str, acquire_timeout: float | None = None, hold_timeout: float | None = None
     ) -> bool:
-        if self._try(key, holder):
-            return True
-        for pause in self._attempts(key, acquire_timeout):
-            time.sleep(pause)
-            if self._try(key, holder):
-                return True
-        return False
+        return self._wait(key, lambda: self._try(key, holder), acquire_timeout)
 
-    async def aacquire_lock(
-        self, key: str, holder: str, acquire_timeout: float | None = None, hold_timeout: float | None = None
-    ) -> bool:
-        return await asyncio.to_thread(self.acquire_lock, key, holder, acquire_timeout, hold_timeout)
+    async def aacquire_lock(self, *args: Any, **options: Any) -> bool:
+        return await asyncio.to_thread(self.acquire_lock, *args, **options)
 
     def release_lock(self, key: str, holder: str) -> None:
         with self._mutex:
             if key not in self._held or self._held[key][0] != holder:
                 raise ValueError(f"{holder} holds no lock on {key}")
-            locks.release(self._held.pop(key)[1])
+            os.close(self._held.pop(key)[1])
 
     def is_locked(self, key: str) -> bool:
         if key in self._held:
             return True
-        probe = "probe"
-        if self._try(key, probe):
-            self.release_lock(key, probe)
-            return False
-        return True
+        free = self._try(key, "probe")
+        if free:
+            self.release_lock(key, "probe")
+        return not free
 
     def is_lock_holder(self, key: str, holder: str) -> bool:
         return key in self._held and self._held[key][0] == holder
 
     def wait_for_lock(self, key: str, timeout: float | None = None) -> bool:
-        if not self.is_locked(key):
-            return True
-        for pause in self._attempts(key, timeout):
-            time.sleep(pause)
-            if not self.is_locked(key):
-                return True
-        return False
+        return self._wait(key, lambda: not self.is_locked(key), timeout)
 
     async def await_for_lock(self, key: str, timeout: float | None = None) -> bool:
         return await asyncio.to_thread(self.wait_for_lock, key, timeout)

@@ -383,7 +383,7 @@ def lease(
                 descriptor = locks.try_lock(folder / f"{gpu}.lock")
                 if descriptor is None:
                     continue
-                held.callback(locks.release, descriptor)
+                held.callback(os.close, descriptor)
                 taken.append(gpu)
             if len(taken) == count:
                 yield taken

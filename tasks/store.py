@@ -21,7 +21,6 @@ import json
 import os
 import shutil
 import stat
-import tempfile
 import threading
 import uuid
 from collections.abc import Iterator
@@ -32,7 +31,7 @@ from typing import Any
 import fsspec
 
 from winnow.tasks.errors import StoreUnusable
-from winnow.tasks.files import atomic, install
+from winnow.tasks.files import atomic, install, temporary_file
 
 __all__ = ["Damaged", "Scratch", "Store", "store", "store_uri"]
 
@@ -180,12 +179,8 @@ class Store:
 
     def temporary(self) -> Path:
         """An empty local file to fill and then ``adopt``; on the store's own disk when it is a folder."""
-        folder = self.local_root / "objects"
         with self._explained():
-            folder.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(dir=folder, prefix=".tmp-")
-        os.close(descriptor)
-        return Path(name)
+            return temporary_file(self.local_root / "objects")
 
     def fetched(self, name: str, digest: str, nbytes: int | None = None) -> Path:
         """A file on this host with that content, checked once per state of the file.
