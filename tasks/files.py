@@ -34,7 +34,6 @@ def atomic(target: Path) -> Iterator[Path]:
     temporary = temporary_file(target.parent)
     try:
         yield temporary
-        _sync(temporary)
         install(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -49,10 +48,11 @@ def temporary_file(folder: Path) -> Path:
 
 
 def install(temporary: Path, target: Path) -> None:
-    """Give a temporary file on the same file system its name.
+    """Give a temporary file on the same file system its name, once its content is on the disk.
 
     A folder of that name, which only damage can have created, is moved aside as ``.tmp-*``.
     """
+    _sync(temporary)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.replace(temporary, target)

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,6 +32,7 @@ __all__ = [
     "free_bytes",
     "full_precision",
     "gpu_ids",
+    "installed",
     "lease",
     "leased_device",
     "seed_sequence",
@@ -54,16 +55,21 @@ def data_root() -> Path:
     )
 
 
+def installed(*packages: str) -> dict[str, str]:
+    """The versions of those packages that are installed."""
+    from importlib import metadata
+
+    versions = {}
+    for name in packages:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
 def cpu_count() -> int:
     """Cores that this process may use; ``$WINNOW_THREADS`` overrides it."""
-    asked = os.environ.get("WINNOW_THREADS")
-    if asked:
-        if not asked.isdigit() or int(asked) < 1:
-            raise BadInput(
-                f"WINNOW_THREADS is {asked!r}, not a positive whole number.",
-                remedy="unset WINNOW_THREADS or set it to a core count",
-            )
-        return int(asked)
+    if asked := _asked("WINNOW_THREADS", "a core count"):
+        return asked
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -72,16 +78,24 @@ def trial_workers() -> int:
 
     Flow modules ask while they are being imported, hence without torch.
     """
-    if asked := os.environ.get("WINNOW_WORKERS"):
-        if not asked.isdigit() or int(asked) < 1:
-            raise BadInput(
-                f"WINNOW_WORKERS is {asked!r}, not a positive whole number.",
-                remedy="unset it or set it to a number of trainings",
-            )
-        return int(asked)
+    if asked := _asked("WINNOW_WORKERS", "a number of trainings"):
+        return asked
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return max(1, len([gpu for gpu in visible.split(",") if gpu]))
     return max(1, len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))
+
+
+def _asked(variable: str, what: str) -> int | None:
+    """The number that an environment variable asks for; None where it is unset."""
+    text = os.environ.get(variable)
+    if not text:
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise BadInput(
+            f"{variable} is {text!r}, not a positive whole number.",
+            remedy=f"unset {variable} or set it to {what}",
+        )
+    return int(text)
 
 
 _crew = threading.local()  # marks the threads of a pool that already fills the cores
@@ -335,10 +349,6 @@ def borrowed_generator(seed: int) -> Iterator[None]:
         yield
 
 
-def _lock_folder() -> Path:
-    return Path(os.environ.get("WINNOW_GPU_LOCKS") or Path(tempfile.gettempdir()) / "winnow-gpu-locks")
-
-
 @contextmanager
 def lease(
     count: int = 1, *, pool: list[str] | None = None, poll: float = 0.2, timeout: float | None = None
@@ -372,19 +382,15 @@ def lease(
             f"{count} GPUs asked for, {len(pool)} visible.",
             remedy="`winnow doctor` shows what torch sees; device=cpu always works",
         )
-    folder = _lock_folder()
+    folder = Path(os.environ.get("WINNOW_GPU_LOCKS") or Path(tempfile.gettempdir()) / "winnow-gpu-locks")
     deadline = None if timeout is None else time.monotonic() + timeout
     while True:
         with ExitStack() as held:
             taken: list[str] = []
             for gpu in pool:
-                if len(taken) == count:
-                    break
-                descriptor = locks.try_lock(folder / f"{gpu}.lock")
-                if descriptor is None:
-                    continue
-                held.callback(os.close, descriptor)
-                taken.append(gpu)
+                if len(taken) < count and (lock := locks.try_lock(folder / f"{gpu}.lock")) is not None:
+                    held.callback(os.close, lock)
+                    taken.append(gpu)
             if len(taken) == count:
                 yield taken
                 return
