@@ -29,6 +29,7 @@ __all__ = [
     "KEPT",
     "PALETTE",
     "Picture",
+    "chart",
     "colours",
     "compact_png",
     "fit_y",
@@ -120,6 +121,13 @@ def subplots(
         axis.xaxis.label.set(color=INK, fontsize=10)
         axis.yaxis.label.set(color=INK, fontsize=10)
     return figure, axes
+
+
+def chart(height: float, lines: Literal["x", "y"] = "y") -> tuple[Figure, Any]:
+    """A figure ``height`` inches high of one panel with grid lines."""
+    figure, axes = subplots(height)
+    grid(axes[0, 0], lines)
+    return figure, axes[0, 0]
 
 
 def literal(text: str) -> str:
