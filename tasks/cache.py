@@ -180,12 +180,9 @@ class FlockManager(LockManager):
                 return False
             if not told and waited > 1.0:
                 told = True
-                holder = locks.holder_of(store().lock_file(key))
-                log.info(
-                    "%s: another run computes the same artifact (%s); waiting for it.",
-                    key.rpartition("-")[0],
-                    holder or "this process",
-                )
+                task = key.rpartition("-")[0]
+                holder = locks.holder_of(store().lock_file(key)) or "this process"
+                log.info("%s: another run computes the same artifact (%s); waiting for it.", task, holder)
             time.sleep(0.1)
         return True
 

@@ -48,11 +48,8 @@ Value = TypeVar("Value")
 
 def data_root() -> Path:
     """Folder of datasets and weights: ``$WINNOW_DATA``, else ``~/.cache/winnow/data``."""
-    return (
-        Path(os.environ.get("WINNOW_DATA") or Path.home() / ".cache" / "winnow" / "data")
-        .expanduser()
-        .absolute()
-    )
+    folder = os.environ.get("WINNOW_DATA") or Path.home() / ".cache" / "winnow" / "data"
+    return Path(folder).expanduser().absolute()
 
 
 def installed(*packages: str) -> dict[str, str]:
@@ -212,10 +209,9 @@ def device(name: str = "auto") -> torch.device:
         named = torch.device(name)
     except RuntimeError as error:
         raise BadInput(f"{name!r} is not a device.", remedy="use auto, cpu, cuda or cuda:<index>") from error
-    if named.type == "cuda" and (
-        not torch.cuda.is_available() or (named.index or 0) >= torch.cuda.device_count()
-    ):
-        seen = f"{torch.cuda.device_count()} visible" if torch.cuda.is_available() else "none visible"
+    visible = torch.cuda.device_count() if named.type == "cuda" and torch.cuda.is_available() else 0
+    if named.type == "cuda" and (named.index or 0) >= visible:
+        seen = f"{visible or 'none'} visible"
         raise DeviceUnavailable(
             f"device={name}: no such GPU ({seen}).",
             remedy="`winnow doctor` shows what torch sees; device=cpu always works",
@@ -264,9 +260,8 @@ def compute_dtype(where: torch.device) -> torch.dtype:
 
     if where.type != "cuda":
         return torch.float32
-    with torch.cuda.device(
-        where
-    ):  # the question is about the current device; emulation is slower than float32
+    with torch.cuda.device(where):  # the question is about the current device
+        # emulation is slower than float32
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
@@ -276,13 +271,10 @@ def free_bytes(where: torch.device) -> int:
 
     if where.type == "cuda":
         return torch.cuda.mem_get_info(where)[0]
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
+    with suppress(OSError), open("/proc/meminfo", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
     return 8 << 30
 
 
