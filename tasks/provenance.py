@@ -145,14 +145,10 @@ def lineage(digest: str) -> Iterator[tuple[int, Step | None]]:
 
 def digests_in(value: Any) -> Iterator[str]:
     """Digests of the artifacts inside a canonical payload."""
-    if isinstance(value, dict):
-        if set(value) == {"artifact"} and isinstance(value["artifact"], str):
-            yield value["artifact"]
-        else:
-            for inner in value.values():
-                yield from digests_in(inner)
-    elif isinstance(value, list):
-        for inner in value:
+    if isinstance(value, dict) and set(value) == {"artifact"} and isinstance(value["artifact"], str):
+        yield value["artifact"]
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
             yield from digests_in(inner)
 
 
