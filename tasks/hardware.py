@@ -65,8 +65,8 @@ def installed(*packages: str) -> dict[str, str]:
 
 def cpu_count() -> int:
     """Cores that this process may use; ``$WINNOW_THREADS`` overrides it."""
-    if asked := _asked("WINNOW_THREADS", "a core count"):
-        return asked
+    if asked := os.environ.get("WINNOW_THREADS"):
+        return _positive("WINNOW_THREADS", asked, "a core count")
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -75,18 +75,15 @@ def trial_workers() -> int:
 
     Flow modules ask while they are being imported, hence without torch.
     """
-    if asked := _asked("WINNOW_WORKERS", "a number of trainings"):
-        return asked
+    if asked := os.environ.get("WINNOW_WORKERS"):
+        return _positive("WINNOW_WORKERS", asked, "a number of trainings")
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return max(1, len([gpu for gpu in visible.split(",") if gpu]))
     return max(1, len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))
 
 
-def _asked(variable: str, what: str) -> int | None:
-    """The number that an environment variable asks for; None where it is unset."""
-    text = os.environ.get(variable)
-    if not text:
-        return None
+def _positive(variable: str, text: str, what: str) -> int:
+    """The number that an environment variable asks for."""
     if not text.isdigit() or int(text) < 1:
         raise BadInput(
             f"{variable} is {text!r}, not a positive whole number.",
