@@ -69,9 +69,7 @@ def list_all(
 
 Parameters = Annotated[
     list[str] | None,
-    typer.Option(
-        "-p", "--param", help="key=value of the flow, the value as JSON or plain text; may be repeated"
-    ),
+    typer.Option("-p", "--param", help="key=value, the value as JSON or plain text; may be repeated"),
 ]
 Plain = Annotated[bool, typer.Option("--plain", help="No bars, no colours: one line an event")]
 
