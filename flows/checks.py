@@ -155,10 +155,9 @@ def fits(train: Artifact, methods: Iterable[Method], *, clusters: int | None, ne
         budget = count(setting.fraction, n)
         check_fits(n, budget, setting.params.get("mis_ratio", 0.0))
         parts = train.facts["classes"] if method.balanced else 1
+        entry, share = selectors.get(method.selector), max(1, budget // parts)
         try:
-            check_size(
-                selectors.get(method.selector), n // parts, max(1, budget // parts), dict(setting.params)
-            )
+            check_size(entry, n // parts, share, dict(setting.params))
         except BadInput as error:
             raise BadInput(
                 f"{method.name} at {setting.fraction:g} kept: {error.what}", remedy=error.remedy

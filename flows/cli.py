@@ -70,15 +70,18 @@ def list_all(
 
 # -- run -----------------------------------------------------------------------------------------------------
 
+Parameters = Annotated[
+    list[str] | None,
+    typer.Option("-p", "--param", help="key=value, the value as JSON or plain text; may be repeated"),
+]
+Plain = Annotated[bool, typer.Option("--plain", help="No bars, no colours: one line an event")]
+
 
 @app.command()
 def run(
     name: Annotated[str, typer.Argument(help="A deployment (elfs/digits) or a flow (elfs)")],
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option("-p", "--param", help="key=value, the value as JSON or plain text; may be repeated"),
-    ] = None,
-    plain: Annotated[bool, typer.Option("--plain", help="No bars, no colours: one line an event")] = False,
+    parameter: Parameters = None,
+    plain: Plain = False,
 ) -> None:
     """Run a deployment's flow in this process: no server, no worker; finished steps come from the cache."""
     deployments = catalogue.deployments()
@@ -105,11 +108,8 @@ def compare(
         str | None, typer.Option("--fractions", help="Shares to keep, comma-separated")
     ] = None,
     seeds: Annotated[str | None, typer.Option("--seeds", help="Seeds, comma-separated")] = None,
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option("-p", "--param", help="key=value of the flow compare, the value as JSON or plain text"),
-    ] = None,
-    plain: Annotated[bool, typer.Option("--plain", help="No bars, no colours: one line an event")] = False,
+    parameter: Parameters = None,
+    plain: Plain = False,
 ) -> None:
     """Compare selection methods on a dataset: one table, one figure, ranks, costs, significance."""
     parameters = {"dataset": dataset, **parsed(parameter)}

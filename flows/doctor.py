@@ -8,12 +8,14 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from winnow.flows import catalogue
 
 __all__ = ["examine"]
+
+PACKAGES = ("prefect", "fastapi", "torch", "torchvision", "timm", "open_clip_torch", "pyarrow", "webdataset")
 
 Finding = tuple[str, str, str, str]  # (ok | note | wrong, subject, what was found, what to do)
 
@@ -28,52 +30,32 @@ def examine() -> Iterator[Finding]:
     yield from _server()
 
 
+def _found(fine: object, subject: str, text: str, remedy: str, *, otherwise: str = "note") -> Finding:
+    """A finding that needs its remedy only where it is not fine."""
+    return ("ok", subject, text, "") if fine else (otherwise, subject, text, remedy)
+
+
 def _python() -> Iterator[Finding]:
     fine = (3, 11) <= sys.version_info[:2] <= (3, 13)
-    yield (
-        "ok" if fine else "wrong",
-        "python",
-        platform.python_version(),
-        "" if fine else "use Python 3.11 to 3.13: make venv PYTHON=python3.12",
-    )
+    remedy = "use Python 3.11 to 3.13: make venv PYTHON=python3.12"
+    yield _found(fine, "python", platform.python_version(), remedy, otherwise="wrong")
 
 
 def _packages() -> Iterator[Finding]:
     from packaging.version import Version
 
-    versions = {}
-    for name in (
-        "prefect",
-        "fastapi",
-        "torch",
-        "torchvision",
-        "timm",
-        "open_clip_torch",
-        "pyarrow",
-        "webdataset",
-    ):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
+    from winnow.tasks.hardware import installed
+
+    versions = installed(*PACKAGES)
+    for name in PACKAGES:
+        if name not in versions:
             yield ("wrong", name, "not installed", "make venv")
-    faiss = next((f"{name} {version(name)}" for name in ("faiss-gpu", "faiss-cpu") if _installed(name)), None)
-    yield ("ok" if faiss else "wrong", "faiss", faiss or "not installed", "" if faiss else "make venv")
+    faiss = next((" ".join(found) for found in installed("faiss-gpu", "faiss-cpu").items()), None)
+    yield _found(faiss, "faiss", faiss or "not installed", "make venv", otherwise="wrong")
     yield ("ok", "packages", ", ".join(f"{name} {number}" for name, number in versions.items()), "")
     if "prefect" in versions and "fastapi" in versions and Version(versions["fastapi"]) >= Version("0.151"):
-        yield (
-            "wrong",
-            "fastapi",
-            f"{versions['fastapi']} keeps Prefect {versions['prefect']} from starting a server",
-            "uv pip install 'fastapi<0.151'",
-        )
-
-
-def _installed(name: str) -> bool:
-    try:
-        version(name)
-    except PackageNotFoundError:
-        return False
-    return True
+        text = f"{versions['fastapi']} keeps Prefect {versions['prefect']} from starting a server"
+        yield ("wrong", "fastapi", text, "uv pip install 'fastapi<0.151'")
 
 
 def _torch() -> Iterator[Finding]:
@@ -85,12 +67,8 @@ def _torch() -> Iterator[Finding]:
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         yield ("ok", "gpu", f"{len(names)}: {', '.join(names)}; CUDA {torch.version.cuda}", "")
     elif Path("/proc/driver/nvidia").exists():
-        yield (
-            "wrong",
-            "gpu",
-            "there is a driver, but torch sees no GPU",
-            "check nvidia-smi and CUDA_VISIBLE_DEVICES; torch is built for CUDA " + str(torch.version.cuda),
-        )
+        remedy = f"check nvidia-smi and CUDA_VISIBLE_DEVICES; torch is built for CUDA {torch.version.cuda}"
+        yield ("wrong", "gpu", "there is a driver, but torch sees no GPU", remedy)
     else:
         yield ("note", "gpu", "none; CIFAR-sized recipes need one, elfs/digits does not", "")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
@@ -109,43 +87,26 @@ def _store() -> Iterator[Finding]:
     except StoreUnusable as error:
         yield ("wrong", "store", error.what, error.remedy)
         return
-    free = (
-        shutil.disk_usage(disk.local_root if disk.local_root.exists() else tempfile.gettempdir()).free / 2**30
-    )
-    yield (
-        "ok" if free > 5 else "note",
-        "store",
-        f"{disk.uri}: {len(steps()):,} computations; {free:.0f} GiB free",
-        "" if free > 5 else "winnow cache gc",
-    )
+    folder = disk.local_root if disk.local_root.exists() else tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free / 2**30
+    holds = f"{disk.uri}: {len(steps()):,} computations; {free:.0f} GiB free"
+    yield _found(free > 5, "store", holds, "winnow cache gc")
     if outdated()[0]:
         yield ("note", "old results", *outdated())
-    waiting = [folder for folder in (disk.local_root / "partial").glob("*") if folder.is_dir()]
+    partial = (disk.local_root / "partial").glob("*")
+    waiting = sorted(folder.name.rpartition("-")[0] for folder in partial if folder.is_dir())
     if waiting:
-        yield (
-            "note",
-            "unfinished",
-            f"{len(waiting)} tasks have checkpoints: "
-            f"{', '.join(sorted(f.name.rpartition('-')[0] for f in waiting)[:5])}",
-            "run the same flow again to go on from there",
-        )
+        text = f"{len(waiting)} tasks have checkpoints: {', '.join(waiting[:5])}"
+        yield ("note", "unfinished", text, "run the same flow again to go on from there")
 
 
 def _data() -> Iterator[Finding]:
     from winnow.tasks.hardware import data_root
 
     root = data_root()
-    sets = (
-        sorted(entry.name for entry in root.iterdir() if not entry.name.startswith("."))
-        if root.is_dir()
-        else []
-    )
-    yield (
-        "ok",
-        "data",
-        f"{root}: {', '.join(sets) or 'empty; digits needs nothing, others are fetched or put there'}",
-        "",
-    )
+    sets = ", ".join(sorted(entry.name for entry in root.glob("[!.]*")))
+    text = f"{root}: {sets or 'empty; digits needs nothing, others are fetched or put there'}"
+    yield ("ok", "data", text, "")
     if os.environ.get("WINNOW_OFFLINE"):
         yield ("note", "offline", "WINNOW_OFFLINE is set: nothing is fetched", "")
 
@@ -167,41 +128,25 @@ def _server() -> Iterator[Finding]:
     try:
         httpx.get(f"{url}/health", timeout=5).raise_for_status()
     except httpx.HTTPError as error:
-        yield (
-            "wrong",
-            "server",
-            f"{url} does not answer: {error}",
-            "prefect server start --background, or unset PREFECT_API_URL",
-        )
+        remedy = "prefect server start --background, or unset PREFECT_API_URL"
+        yield ("wrong", "server", f"{url} does not answer: {error}", remedy)
         return
-    pools = {pool["name"]: pool for pool in httpx.post(f"{url}/work_pools/filter", json={}, timeout=5).json()}
+
+    def listed(what: str) -> dict[str, dict[str, Any]]:
+        found = httpx.post(f"{url}/{what}/filter", json={}, timeout=5).json()
+        return {entry["name"]: entry for entry in found}
+
+    pools = listed("work_pools")
     yield ("ok", "server", url, "")
     for name in ("cpu", "gpu"):
         if name not in pools:
-            yield (
-                "note",
-                "work pool",
-                f"{name} is missing",
-                f"prefect work-pool create {name} --type process --overwrite",
-            )
+            remedy = f"prefect work-pool create {name} --type process --overwrite"
+            yield ("note", "work pool", f"{name} is missing", remedy)
         else:
-            ready = pools[name].get("status") == "READY"
-            yield (
-                "ok" if ready else "note",
-                "work pool",
-                f"{name}: {pools[name].get('status', 'unknown').lower()}",
-                "" if ready else f"prefect worker start --pool {name}",
-            )
-    deployed = {
-        deployment["name"]
-        for deployment in httpx.post(f"{url}/deployments/filter", json={}, timeout=5).json()
-    }
-    if not deployed:
-        yield (
-            "note",
-            "deployments",
-            "none",
-            f"prefect --no-prompt deploy --all --prefect-file {catalogue.FILE}",
-        )
-    else:
-        yield ("ok", "deployments", f"{len(deployed)}: {', '.join(sorted(deployed))}", "")
+            status = pools[name].get("status", "unknown")
+            remedy = f"prefect worker start --pool {name}"
+            yield _found(status == "READY", "work pool", f"{name}: {status.lower()}", remedy)
+    deployed = sorted(listed("deployments"))
+    text = f"{len(deployed)}: {', '.join(deployed)}" if deployed else "none"
+    remedy = f"prefect --no-prompt deploy --all --prefect-file {catalogue.FILE}"
+    yield _found(deployed, "deployments", text, remedy)

@@ -110,6 +110,11 @@ class Experiment:
     def upstream(self) -> bool:
         return bool(self.values["upstream"])
 
+    @property
+    def where(self) -> dict[str, Any]:
+        """Seed and device, as steps take them."""
+        return {"seed": self.seed, "device": self.device}
+
     def seeded(self, seed: int) -> Experiment:
         """The same run with another seed."""
         return replace(self, values={**self.values, "seed": seed})
@@ -191,15 +196,9 @@ class Experiment:
     def _embed(
         self, samples: Artifact, how: Mapping[str, Any], learn_from: Artifact | None = None
     ) -> Artifact:
-        return embed(
-            samples,
-            how["embedder"],
-            options=how.get("embedder_options") or {},
-            checkpoint=checkpoint_digest(how["embedder"]),
-            learn_from=learn_from,
-            seed=self.seed,
-            device=self.device,
-        )
+        name, options = how["embedder"], how.get("embedder_options") or {}
+        weights = checkpoint_digest(name)
+        return embed(samples, name, options=options, checkpoint=weights, learn_from=learn_from, **self.where)
 
     def pseudo_labels(self, train: Artifact, test: Artifact | None = None) -> PseudoLabels:
         """ELFS's (embed, link, cluster) or the user's; with ``test``, its labels choose the epoch."""
@@ -219,19 +218,16 @@ class Experiment:
             features = normalise(features, scale)
         graph = knn(features, how["neighbours"], upstream=test is not None, device=self.device)
         classes = how.get("clusters") or train.facts["classes"]
-        where: dict[str, Any] = {"seed": self.seed, "device": self.device}
         heads = self.heads.model_dump(exclude_defaults=True)
-        clusters = cluster(features, graph, classes, heads, test=test, test_embeddings=oracle, **where)
-        kmeans = cluster_kmeans(features, classes, **where)
+        clusters = cluster(features, graph, classes, heads, test=test, test_embeddings=oracle, **self.where)
+        kmeans = cluster_kmeans(features, classes, **self.where)
         return PseudoLabels(clusters["pseudo_labels"], kmeans, clusters["losses"])
 
     def record(
         self, train: Artifact, labels: Artifact, *, final_pass: bool = True, **options: Any
     ) -> Recorded:
         """Train the proxy on all samples and record dynamics; with ``final_pass``, also a pass at the end."""
-        told = record_dynamics(
-            train, labels, self.proxy, seed=self.seed, device=self.device, final_pass=final_pass, **options
-        )
+        told = record_dynamics(train, labels, self.proxy, final_pass=final_pass, **self.where, **options)
         signals = {"labels": labels, "scores": told["scores"]}
         if final_pass:
             signals |= {"embeddings": told["features"], "logits": told["logits"]}
@@ -245,19 +241,10 @@ class Experiment:
             return method, []
         recipe = self.training
         if (iterations := self.values.get("search_iterations")) is not None:
-            shorter = merged(
-                {"training": recipe.model_dump(exclude_none=True)}, {"training": {"iterations": iterations}}
-            )
+            whole = {"training": recipe.model_dump(exclude_none=True)}
+            shorter = merged(whole, {"training": {"iterations": iterations}})
             recipe = checks.model("training", shorter["training"])
-        return search(
-            train,
-            signals,
-            method,
-            recipe,
-            seed=self.seed,
-            seeds=self.values["search_seeds"],
-            device=self.device,
-        )
+        return search(train, signals, method, recipe, seeds=self.values["search_seeds"], **self.where)
 
     def trials(
         self, train: Artifact, test: Artifact, methods: Iterable[Method], signals: Mapping[str, Artifact]
@@ -305,10 +292,8 @@ class Experiment:
 
     def settings(self) -> dict[str, Any]:
         """What the run was made with, flat; without the values that the user's files replaced."""
-        values = dict(self.values) | {
-            "proxy": self.proxy.model_dump(),
-            "training": self.training.model_dump(),
-        }
+        recipes = {"proxy": self.proxy.model_dump(), "training": self.training.model_dump()}
+        values = dict(self.values) | recipes
         if self.flow == "elfs":
             values["heads"] = self.heads.model_dump(exclude={"neighbours"})
         replaced: tuple[str, ...] = ()

@@ -79,8 +79,8 @@ _ELFS: dict[str, Values] = {
     "cifar10": {**_CIFAR, "mis_ratio": _by_fraction({0.1: 0.4})},
     "svhn": _augmented(_CIFAR, augment="none"),
     "fashion_mnist": _FASHION,
-    "mnist": {**_augmented(_FASHION, augment="crop")},
-    "qmnist": {**_augmented(_FASHION, augment="crop")},
+    "mnist": _augmented(_FASHION, augment="crop"),
+    "qmnist": _augmented(_FASHION, augment="crop"),
     "imagenet": {
         **_CIFAR,
         "heads": {**_TEMI, "batch_size": 128, "epochs": 100, "normalise": "zscore"},
@@ -264,12 +264,9 @@ def selectors_of(dataset: str, *, balanced: bool, upstream: bool) -> dict[str, V
     False
     """
     sparse = datasets.get(dataset).samples.get("train", 0) > _DENSE_SAMPLES and not (balanced or upstream)
-    kernels = {"neighbours": 100} if sparse else None
+    kernels = ("facility_location", "graph_cut", "craig") if sparse else ()
     searched = {"elfs": elfs(dataset), "ccs": ccs(dataset), "d2": d2(dataset)}
-    return {
-        **dict.fromkeys(("facility_location", "graph_cut", "craig") if kernels else (), kernels or {}),
-        **{
-            name: {key: values[key] for key in grid(name, dataset, 0.1) if key in values}
-            for name, values in searched.items()
-        },
+    return {name: {"neighbours": 100} for name in kernels} | {
+        name: {key: values[key] for key in grid(name, dataset, 0.1) if key in values}
+        for name, values in searched.items()
     }

@@ -58,10 +58,8 @@ def configured() -> bool:
 
     Prefect could tell, but only once it is loaded, and by then a server must be on its way up.
     """
-    if any(
-        os.environ.get(name)
-        for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_SERVER_EPHEMERAL_ENABLED")
-    ):
+    variables = ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_SERVER_EPHEMERAL_ENABLED")
+    if any(map(os.environ.get, variables)):
         return True
     if any(Path(name).exists() for name in ("prefect.toml", ".env")):
         return True

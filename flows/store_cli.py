@@ -50,7 +50,7 @@ def show(
 ) -> None:
     """Show an artifact: columns, first rows, which task made it, from what, with which parameters."""
     from winnow.tasks.columns import to_numpy
-    from winnow.tasks.provenance import lineage
+    from winnow.tasks.provenance import UNCACHED, lineage
 
     handle = _artifact(artifact)
     typer.secho(str(handle), bold=True)
@@ -75,26 +75,19 @@ def show(
             typer.echo("  row      " + ", ".join(cells))
         break
     for depth, step in lineage(handle.digest):
-        if step is None:
-            typer.echo("  " + "  " * depth + "given by the user or an uncached step")
-            continue
         indent = "  " + "  " * depth
+        if step is None:
+            typer.echo(f"{indent}given by the user or an uncached step")
+            continue
+        version = "runs every time" if step["version"] == UNCACHED else f"version {step['version']}"
         facts = (step["finished"], f"{step['seconds']:g} s", step.get("device"))
         how = ", ".join(fact for fact in facts if fact)
-        typer.secho(f"{indent}made by {step['task']} ({_version(step)}) {how}", bold=True)
+        typer.secho(f"{indent}made by {step['task']} ({version}) {how}", bold=True)
         for key, value in step["inputs"].items():
             typer.echo(f"{indent}  {key}: {_short(value)}")
         if depth == 0:
-            typer.echo(
-                f"{indent}  python {step['python']}, "
-                + ", ".join(f"{k} {v}" for k, v in step["versions"].items())
-            )
-
-
-def _version(step: dict[str, Any]) -> str:
-    from winnow.tasks.provenance import UNCACHED
-
-    return "runs every time" if step["version"] == UNCACHED else f"version {step['version']}"
+            versions = {"python": step["python"], **step["versions"]}
+            typer.echo(f"{indent}  " + ", ".join(f"{k} {v}" for k, v in versions.items()))
 
 
 def _short(value: Any) -> str:
@@ -106,12 +99,10 @@ def _short(value: Any) -> str:
         return f"{float.fromhex(value):g}"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{k}={_short(v)}" for k, v in value.items() if v is not None) + "}"
+    if isinstance(value, list) and len(value) > 6:
+        return f"[{', '.join(map(_short, value[:4]))}, … {len(value)} values]"
     if isinstance(value, list):
-        return (
-            f"[{', '.join(map(_short, value))}]"
-            if len(value) <= 6
-            else f"[{', '.join(map(_short, value[:4]))}, … {len(value)} values]"
-        )
+        return f"[{', '.join(map(_short, value))}]"
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, float):

@@ -151,11 +151,8 @@ def _validated(flow: Any, base: dict[str, Any], changes: dict[str, Any]) -> dict
         return flow.validate_parameters(parameters)
     except ParameterTypeError as error:
         # pydantic's listing, one parameter and one reason per line, without its links
-        lines = [
-            line.strip()
-            for line in str(error).splitlines()
-            if line.strip() and "errors.pydantic.dev" not in line
-        ]
+        said = filter(None, map(str.strip, str(error).splitlines()))
+        lines = [line for line in said if "errors.pydantic.dev" not in line]
         raise BadInput(f"{flow.name}: " + "\n  ".join(lines[1:] or lines)) from error
 
 
@@ -238,22 +235,15 @@ def _show_result(console: Console, result: Any, counts: Counter[str], seconds: f
 
     if isinstance(result, Artifact) and "report" in result.notes:
         trials = result.table().to_pylist()
-        out = Console(no_color=console.no_color or None)
-        out.print(
-            to_rich(
-                comparison_table(trials)
-                if result.facts.get("compared")
-                else accuracy_table(summarise(trials))
-            )
-        )
-        for verdict in result.facts.get("verdicts", []):
-            out.print(verdict, highlight=False, soft_wrap=True)
-        out.print(f"report: {store().address(result.notes['report'])}", highlight=False, soft_wrap=True)
-        out.print(
+        compared = result.facts.get("compared")
+        out = Console(no_color=console.no_color or None, highlight=False)
+        out.print(to_rich(comparison_table(trials) if compared else accuracy_table(summarise(trials))))
+        for line in (
+            *result.facts.get("verdicts", []),
+            f"report: {store().address(result.notes['report'])}",
             f"trials: {result.digest[:12]} (`winnow show {result.digest[:12]}`)",
-            highlight=False,
-            soft_wrap=True,
-        )
+        ):
+            out.print(line, soft_wrap=True)
     total = counts["cached"] + counts["computed"]
     console.print(f"[dim]{total} steps, {counts['cached']} from the cache, {seconds:.1f} s[/]")
     sys.stdout.flush()

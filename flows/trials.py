@@ -82,20 +82,12 @@ def search(
     """
     labels = signals["labels"]
     held = hold_out(train, labels, share=0.1, seed=seed)
-    inputs = inputs_of(method.selector, signals)
+    how: dict[str, Any] = {"seed": seed, "among": held["rest"], **inputs_of(method.selector, signals)}
     under_way = []
     for setting in method.settings:
         candidates, futures = setting.candidates() if setting.grid else [], []
         for params in candidates:
-            chosen = select(
-                train,
-                method.selector,
-                setting.fraction,
-                params=params,
-                seed=seed,
-                among=held["rest"],
-                **inputs,
-            )
+            chosen = select(train, method.selector, setting.fraction, params=params, **how)
             kept = label(chosen, labels)
             futures.append(
                 [train_on.submit(train, kept, held["held"], recipe, seed + i, device) for i in range(seeds)]
@@ -132,8 +124,7 @@ def _told(
         "judged_on": f"held-out {words}",
         "text": (
             f"For each setting: select and train on 90 % of the training samples with their {words}, judge "
-            "on "
-            f"the other 10 %. {'No true label was used.' if pseudo else 'The test set was not used.'}"
+            f"on the other 10 %. {'No true label was used.' if pseudo else 'The test set was not used.'}"
         ),
     }
 
@@ -162,17 +153,11 @@ def _coresets(train: Artifact, entrant: Entrant) -> Iterable[tuple[Setting, int,
     """The annotated coreset of each setting and seed; only a random draw differs from seed to seed."""
     method = entrant.method
     inputs = inputs_of(method.selector, entrant.signals, balanced=method.balanced)
+    how: dict[str, Any] = {"balanced": method.balanced, **inputs}
 
     def drawn(setting: Setting, seed: int) -> Artifact:
-        chosen = select(
-            train,
-            method.selector,
-            setting.fraction,
-            params=dict(setting.params),
-            seed=seed,
-            balanced=method.balanced,
-            **inputs,
-        )
+        params = dict(setting.params)
+        chosen = select(train, method.selector, setting.fraction, params=params, seed=seed, **how)
         return annotate(train, chosen, f"{method.name}-{setting.fraction:g}")
 
     for setting in method.settings:

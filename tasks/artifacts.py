@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -346,7 +345,6 @@ class ArtifactWriter:
             self._parquet.close()
             with open(self._file, "rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-                os.fsync(file.fileno())
         part = Part(digest=digest, rows=self._rows, nbytes=self._file.stat().st_size)
         store().adopt(self._file, part.name)
         self._parts.append(part)

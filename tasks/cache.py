@@ -13,12 +13,12 @@ import hashlib
 import inspect
 import json
 import logging
+import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, ParamSpec, TypeVar
 
 from prefect import Task
@@ -83,10 +83,7 @@ class ArtifactPolicy(CachePolicy):
     seen_as: dict[str, Callable[[Any], Any]] = field(default_factory=dict)
 
     def payload(self, task: str, inputs: dict[str, Any]) -> dict[str, Any]:
-        seen = {
-            name: self.seen_as[name](value) if name in self.seen_as else value
-            for name, value in inputs.items()
-        }
+        seen = inputs | {name: see(inputs[name]) for name, see in self.seen_as.items() if name in inputs}
         kept = {name: canonical(value) for name, value in sorted(seen.items()) if name not in self.ignore}
         return {"task": task, "version": self.version, "inputs": kept}
 
@@ -164,75 +161,58 @@ class FlockManager(LockManager):
     def __reduce__(self) -> tuple[Any, ...]:  # and pickles tasks for process pools
         return (FlockManager, ())
 
-    def _file(self, key: str) -> Path:
-        return store().local_root / "locks" / f"{key}.lock"
-
     def _try(self, key: str, holder: str) -> bool:
         with self._mutex:
             if key in self._held:
                 return self._held[key][0] == holder
-            descriptor = locks.try_lock(self._file(key))
+            descriptor = locks.try_lock(store().lock_file(key))
             if descriptor is None:
                 return False
             self._held[key] = (holder, descriptor)
             return True
 
-    def _attempts(self, key: str, timeout: float | None) -> Iterator[float]:
-        """Seconds to sleep before each retry; logs once that it is waiting."""
+    def _wait(self, key: str, done: Callable[[], bool], timeout: float | None) -> bool:
+        """Whether ``done`` became true in time; logs once that it is waiting."""
         start, told = time.monotonic(), False
-        while timeout is None or time.monotonic() - start < timeout:
-            if not told and time.monotonic() - start > 1.0:
+        while not done():
+            waited = time.monotonic() - start
+            if timeout is not None and waited >= timeout:
+                return False
+            if not told and waited > 1.0:
                 told = True
-                holder = locks.holder_of(self._file(key))
-                log.info(
-                    "%s: another run computes the same artifact (%s); waiting for it.",
-                    key.rpartition("-")[0],
-                    holder or "this process",
-                )
-            yield 0.1
+                task = key.rpartition("-")[0]
+                holder = locks.holder_of(store().lock_file(key)) or "this process"
+                log.info("%s: another run computes the same artifact (%s); waiting for it.", task, holder)
+            time.sleep(0.1)
+        return True
 
     def acquire_lock(
         self, key: str, holder: str, acquire_timeout: float | None = None, hold_timeout: float | None = None
     ) -> bool:
-        if self._try(key, holder):
-            return True
-        for pause in self._attempts(key, acquire_timeout):
-            time.sleep(pause)
-            if self._try(key, holder):
-                return True
-        return False
+        return self._wait(key, lambda: self._try(key, holder), acquire_timeout)
 
-    async def aacquire_lock(
-        self, key: str, holder: str, acquire_timeout: float | None = None, hold_timeout: float | None = None
-    ) -> bool:
-        return await asyncio.to_thread(self.acquire_lock, key, holder, acquire_timeout, hold_timeout)
+    async def aacquire_lock(self, *args: Any, **options: Any) -> bool:
+        return await asyncio.to_thread(self.acquire_lock, *args, **options)
 
     def release_lock(self, key: str, holder: str) -> None:
         with self._mutex:
             if key not in self._held or self._held[key][0] != holder:
                 raise ValueError(f"{holder} holds no lock on {key}")
-            locks.release(self._held.pop(key)[1])
+            os.close(self._held.pop(key)[1])
 
     def is_locked(self, key: str) -> bool:
         if key in self._held:
             return True
-        probe = "probe"
-        if self._try(key, probe):
-            self.release_lock(key, probe)
-            return False
-        return True
+        free = self._try(key, "probe")
+        if free:
+            self.release_lock(key, "probe")
+        return not free
 
     def is_lock_holder(self, key: str, holder: str) -> bool:
         return key in self._held and self._held[key][0] == holder
 
     def wait_for_lock(self, key: str, timeout: float | None = None) -> bool:
-        if not self.is_locked(key):
-            return True
-        for pause in self._attempts(key, timeout):
-            time.sleep(pause)
-            if not self.is_locked(key):
-                return True
-        return False
+        return self._wait(key, lambda: not self.is_locked(key), timeout)
 
     async def await_for_lock(self, key: str, timeout: float | None = None) -> bool:
         return await asyncio.to_thread(self.wait_for_lock, key, timeout)
@@ -248,8 +228,6 @@ _locks = FlockManager()
 class Context:
     """The running task: its scratch folder, and what it notes for the provenance (device, dtype, …)."""
 
-    task: str
-    key: str
     scratch: Scratch
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -307,16 +285,12 @@ def cached_task(
     )
 
     def decorate(function: Callable[P, R]) -> CachedTask[P, R]:
-        signature = inspect.signature(function)
-
         @functools.wraps(function)
         def body(*args: P.args, **kwargs: P.kwargs) -> R:
-            bound = signature.bind(*args, **kwargs)
-            bound.apply_defaults()
             # a TypeError here is louder than Prefect's, which runs uncached
-            payload = policy.payload(name, bound.arguments)
+            payload = policy.payload(name, _bound(function, args, kwargs))
             key = key_of(payload)
-            current = Context(name, key, store().scratch(key))
+            current = Context(store().scratch(key))
             token = _context.set(current)
             start = time.perf_counter()
             try:
@@ -341,6 +315,13 @@ def cached_task(
     return decorate
 
 
+def _bound(function: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Any]:
+    """A call's arguments by name, with their defaults."""
+    bound = inspect.signature(function).bind(*args, **kwargs)
+    bound.apply_defaults()
+    return bound.arguments
+
+
 _results: list[Any] = []
 
 
@@ -359,19 +340,14 @@ def uncached_task(*, name: str, run_name: str) -> Callable[[Callable[P, R]], Tas
     """Decorator: a step that is cheap or looks at the outside world; it runs every time and is recorded."""
 
     def decorate(function: Callable[P, R]) -> Task[P, R]:
-        signature = inspect.signature(function)
-
         @functools.wraps(function)
         def body(*args: P.args, **kwargs: P.kwargs) -> R:
-            bound = signature.bind(*args, **kwargs)
-            bound.apply_defaults()
-            inputs = {key: canonical(value) for key, value in sorted(bound.arguments.items())}
-            payload = {"task": name, "version": provenance.UNCACHED, "inputs": inputs}
+            policy = ArtifactPolicy(version=provenance.UNCACHED)
+            payload = policy.payload(name, _bound(function, args, kwargs))
             start = time.perf_counter()
             result = function(*args, **kwargs)
-            key = key_of(
-                {**payload, "outputs": [artifact.digest for artifact in records.artifacts_in(result)]}
-            )
+            outputs = [artifact.digest for artifact in records.artifacts_in(result)]
+            key = key_of({**payload, "outputs": outputs})
             if provenance.step(key) is None:
                 provenance.record(key, payload, result, time.perf_counter() - start)
             return _as_read(result)

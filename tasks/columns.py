@@ -145,8 +145,6 @@ def to_numpy(column: pa.ChunkedArray | pa.Array, field: pa.Field | None = None) 
     if pa.types.is_fixed_size_list(column.type):
         flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in chunks]
         return np.concatenate(flat).reshape(-1, column.type.list_size)
-    if isinstance(column, pa.ChunkedArray):
-        return column.to_numpy()
     return column.to_numpy(zero_copy_only=False)
 
 

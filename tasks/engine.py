@@ -72,10 +72,8 @@ def map_parts(
     """
     if engine not in ENGINES:
         raise BadInput(f"engine = {engine!r}.{did_you_mean(engine, ENGINES)} Engines: {', '.join(ENGINES)}")
-    payloads = [
-        {"task": work.task, "version": work.version, "inputs": canonical(work.inputs(p))} for p in parts
-    ]
-    keys = [key_of(payload) for payload in payloads]
+    named = {"task": work.task, "version": work.version}
+    keys = [key_of({**named, "inputs": canonical(work.inputs(part))}) for part in parts]
     done = {key: artifact for key in keys if isinstance(artifact := records.read(key), Artifact)}
     left = {key: part for key, part in zip(keys, parts, strict=True) if key not in done}
     if done:
@@ -91,7 +89,7 @@ def map_parts(
 
 def _compute(work: Work[Q], key: str, part: Q) -> Artifact:
     """A part's artifact, computed by one run at a time."""
-    with locks.held(store().local_root / "locks" / f"{key}.lock"):
+    with locks.held(store().lock_file(key)):
         artifact = records.read(key)
         if not isinstance(artifact, Artifact):
             artifact = work(part)

@@ -13,7 +13,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from winnow.tasks.artifacts import Artifact
-from winnow.tasks.columns import to_numpy
+from winnow.tasks.columns import matrix_of, to_numpy
 from winnow.tasks.errors import BadInput
 from winnow.tasks.files import atomic
 
@@ -44,9 +44,8 @@ def export_table(artifact: Artifact, destination: Path, provenance: Sequence[Map
                 if destination.suffix == ".npy":
                     np.save(file, artifact.numpy("id"))
                 else:
-                    arrays: dict[str, Any] = {
-                        name: artifact.numpy(name) for name in artifact.arrow_schema().names
-                    }
+                    names = artifact.arrow_schema().names
+                    arrays: dict[str, Any] = {name: artifact.numpy(name) for name in names}
                     np.savez_compressed(file, **arrays)
 
 
@@ -55,21 +54,18 @@ def _to_parquet(artifact: Artifact, file: Path, provenance: Sequence[Mapping[str
         b"winnow.artifact": json.dumps(artifact.to_dict()).encode(),
         b"winnow.provenance": json.dumps(list(provenance)).encode(),
     }
-    writer = None
-    for batch in artifact.batches():
-        columns = [
-            _as_lists(column, field) for column, field in zip(batch.columns, batch.schema, strict=True)
-        ]
-        table = pa.table(columns, names=batch.schema.names)
-        if writer is None:
-            fields = [
-                pa.field(field.name, column.type, metadata=None if _is_matrix(field) else field.metadata)
-                for field, column in zip(batch.schema, columns, strict=True)
-            ]
-            writer = pq.ParquetWriter(str(file), pa.schema(fields, notes), compression="zstd")
-        writer.write_table(table.cast(writer.schema))
-    if writer is not None:
-        writer.close()
+    schema = pa.schema([_exported(field) for field in artifact.arrow_schema()], notes)
+    with pq.ParquetWriter(str(file), schema, compression="zstd") as writer:
+        for batch in artifact.batches():
+            columns = map(_as_lists, batch.columns, batch.schema)
+            writer.write_batch(pa.record_batch(list(columns), schema=schema))
+
+
+def _exported(field: pa.Field) -> pa.Field:
+    """The field of a column as :func:`_as_lists` gives it."""
+    if matrix_of(field) is None:
+        return field
+    return pa.field(field.name, _as_lists(pa.array([], field.type), field).type)
 
 
 def _to_csv(artifact: Artifact, file: Path) -> None:
@@ -82,17 +78,11 @@ def _to_csv(artifact: Artifact, file: Path) -> None:
     pyarrow.csv.write_csv(pa.table(columns), str(file))
 
 
-def _is_matrix(field: pa.Field) -> bool:
-    return field.metadata is not None and b"dtype" in field.metadata
-
-
 def _as_lists(column: pa.Array, field: pa.Field) -> pa.Array:
-    if not _is_matrix(field):
+    if matrix_of(field) is None:
         return column
     values = to_numpy(column, field)
     if values.dtype.kind == "f":
         values = values.astype(np.float32)
-    offsets = np.arange(len(values) + 1, dtype=np.int64) * values.shape[1]
-    return pa.LargeListArray.from_arrays(offsets, values.reshape(-1)).cast(
-        pa.list_(pa.from_numpy_dtype(values.dtype))
-    )
+    rows = pa.FixedSizeListArray.from_arrays(values.reshape(-1), values.shape[1])
+    return rows.cast(pa.list_(rows.type.value_type))

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
-import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 
-__all__ = ["atomic", "install"]
+__all__ = ["atomic", "install", "temporary_file"]
 
 
 @contextmanager
@@ -27,31 +24,36 @@ def atomic(target: Path) -> Iterator[Path]:
     Yields:
         path of the temporary file, which exists and is empty.
 
-    >>> with tempfile.TemporaryDirectory() as folder:
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
     ...     with atomic(Path(folder) / "new" / "numbers.txt") as temporary:
     ...         _ = temporary.write_text("1 2 3")
     ...     [file.name for file in Path(folder, "new").iterdir()]
     ['numbers.txt']
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".tmp-")
-    os.close(descriptor)
-    temporary = Path(name)
+    temporary = temporary_file(target.parent)
     try:
         yield temporary
-        _sync(temporary)
         install(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def temporary_file(folder: Path) -> Path:
+    """An empty ``.tmp-*`` file, with the permissions of an ordinary new file; missing folders are created."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f".tmp-{uuid.uuid4().hex}"
+    file.touch(exist_ok=False)
+    return file
+
+
 def install(temporary: Path, target: Path) -> None:
-    """Give a temporary file on the same file system its name, with the permissions of an ordinary new file.
+    """Give a temporary file on the same file system its name, once its content is on the disk.
 
     A folder of that name, which only damage can have created, is moved aside as ``.tmp-*``.
     """
+    _sync(temporary)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary.chmod(0o666 & ~_umask())  # temporary files are readable by their owner alone
     try:
         os.replace(temporary, target)
     except IsADirectoryError:
@@ -67,24 +69,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _umask() -> int:
-    """The permissions that this process withholds from new files."""
-    try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-            return next(int(line.split()[1], 8) for line in status if line.startswith("Umask:"))
-    except (OSError, StopIteration):  # not Linux
-        return _umask_by_setting()
-
-
-_umask_lock = threading.Lock()
-
-
-@cache
-def _umask_by_setting() -> int:
-    """The umask, found by setting it: done once, since it affects files that other threads create."""
-    with _umask_lock:
-        mask = os.umask(0o077)
-        os.umask(mask)
-    return mask

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,6 +32,7 @@ __all__ = [
     "free_bytes",
     "full_precision",
     "gpu_ids",
+    "installed",
     "lease",
     "leased_device",
     "seed_sequence",
@@ -47,23 +48,25 @@ Value = TypeVar("Value")
 
 def data_root() -> Path:
     """Folder of datasets and weights: ``$WINNOW_DATA``, else ``~/.cache/winnow/data``."""
-    return (
-        Path(os.environ.get("WINNOW_DATA") or Path.home() / ".cache" / "winnow" / "data")
-        .expanduser()
-        .absolute()
-    )
+    folder = os.environ.get("WINNOW_DATA") or Path.home() / ".cache" / "winnow" / "data"
+    return Path(folder).expanduser().absolute()
+
+
+def installed(*packages: str) -> dict[str, str]:
+    """The versions of those packages that are installed."""
+    from importlib import metadata
+
+    versions = {}
+    for name in packages:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def cpu_count() -> int:
     """Cores that this process may use; ``$WINNOW_THREADS`` overrides it."""
-    asked = os.environ.get("WINNOW_THREADS")
-    if asked:
-        if not asked.isdigit() or int(asked) < 1:
-            raise BadInput(
-                f"WINNOW_THREADS is {asked!r}, not a positive whole number.",
-                remedy="unset WINNOW_THREADS or set it to a core count",
-            )
-        return int(asked)
+    if asked := os.environ.get("WINNOW_THREADS"):
+        return _positive("WINNOW_THREADS", asked, "a core count")
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -73,15 +76,20 @@ def trial_workers() -> int:
     Flow modules ask while they are being imported, hence without torch.
     """
     if asked := os.environ.get("WINNOW_WORKERS"):
-        if not asked.isdigit() or int(asked) < 1:
-            raise BadInput(
-                f"WINNOW_WORKERS is {asked!r}, not a positive whole number.",
-                remedy="unset it or set it to a number of trainings",
-            )
-        return int(asked)
+        return _positive("WINNOW_WORKERS", asked, "a number of trainings")
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return max(1, len([gpu for gpu in visible.split(",") if gpu]))
     return max(1, len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))
+
+
+def _positive(variable: str, text: str, what: str) -> int:
+    """The number that an environment variable asks for."""
+    if not text.isdigit() or int(text) < 1:
+        raise BadInput(
+            f"{variable} is {text!r}, not a positive whole number.",
+            remedy=f"unset {variable} or set it to {what}",
+        )
+    return int(text)
 
 
 _crew = threading.local()  # marks the threads of a pool that already fills the cores
@@ -198,10 +206,9 @@ def device(name: str = "auto") -> torch.device:
         named = torch.device(name)
     except RuntimeError as error:
         raise BadInput(f"{name!r} is not a device.", remedy="use auto, cpu, cuda or cuda:<index>") from error
-    if named.type == "cuda" and (
-        not torch.cuda.is_available() or (named.index or 0) >= torch.cuda.device_count()
-    ):
-        seen = f"{torch.cuda.device_count()} visible" if torch.cuda.is_available() else "none visible"
+    visible = torch.cuda.device_count() if named.type == "cuda" and torch.cuda.is_available() else 0
+    if named.type == "cuda" and (named.index or 0) >= visible:
+        seen = f"{visible or 'none'} visible"
         raise DeviceUnavailable(
             f"device={name}: no such GPU ({seen}).",
             remedy="`winnow doctor` shows what torch sees; device=cpu always works",
@@ -250,9 +257,8 @@ def compute_dtype(where: torch.device) -> torch.dtype:
 
     if where.type != "cuda":
         return torch.float32
-    with torch.cuda.device(
-        where
-    ):  # the question is about the current device; emulation is slower than float32
+    with torch.cuda.device(where):  # the question is about the current device
+        # emulation is slower than float32
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
@@ -262,13 +268,10 @@ def free_bytes(where: torch.device) -> int:
 
     if where.type == "cuda":
         return torch.cuda.mem_get_info(where)[0]
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
+    with suppress(OSError), open("/proc/meminfo", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
     return 8 << 30
 
 
@@ -335,10 +338,6 @@ def borrowed_generator(seed: int) -> Iterator[None]:
         yield
 
 
-def _lock_folder() -> Path:
-    return Path(os.environ.get("WINNOW_GPU_LOCKS") or Path(tempfile.gettempdir()) / "winnow-gpu-locks")
-
-
 @contextmanager
 def lease(
     count: int = 1, *, pool: list[str] | None = None, poll: float = 0.2, timeout: float | None = None
@@ -372,19 +371,15 @@ def lease(
             f"{count} GPUs asked for, {len(pool)} visible.",
             remedy="`winnow doctor` shows what torch sees; device=cpu always works",
         )
-    folder = _lock_folder()
+    folder = Path(os.environ.get("WINNOW_GPU_LOCKS") or Path(tempfile.gettempdir()) / "winnow-gpu-locks")
     deadline = None if timeout is None else time.monotonic() + timeout
     while True:
         with ExitStack() as held:
             taken: list[str] = []
             for gpu in pool:
-                if len(taken) == count:
-                    break
-                descriptor = locks.try_lock(folder / f"{gpu}.lock")
-                if descriptor is None:
-                    continue
-                held.callback(locks.release, descriptor)
-                taken.append(gpu)
+                if len(taken) < count and (lock := locks.try_lock(folder / f"{gpu}.lock")) is not None:
+                    held.callback(os.close, lock)
+                    taken.append(gpu)
             if len(taken) == count:
                 yield taken
                 return

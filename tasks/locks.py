@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["held", "holder_of", "release", "try_lock"]
+__all__ = ["held", "holder_of", "try_lock"]
 
 
 def try_lock(file: Path) -> int | None:
-    """Lock a file if nobody holds it; returns a descriptor to :func:`release`, None if it is taken.
+    """Lock a file if nobody holds it; returns a descriptor to close, None if it is taken.
 
     The file names the holder, and stays behind: only the kernel's lock on it counts.
     """
@@ -28,10 +28,6 @@ def try_lock(file: Path) -> int | None:
     os.ftruncate(descriptor, 0)
     os.write(descriptor, f"{socket.gethostname()} {os.getpid()}\n".encode())
     return descriptor
-
-
-def release(descriptor: int) -> None:
-    os.close(descriptor)
 
 
 def holder_of(file: Path) -> str:
@@ -50,4 +46,4 @@ def held(file: Path, *, poll: float = 0.05) -> Iterator[None]:
     try:
         yield
     finally:
-        release(descriptor)
+        os.close(descriptor)

@@ -91,14 +91,8 @@ def progress(description: str) -> Iterator[Callback]:
         elif now - logged > LOG_SECONDS:
             logged = now
             left = (now - started) / max(done, 1) * (total - done)
-            log.info(
-                "%s: %d of %d%s, about %s left",
-                description,
-                done,
-                total,
-                f" ({note})" if note else "",
-                _duration(left),
-            )
+            noted = f" ({note})" if note else ""
+            log.info("%s: %d of %d%s, about %s left", description, done, total, noted, _duration(left))
         ui.tell(now, done / max(total, 1))
 
     try:

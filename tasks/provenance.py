@@ -13,6 +13,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from winnow.tasks import records
 from winnow.tasks.artifacts import Artifact, Handle
+from winnow.tasks.hardware import installed
 from winnow.tasks.store import store
 
 __all__ = ["UNCACHED", "artifact_of", "lineage", "maker", "outdated", "record", "step", "steps", "why"]
@@ -61,10 +62,7 @@ def record(key: str, payload: Step, result: Any, seconds: float, **notes: Any) -
 @functools.cache
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that results depend on."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    versions = {}
-    for name in (
+    return installed(
         "winnow",
         "torch",
         "torchvision",
@@ -76,12 +74,7 @@ def library_versions() -> dict[str, str]:
         "scikit-learn",
         "pyarrow",
         "prefect",
-    ):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return versions
+    )
 
 
 def step(key: str) -> Step | None:
@@ -152,14 +145,10 @@ def lineage(digest: str) -> Iterator[tuple[int, Step | None]]:
 
 def digests_in(value: Any) -> Iterator[str]:
     """Digests of the artifacts inside a canonical payload."""
-    if isinstance(value, dict):
-        if set(value) == {"artifact"} and isinstance(value["artifact"], str):
-            yield value["artifact"]
-        else:
-            for inner in value.values():
-                yield from digests_in(inner)
-    elif isinstance(value, list):
-        for inner in value:
+    if isinstance(value, dict) and set(value) == {"artifact"} and isinstance(value["artifact"], str):
+        yield value["artifact"]
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
             yield from digests_in(inner)
 
 

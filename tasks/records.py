@@ -146,9 +146,6 @@ def artifacts_in(value: Any) -> Iterator[Artifact]:
     """Every artifact inside a task's inputs or result."""
     if isinstance(value, Artifact):
         yield value
-    elif isinstance(value, dict):
-        for inner in value.values():
-            yield from artifacts_in(inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
+    elif isinstance(value, dict | list | tuple):
+        for inner in value.values() if isinstance(value, dict) else value:
             yield from artifacts_in(inner)

@@ -21,7 +21,6 @@ import json
 import os
 import shutil
 import stat
-import tempfile
 import threading
 import uuid
 from collections.abc import Iterator
@@ -32,7 +31,7 @@ from typing import Any
 import fsspec
 
 from winnow.tasks.errors import StoreUnusable
-from winnow.tasks.files import atomic, install
+from winnow.tasks.files import atomic, install, temporary_file
 
 __all__ = ["Damaged", "Scratch", "Store", "store", "store_uri"]
 
@@ -91,6 +90,10 @@ class Store:
             return Path(self.root)
         name = hashlib.sha256(self.uri.encode()).hexdigest()[:16]
         return Path(os.environ.get("WINNOW_CACHE") or Path.home() / ".cache" / "winnow") / "stores" / name
+
+    def lock_file(self, key: str) -> Path:
+        """The lock of a task's computation."""
+        return self.local_root / "locks" / f"{key}.lock"
 
     def scratch(self, key: str) -> Scratch:
         return Scratch(self.local_root / "partial" / key)
@@ -180,12 +183,8 @@ class Store:
 
     def temporary(self) -> Path:
         """An empty local file to fill and then ``adopt``; on the store's own disk when it is a folder."""
-        folder = self.local_root / "objects"
         with self._explained():
-            folder.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(dir=folder, prefix=".tmp-")
-        os.close(descriptor)
-        return Path(name)
+            return temporary_file(self.local_root / "objects")
 
     def fetched(self, name: str, digest: str, nbytes: int | None = None) -> Path:
         """A file on this host with that content, checked once per state of the file.
@@ -193,14 +192,13 @@ class Store:
         Raises:
             Damaged: it is missing, cut off or altered.
         """
-        path = Path(self._path(name)) if self.local else self.local_root / name
-        if self.local:
-            _check(path, digest, nbytes)
-            return path
+        path = self.local_root / name
         try:
             _check(path, digest, nbytes)
-        except Damaged:  # no copy yet, or a bad one
-            try:
+        except Damaged:
+            if self.local:
+                raise
+            try:  # no copy yet, or a bad one
                 with self._explained(), atomic(path) as temporary:
                     self.fs.get_file(self._path(name), str(temporary))
             except FileNotFoundError as error:
@@ -213,35 +211,30 @@ class Store:
         """Put trouble with the disk or the connection into words."""
         try:
             yield
-        except FileNotFoundError:
+        except (FileNotFoundError, StoreUnusable):
             raise
-        except OSError as error:
-            reason = {
-                errno.ENOSPC: "the disk is full",
-                errno.EDQUOT: "the disk quota is used up",
-                errno.EACCES: "no permission",
-                errno.EROFS: "it is read-only",
-                errno.EEXIST: "a file stands where it needs a folder",
-                errno.ENOTDIR: "a file stands where it needs a folder",
-            }.get(error.errno or 0)
+        except Exception as error:
+            reason = _REASONS.get(error.errno or 0) if isinstance(error, OSError) else None
             if self.local and reason is None:
                 raise
-            raise self._unusable(reason or _in_a_line(error)) from error
-        except Exception as error:
-            if self.local or isinstance(error, StoreUnusable):
-                raise
-            raise self._unusable(_in_a_line(error)) from error
+            check = "free some room (`winnow cache gc`)"
+            if not self.local:
+                check = "check the address, the network and the credentials,"
+            raise StoreUnusable(
+                f"Cannot use the store {self.uri}: {reason or _in_a_line(error)}.",
+                kept="every finished artifact and the last checkpoint of the running task",
+                remedy=f"{check} or set WINNOW_STORE elsewhere, then run the same command again",
+            ) from error
 
-    def _unusable(self, reason: str) -> StoreUnusable:
-        what = "set WINNOW_STORE elsewhere"
-        return StoreUnusable(
-            f"Cannot use the store {self.uri}: {reason}.",
-            kept="every finished artifact and the last checkpoint of the running task",
-            remedy=f"free some room (`winnow cache gc`) or {what}, then run the same command again"
-            if self.local
-            else f"check the address, the network and the credentials, or {what}; then run the same command "
-            "again",
-        )
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EACCES: "no permission",
+    errno.EROFS: "it is read-only",
+    errno.EEXIST: "a file stands where it needs a folder",
+    errno.ENOTDIR: "a file stands where it needs a folder",
+}
 
 
 def _in_a_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Iterator
@@ -41,19 +42,11 @@ def verify(*, delete: bool = False) -> tuple[int, dict[str, str]]:
     Returns:
         number of sound files, and the damaged or missing ones with what is wrong.
     """
-    good, bad = 0, {}
-    for name in store().names("objects"):
-        if fault := _object_fault(name):
-            bad[name] = fault
-        else:
-            good += 1
     recorded = {Path(name).stem for name in store().names("records") if name.endswith(".json")}
-    for key in sorted(recorded):
-        name = records.name_of(key)
-        if fault := _record_fault(key):
-            bad[name] = fault
-        else:
-            good += 1
+    faults = {name: _object_fault(name) for name in store().names("objects")}
+    faults |= {records.name_of(key): _record_fault(key) for key in sorted(recorded)}
+    bad = {name: fault for name, fault in faults.items() if fault}
+    good = len(faults) - len(bad)
     for step in provenance.steps():
         if step["version"] != provenance.UNCACHED and step["key"] not in recorded:
             bad[records.name_of(step["key"])] = "it is missing"
@@ -107,12 +100,9 @@ def collect_garbage(*, older_than_days: int | None = None, dry_run: bool = False
     """
     gone, kept = _forgotten(None if older_than_days is None else time.time() - 86_400 * older_than_days)
     recent = time.time() - RECENT
-    for name in store().names("objects"):
-        if name not in kept and store().modified(name) < recent:
-            gone.append(name)
-    for name in store().names("made"):
-        if f"objects/{Path(name).stem[:2]}/{Path(name).stem}.json" not in kept:
-            gone.append(name)
+    objects, made = store().names("objects"), store().names("made")
+    gone += [name for name in objects if name not in kept and store().modified(name) < recent]
+    gone += [name for name in made if _manifest_of(Path(name).stem) not in kept]
     sizes = {name: size for name in gone if (size := store().size(name)) is not None}
     if not dry_run:
         for name in sizes:
@@ -129,17 +119,16 @@ def collect_garbage(*, older_than_days: int | None = None, dry_run: bool = False
 
 def _forgotten(limit: float | None) -> tuple[list[str], set[str]]:
     """Records and provenance to delete, and the objects that the rest refer to."""
-    gone, digests = records.outdated(), set()
+    gone = records.outdated()
+    digests: set[str] = set()
     for name in store().names("provenance"):
         key = Path(name).stem
         step = provenance.step(key)
-        old = step is not None and limit is not None and _finished(step) < limit
-        if step is None or old:
+        if step is None or (limit is not None and _finished(step) < limit):
             gone += [name, records.name_of(key)]
         else:
-            digests |= {output["digest"] for output in step["outputs"]} | set(
-                provenance.digests_in(step["inputs"])
-            )
+            digests.update(provenance.digests_in(step["inputs"]))
+            digests.update(output["digest"] for output in step["outputs"])
     for name in store().names("records"):
         if name in gone:
             continue
@@ -151,19 +140,19 @@ def _forgotten(limit: float | None) -> tuple[list[str], set[str]]:
         except (records.Unusable, Damaged):
             gone.append(name)
             continue
-        digests |= {artifact.digest for artifact in records.artifacts_in(result)}
+        digests.update(artifact.digest for artifact in records.artifacts_in(result))
     digests |= {Path(name).stem for name in store().names("results")}
     kept = set()
     for digest in digests:
-        name = f"objects/{digest[:2]}/{digest}.json"
-        if store().size(name) is None:
-            continue
-        kept.add(name)
-        try:
-            kept |= {part.name for part in Artifact.load(digest).parts}
-        except ArtifactCorrupt:
-            kept.discard(name)
+        name = _manifest_of(digest)
+        if store().size(name) is not None:
+            with contextlib.suppress(ArtifactCorrupt):
+                kept |= {name, *(part.name for part in Artifact.load(digest).parts)}
     return gone, kept
+
+
+def _manifest_of(digest: str) -> str:
+    return f"objects/{digest[:2]}/{digest}.json"
 
 
 def _finished(step: provenance.Step) -> float:

@@ -8,6 +8,7 @@ import pickle
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -262,8 +263,6 @@ def test_export(tmp_path, suffix):
     if suffix == ".npz":
         assert np.array_equal(np.load(target)["vector"], made.numpy("vector"))
     if suffix == ".parquet":
-        import pyarrow.parquet as pq
-
         table = pq.read_table(target)
         assert b'"embed"' in table.schema.metadata[b"winnow.provenance"]
         assert table.schema.field("vector").type == pa.list_(pa.float32())
@@ -272,6 +271,14 @@ def test_export(tmp_path, suffix):
         assert target.read_text().splitlines()[0] == '"id","vector"'
     with pytest.raises(BadInput, match="suffix"):
         export_table(made, tmp_path / "out.xls")
+
+
+def test_an_export_without_rows_can_be_read(tmp_path):
+    made = write("embeddings", {"id": np.arange(0), "vector": np.empty((0, 3), np.float16)})
+    export_table(made, tmp_path / "out.parquet")
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table.num_rows == 0
+    assert table.schema.field("vector").type.value_type == pa.float32()
 
 
 def test_scratch_is_checked(tmp_path):

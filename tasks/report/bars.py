@@ -20,7 +20,7 @@ from winnow.tasks.report.canvas import (
     KEPT,
     PALETTE,
     Picture,
-    grid,
+    chart,
     literal,
     save,
     subplots,
@@ -143,13 +143,11 @@ def class_balance(
     if empty:
         caption += f" {empty} of {count} classes {'has' if empty == 1 else 'have'} no sample in the coreset."
     if count <= 40:
-        figure, axes = subplots(0.85 + 0.25 * count)
-        axis = axes[0, 0]
+        figure, axis = chart(0.85 + 0.25 * count, "x")
         _named_shares(axis, share, expected, list(map(str, classes)))
         axis.set_xlabel(f"share of the coreset (%), by {literal(kind)}; black line: {against}")
     else:
-        figure, axes = subplots(3.2)
-        axis = axes[0, 0]
+        figure, axis = chart(3.2)
         _ranked_ratios(axis, share[expected > 0] / expected[expected > 0])
         axis.annotate(f"as in {against}", (1, 1), (4, 4), textcoords="offset points", fontsize=9, color=INK)
         axis.set_xlabel(f"class, by rank ({literal(kind)})")
@@ -188,12 +186,10 @@ def _named_shares(
     axis.tick_params(axis="y", length=0)
     axis.set_ylim(len(share) - 0.4, -0.6)
     axis.set_xlim(0, 108 * max(share.max(), expected.max()))
-    grid(axis, "x")
 
 
 def _ranked_ratios(axis: Axes, ratios: NDArray[np.float64]) -> None:
     """The ratios in ascending order, around a line at 1."""
-    grid(axis)
     rank = np.arange(1, len(ratios) + 1)
     ratios = np.sort(ratios)
     axis.fill_between(rank, 1, ratios, step="mid", color=KEPT, alpha=0.25, linewidth=0)
@@ -221,9 +217,7 @@ def clustering_bars(metrics: Mapping[str, Mapping[str, float]]) -> Picture:
     if not kinds:
         raise BadInput("metrics has no metric.")
     table = 100 * np.array([[metrics[name].get(kind, np.nan) for kind in kinds] for name in names])
-    figure, axes = subplots(0.9 + (0.22 * len(names) + 0.16) * len(kinds))
-    axis = axes[0, 0]
-    grid(axis, "x")
+    figure, axis = chart(0.9 + (0.22 * len(names) + 0.16) * len(kinds), "x")
     height = 0.8 / len(names)
     beside = {"textcoords": "offset points", "va": "center", "fontsize": 9, "color": INK}
     for i, name in enumerate(names):

@@ -29,6 +29,7 @@ __all__ = [
     "KEPT",
     "PALETTE",
     "Picture",
+    "chart",
     "colours",
     "compact_png",
     "fit_y",
@@ -122,6 +123,13 @@ def subplots(
     return figure, axes
 
 
+def chart(height: float, lines: Literal["x", "y"] = "y") -> tuple[Figure, Any]:
+    """A figure ``height`` inches high of one panel with grid lines."""
+    figure, axes = subplots(height)
+    grid(axes[0, 0], lines)
+    return figure, axes[0, 0]
+
+
 def literal(text: str) -> str:
     """The text with its dollar signs escaped, which matplotlib would read as mathematics."""
     return str(text).replace("$", r"\$")
@@ -151,37 +159,25 @@ def fit_y(
     axis.set_ylim(bottom if low is None else max(bottom, low), top if high is None else min(top, high))
 
 
-def label_ends(
-    figure: Figure, axis: Axes, ends: Sequence[tuple[float, float, str, str]], size: float = 9.5
-) -> None:
+def label_ends(figure: Figure, axis: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
     """Write (x, y, text, colour) beside the axes at the height of y, moved apart where they would overlap."""
-    size = size if len(ends) <= 14 else 8
+    size = 9.5 if len(ends) <= 14 else 8
     figure.draw_without_rendering()  # fixes the height of the axes
     box = axis.get_window_extent()
     pixels = axis.transData.transform([(x, y) for x, y, _, _ in ends])[:, 1]
     heights = (_apart(pixels, 1.3 * size * DPI / 72, box.y0, box.y1) - box.y0) / box.height
+    line = {
+        "arrowstyle": "-",
+        "linewidth": 0.6,
+        "alpha": 0.6,
+        "shrinkA": 1.5,
+        "shrinkB": 3,
+        "relpos": (0, 0.5),
+    }
+    beside: dict[str, Any] = {"textcoords": "axes fraction", "va": "center", "annotation_clip": False}
     for (x, y, text, colour), height in zip(ends, heights, strict=True):
-        axis.annotate(
-            literal(text),
-            (x, y),
-            (1.035, height),
-            xycoords="data",
-            textcoords="axes fraction",
-            color=colour,
-            fontsize=size,
-            va="center",
-            ha="left",
-            annotation_clip=False,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": colour,
-                "linewidth": 0.6,
-                "alpha": 0.6,
-                "shrinkA": 1.5,
-                "shrinkB": 3,
-                "relpos": (0, 0.5),
-            },
-        )
+        look: dict[str, Any] = {"color": colour, "fontsize": size, "arrowprops": {**line, "color": colour}}
+        axis.annotate(literal(text), (x, y), (1.035, height), **beside, **look)
 
 
 def _apart(wanted: NDArray[np.float64], gap: float, low: float, high: float) -> NDArray[np.float64]:

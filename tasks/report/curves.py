@@ -17,6 +17,7 @@ from winnow.tasks.report.canvas import (
     INK,
     KEPT,
     Picture,
+    chart,
     colours,
     fit_y,
     grid,
@@ -60,27 +61,21 @@ def accuracy_curve(rows: Sequence[Mapping[str, Any]], *, accuracy: Accuracy = "l
     if len(fractions) < 2:
         return _accuracy_dots(rows, accuracy)
     paint = colours(methods(rows))
-    figure, axes = subplots(4.1 + 0.16 * max(0, len(names) - 10))
-    axis = axes[0, 0]
-    grid(axis)
+    figure, axis = chart(4.1 + 0.16 * max(0, len(names) - 10))
     ends, heights = [], []
     for i, name in enumerate(names):
         line = sorted((row for row in rows if row["method"] == name), key=lambda row: row["fraction"])
         x = np.array([row["fraction"] for row in line])
         y = 100 * np.array([row[f"{accuracy}_mean"] for row in line])
         sd = 100 * np.array([row[f"{accuracy}_sd"] or 0.0 for row in line])
-        if sd.any():
-            _draw_spread(axis, x, y, sd, paint[name], band=len(names) <= BANDS)
-        axis.plot(
-            x,
-            y,
-            color=paint[name],
-            linestyle="--" if name == "random" else STROKES[i // len(MARKERS) % len(STROKES)],
-            linewidth=1.8,
-            marker=MARKERS[i % len(MARKERS)],
-            markersize=5,
-            zorder=3,
-        )
+        if sd.any() and len(names) <= BANDS:
+            axis.fill_between(x, y - sd, y + sd, color=paint[name], alpha=0.16, linewidth=0, zorder=2)
+        elif sd.any():
+            bar = {"fmt": "none", "elinewidth": 0.9, "capsize": 2, "alpha": 0.6}
+            axis.errorbar(x, y, sd, ecolor=paint[name], zorder=2, **bar)
+        stroke = "--" if name == "random" else STROKES[i // len(MARKERS) % len(STROKES)]
+        dots = {"marker": MARKERS[i % len(MARKERS)], "markersize": 5}
+        axis.plot(x, y, color=paint[name], linestyle=stroke, linewidth=1.8, zorder=3, **dots)
         ends.append((float(x[0]), float(y[0]), name, paint[name]))
         heights += [*(y - sd), *(y + sd)]
     for row in references:
@@ -104,21 +99,6 @@ def accuracy_curve(rows: Sequence[Mapping[str, Any]], *, accuracy: Accuracy = "l
         f"{100 * best[f'{accuracy}_mean']:.1f} % at {percent(best['fraction'])} kept.",
         f"Test accuracy against the pruning rate; {spread if several else 'one seed'}.",
     )
-
-
-def _draw_spread(
-    axis: Axes,
-    x: NDArray[np.float64],
-    y: NDArray[np.float64],
-    sd: NDArray[np.float64],
-    colour: str,
-    *,
-    band: bool,
-) -> None:
-    if band:
-        axis.fill_between(x, y - sd, y + sd, color=colour, alpha=0.16, linewidth=0, zorder=2)
-    else:
-        axis.errorbar(x, y, sd, fmt="none", ecolor=colour, elinewidth=0.9, capsize=2, alpha=0.6, zorder=2)
 
 
 def _pruning_axes(axis: Axes, fractions: Sequence[float]) -> None:
@@ -158,23 +138,15 @@ def _accuracy_dots(rows: Sequence[Mapping[str, Any]], accuracy: Accuracy) -> Pic
     names = methods(rows)
     ascending = sorted(rows, key=lambda row: row[f"{accuracy}_mean"])
     paint = colours(names)
-    figure, axes = subplots(1.1 + 0.34 * len(ascending))
-    axis = axes[0, 0]
-    grid(axis, "x")
+    figure, axis = chart(1.1 + 0.34 * len(ascending), "x")
+    beside = {"xycoords": ("axes fraction", "data"), "va": "center", "color": INK}
     labels, ends = [], []
     for i, row in enumerate(ascending):
         mean, sd = 100 * row[f"{accuracy}_mean"], 100 * (row[f"{accuracy}_sd"] or 0.0)
         bar = {"xerr": sd or None, "elinewidth": 2, "capsize": 3}
         axis.errorbar(mean, i, fmt="o", color=paint[row["method"]], markersize=7, **bar)
-        axis.annotate(
-            f"{mean:.1f} ± {sd:.1f}" if sd else f"{mean:.1f}",
-            (1.02, i),
-            xycoords=("axes fraction", "data"),
-            va="center",
-            fontsize=9.5,
-            color=INK,
-            annotation_clip=False,
-        )
+        text = f"{mean:.1f} ± {sd:.1f}" if sd else f"{mean:.1f}"
+        axis.annotate(text, (1.02, i), fontsize=9.5, annotation_clip=False, **beside)
         labels.append(f"{literal(row['method'])} ({percent(row['fraction'])})")
         ends += [mean - sd, mean + sd]
     air = 0.08 * (max(ends) - min(ends)) or 0.5
@@ -225,9 +197,7 @@ def search_curve(
     mean = np.array([run.mean() for run in runs])
     sd = np.array([run.std(ddof=1) if len(run) > 1 else 0.0 for run in runs])
     best = int(np.flatnonzero(np.isclose(x, chosen))[0])
-    figure, axes = subplots(2.9)
-    axis = axes[0, 0]
-    grid(axis)
+    figure, axis = chart(2.9)
     if sd.any():
         axis.fill_between(x, mean - sd, mean + sd, color=KEPT, alpha=0.16, linewidth=0)
     axis.plot(x, mean, "o-", color=KEPT, linewidth=1.8, markersize=5)
@@ -235,15 +205,9 @@ def search_curve(
     axis.plot(x[best], mean[best], "o", markersize=12, **ring)
     fit_y(axis, [*(mean - sd), *(mean + sd)], 0.22)
     inwards = {0: "left", len(x) - 1: "right"} if len(x) > 1 else {}
-    axis.annotate(
-        f"chosen: {chosen:g} ({mean[best]:.1f} %)",
-        (x[best], mean[best]),
-        (0, 12),
-        textcoords="offset points",
-        ha=inwards.get(best, "center"),
-        fontsize=9.5,
-        color=DROPPED_HARD,
-    )
+    above = {"textcoords": "offset points", "ha": inwards.get(best, "center"), "fontsize": 9.5}
+    text = f"chosen: {chosen:g} ({mean[best]:.1f} %)"
+    axis.annotate(text, (x[best], mean[best]), (0, 12), color=DROPPED_HARD, **above)
     if len(x) <= 12:
         axis.set_xticks(x, [f"{value:g}" for value in x])
     axis.set_xlabel(literal(name))
@@ -280,9 +244,7 @@ def head_losses(losses: ArrayLike, chosen: int) -> Picture:
     epochs, heads = values.shape
     if not 0 <= chosen < heads:
         raise BadInput(f"chosen is {chosen}; there are {heads} heads.")
-    figure, axes = subplots(3.1)
-    axis = axes[0, 0]
-    grid(axis)
+    figure, axis = chart(3.1)
     x = np.arange(1, epochs + 1)
     dots = "o" if epochs == 1 else ""
     others = np.delete(values, chosen, axis=1)

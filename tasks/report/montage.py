@@ -235,15 +235,13 @@ def selection_montage(
     for title, region, which, rows, colour in shown:
         if not len(rows):
             continue
-        captions = [[f"id {ids[row]}"] for row in rows]
+        lines = [[f"id {ids[row]}" for row in rows]]
         if labels is not None:
-            for caption, label in zip(captions, np.asarray(labels)[rows], strict=True):
-                caption.append(_label(int(label), classes))
+            lines.append([_label(int(label), classes) for label in np.asarray(labels)[rows]])
         if scores is not None:
-            for caption, number in zip(captions, _numbers(values, rows), strict=True):
-                caption.append(f"{score_name} {number}")
+            lines.append([f"{score_name} {number}" for number in _numbers(values, rows)])
         heading = f"{title}: {len(rows):,} of {len(parts[region]):,}, {which}"
-        groups.append(Group(heading, read(rows), captions, colour))
+        groups.append(Group(heading, read(rows), list(zip(*lines, strict=True)), colour))
     shown_with = {"id": ids, "label": labels, score_name: scores}
     printed = ", ".join(name for name, column in shown_with.items() if column is not None)
     return Picture(
@@ -255,9 +253,7 @@ def selection_montage(
 
 def _spaced(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """At most count of the rows, evenly spaced from the first to the last."""
-    if len(rows) <= count:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, count).round().astype(np.int64)]
+    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(np.int64)]
 
 
 def _label(label: int, classes: Sequence[str]) -> str:

@@ -86,18 +86,18 @@ def searches(made: list[dict[str, Any]]) -> list[Section]:
             pictures = [search_curve(names, values, chosen, name=name, judged_on=search["judged_on"])]
         else:
             tried.sort(key=lambda item: (item[0] != chosen, -statistics.fmean(item[1])))
-            spread = [statistics.stdev(values) if len(values) > 1 else None for _, values in tried]
             table = Table(
                 (search["name"], f"accuracy on {search['judged_on']} (%)"),
-                tuple(
-                    (setting, mean_sd(statistics.fmean(values), sd))
-                    for (setting, values), sd in zip(tried, spread, strict=True)
-                ),
+                tuple((setting, _accuracy(values)) for setting, values in tried),
                 "The chosen one comes first.",
                 frozenset({(0, 1)}),
             )
         sections.append(Section(f"Search for {name}", search["text"], pictures, table))
     return sections
+
+
+def _accuracy(values: Sequence[float]) -> str:
+    return mean_sd(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
 def selection(

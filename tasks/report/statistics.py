@@ -73,9 +73,8 @@ def summarise(trials: Sequence[Mapping[str, Any]], *, baseline: str = "random") 
         for quantity in ("samples", "seconds", "selection_seconds"):
             measured = [run[quantity] for run in runs.values() if run.get(quantity) is not None]
             row[quantity] = float(np.mean(measured)) if measured else None
-        rivals = (
-            cells.get((baseline, baselines[0] if only_whole else fraction), {}) if name != baseline else {}
-        )
+        against = baselines[0] if only_whole else fraction
+        rivals = {} if name == baseline else cells.get((baseline, against), {})
         common = [seed for seed in runs if seed in rivals]
         row["baseline"] = baseline if rivals else None
         row["pairs"] = len(common)

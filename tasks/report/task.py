@@ -121,17 +121,9 @@ def draw_comparison(
 
 
 def _row(trial: Mapping[str, Any]) -> dict[str, Any]:
-    metrics = trial["metrics"]
-    return {
-        "method": trial["method"],
-        "fraction": trial["fraction"],
-        "seed": trial["seed"],
-        "samples": metrics.facts["samples"],
-        "last_accuracy": metrics.facts["last_accuracy"],
-        "best_accuracy": metrics.facts["best_accuracy"],
-        "metrics": metrics.digest,
-        "coreset": trial["coreset"].digest,
-    }
+    row = {name: trial[name] for name in ("method", "fraction", "seed")}
+    row |= {name: trial["metrics"].facts[name] for name in ("samples", "last_accuracy", "best_accuracy")}
+    return row | {name: trial[name].digest for name in ("metrics", "coreset")}
 
 
 def _coresets(trials: Iterable[Mapping[str, Any]], method: str) -> list[tuple[float, Artifact]]:
