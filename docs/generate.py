@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from sources import AFTER, BEFORE, Doc, Parameter, followed, joined, meanings, parameters, parse, without_args
 
 from winnow.flows import FLOWS, forms, presets
-from winnow.flows.catalogue import chosen, deployments
+from winnow.flows.catalogue import chosen, dataset_in, deployments
 from winnow.tasks import registry
 from winnow.tasks.registry import Entry, Registry, docstring
 from winnow.tasks.train.recipe import HeadsConfig, Recipe
@@ -342,7 +342,7 @@ def deployments_file() -> str:
         own, _, _ = block.rstrip("\n").partition(f"\n    {PRESET}\n")
         if name := re.search(r"^- <<: \*(\w+)$", own, re.M):
             parameters = yaml.safe_load(own.partition("  parameters:\n")[2])
-            values = presets.as_json(name[1], parameters["dataset"])
+            values = presets.as_json(name[1], dataset_in(parameters))
             added = {key: value for key, value in values.items() if key not in parameters}
             lines = yaml.safe_dump(added, default_flow_style=None, sort_keys=False, width=80).splitlines()
             own = "\n".join([own, f"    {PRESET}", *(f"    {line}" for line in lines)])

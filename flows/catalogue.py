@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from winnow.flows import FLOWS
 from winnow.tasks import registry
 
-__all__ = ["FILE", "KINDS", "chosen", "deployments", "listed"]
+__all__ = ["FILE", "KINDS", "chosen", "dataset_in", "deployments", "listed"]
 
 FILE = Path(__file__).resolve().parents[1] / "deployments" / "prefect.yaml"
 
@@ -36,8 +37,13 @@ def chosen(name: str) -> dict[str, Any]:
     from winnow.flows import presets
 
     parameters = deployments()[name].get("parameters", {})
-    preset = presets.as_json(name.partition("/")[0], parameters["dataset"])
+    preset = presets.as_json(name.partition("/")[0], dataset_in(parameters))
     return {key: value for key, value in parameters.items() if value != preset.get(key)}
+
+
+def dataset_in(parameters: Mapping[str, Any]) -> str:
+    """The dataset, or the pool, that a deployment is about."""
+    return parameters.get("dataset") or parameters["pool"]
 
 
 def listed(kind: str) -> list[dict[str, Any]]:

@@ -18,8 +18,9 @@ import pytest
 import typer
 
 from winnow.flows import FLOWS, cli, presets
-from winnow.flows.catalogue import KINDS, deployments
+from winnow.flows.catalogue import KINDS, dataset_in, deployments
 from winnow.flows.forms import NESTED
+from winnow.flows.parameters import parsed
 from winnow.tasks import registry
 from winnow.tasks.registry import Registry
 
@@ -61,7 +62,7 @@ def test_deployments_show_the_presets_values():
         "deployments/prefect.yaml is out of date: run `make docs`"
     )
     for name, entry in deployments().items():
-        flow, dataset = name.partition("/")[0], entry["parameters"]["dataset"]
+        flow, dataset = name.partition("/")[0], dataset_in(entry["parameters"])
         assert set(presets.as_json(flow, dataset)) <= set(entry["parameters"]), name
 
 
@@ -228,7 +229,7 @@ def check_winnow(words: list[str]) -> None:
 def check_run(name: str, texts: list[str], *, dotted: bool = True) -> None:
     assert name in deployments() or name in FLOWS, f"no deployment or flow {name}"
     accepted = {parameter.name for parameter in sources.parameters(FLOWS[name.partition("/")[0]])}
-    for parameter, value in cli._parameters(texts).items():
+    for parameter, value in parsed(texts).items():
         assert parameter in accepted, f"{name} has no parameter {parameter}"
         if parameter in NESTED:
             unknown = set(value) - set(NESTED[parameter].model_fields)
