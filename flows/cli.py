@@ -21,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(select_cli.select)
+app.command()(select_cli.why)
 app.command()(select_cli.verify)
 app.command()(store_cli.show)
 app.command()(store_cli.export)

@@ -1,4 +1,4 @@
-"""The commands around a choice from a pool: select, verify."""
+"""The commands around a choice from a pool: select, why, verify."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from winnow.flows.parameters import parsed
 from winnow.tasks.errors import BadInput
 
-__all__ = ["select", "verify"]
+__all__ = ["select", "verify", "why"]
 
 
 def budget_of(text: str) -> int | float:
@@ -96,10 +96,27 @@ def select(
     sys.exit(run_flow("select", {}, parameters, name=f"select {pool}", plain=plain))
 
 
-def verify(file: Annotated[Path, typer.Argument(help="A list that `winnow select -o` wrote")]) -> None:
-    """Check that a list is as it was written, and say what it was made from."""
-    from winnow.tasks.lists import verify as checked
+LIST = Annotated[Path, typer.Argument(help="A list that `winnow select -o` wrote")]
 
-    for line in checked(file):
+
+def verify(file: LIST) -> None:
+    """Check that a list, the pool that it was chosen from and what the method read are as they were."""
+    from winnow.tasks.select.receipt import verify as checked
+
+    sound = True
+    for same, line in checked(file):
+        sound &= same
+        typer.secho("ok      " if same else "changed ", fg="green" if same else "red", nl=False)
         typer.echo(line)
-    typer.secho(f"{file} is as it was written.", fg="green")
+    if not sound:
+        raise typer.Exit(1)
+
+
+def why(
+    sample: Annotated[str, typer.Argument(help="Its path or id, as the pool has it")], file: LIST
+) -> None:
+    """Say why a sample is in a list or not, and at which budget it would be."""
+    from winnow.tasks.select.receipt import why as told
+
+    for line in told(sample, file):
+        typer.echo(line)
