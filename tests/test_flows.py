@@ -185,7 +185,7 @@ def test_embeddings_with_nan_are_refused(tmp_path):
     vectors = np.ones((1442, 4), np.float32)
     vectors[17, 2] = np.nan
     np.save(tmp_path / "v.npy", vectors)
-    with pytest.raises(BadInput, match="row 17 has NaN"):
+    with pytest.raises(BadInput, match="row 17, column 2 is nan"):
         run(embeddings=str(tmp_path / "v.npy"))
     np.save(tmp_path / "v.npy", vectors[:10])
     with pytest.raises(BadInput, match="10 rows for 1,442 samples"):

@@ -251,7 +251,7 @@ main()
     said = run(
         [sys.executable, str(tmp_path / "script"), "ls", "deployments"], foreign, PYTHONPATH=str(tmp_path)
     )
-    assert said.splitlines()[0] == "ccs compare d2 deepcore elfs"
+    assert said.splitlines()[0] == "ccs compare d2 deepcore elfs select"
     assert "elfs/digits" in said
 
 
