@@ -27,6 +27,7 @@ def examine() -> Iterator[Finding]:
     yield from _torch()
     yield from _store()
     yield from _data()
+    yield from _pretrained()
     yield from _server()
 
 
@@ -109,6 +110,25 @@ def _data() -> Iterator[Finding]:
     yield ("ok", "data", text, "")
     if os.environ.get("WINNOW_OFFLINE"):
         yield ("note", "offline", "WINNOW_OFFLINE is set: nothing is fetched", "")
+
+
+def _pretrained() -> Iterator[Finding]:
+    from winnow.tasks.embed.packages import INSTALL, PACKAGES, packaged
+    from winnow.tasks.errors import WinnowError
+    from winnow.tasks.hardware import installed
+
+    versions = installed(*(package.name for package in PACKAGES.values()))
+    sound, absent = [], [name for name, package in PACKAGES.items() if package.name not in versions]
+    for name in PACKAGES.keys() - absent:
+        try:
+            packaged(name)
+            sound.append(name)
+        except WinnowError as error:
+            yield ("wrong", "pretrained", error.what, error.remedy)
+    if sound:
+        yield ("ok", "pretrained", ", ".join(sorted(sound)), "")
+    if absent:
+        yield ("note", "pretrained", f"not installed: {', '.join(absent)}", INSTALL)
 
 
 def _server() -> Iterator[Finding]:

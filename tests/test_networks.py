@@ -32,6 +32,7 @@ WIDTHS = {
     "wideresnet16_8": 512,
     "wideresnet28_10": 640,
     "wideresnet50_2": 2048,
+    "efficientnet_lite0": 1280,
     "inception_v3": 2048,
     "resnet101": 2048,
     "resnet152": 2048,
@@ -403,6 +404,7 @@ def test_refusals(name):
         ("vgg16", 27),
         ("inception_v3", 8),
         ("mobilenet_v3_small", 8),
+        ("efficientnet_lite0", 27),
     ],
 )
 def test_too_small_images(name, size):

