@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from winnow.flows import FLOWS, catalogue, select_cli, store_cli
-from winnow.flows.parameters import parsed
+from winnow.flows.options import Config, Parameters, Plain
+from winnow.flows.parameters import given
 from winnow.tasks.errors import BadInput, UnknownName, WinnowError, did_you_mean
 
 app = typer.Typer(
@@ -70,16 +71,11 @@ def list_all(
 
 # -- run -----------------------------------------------------------------------------------------------------
 
-Parameters = Annotated[
-    list[str] | None,
-    typer.Option("-p", "--param", help="key=value, the value as JSON or plain text; may be repeated"),
-]
-Plain = Annotated[bool, typer.Option("--plain", help="No bars, no colours: one line an event")]
-
 
 @app.command()
 def run(
     name: Annotated[str, typer.Argument(help="A deployment (elfs/digits) or a flow (elfs)")],
+    config: Config = None,
     parameter: Parameters = None,
     plain: Plain = False,
 ) -> None:
@@ -95,12 +91,14 @@ def run(
 
     from winnow.flows.terminal import run_flow
 
-    sys.exit(run_flow(flow, base, parsed(parameter), name=name, plain=plain))
+    sys.exit(run_flow(flow, base, given(flow, config, parameter), name=name, plain=plain))
 
 
 @app.command()
 def compare(
-    dataset: Annotated[str, typer.Argument(help="A dataset (digits)")],
+    dataset: Annotated[
+        str | None, typer.Argument(help="A dataset (digits); may stand in the file of -c")
+    ] = None,
     methods: Annotated[
         str | None, typer.Option("--methods", help="Selectors, comma-separated; default all")
     ] = None,
@@ -108,11 +106,15 @@ def compare(
         str | None, typer.Option("--fractions", help="Shares to keep, comma-separated")
     ] = None,
     seeds: Annotated[str | None, typer.Option("--seeds", help="Seeds, comma-separated")] = None,
+    config: Config = None,
     parameter: Parameters = None,
     plain: Plain = False,
 ) -> None:
     """Compare selection methods on a dataset: one table, one figure, ranks, costs, significance."""
-    parameters = {"dataset": dataset, **parsed(parameter)}
+    options = {} if dataset is None else {"dataset": dataset}
+    parameters = given("compare", config, parameter, options)
+    if "dataset" not in parameters:
+        raise typer.BadParameter("missing; name a dataset, or a file with -c", param_hint="DATASET")
     lists = (("methods", methods, str), ("fractions", fractions, float), ("seeds", seeds, int))
     for name, text, kind in lists:
         if text is not None:
@@ -123,7 +125,7 @@ def compare(
 
     from winnow.flows.terminal import run_flow
 
-    sys.exit(run_flow("compare", {}, parameters, name=f"compare {dataset}", plain=plain))
+    sys.exit(run_flow("compare", {}, parameters, name=f"compare {parameters['dataset']}", plain=plain))
 
 
 # -- doctor --------------------------------------------------------------------------------------------------

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from winnow.flows.parameters import parsed
+from winnow.flows.options import Config, Parameters, Plain
+from winnow.flows.parameters import given, parsed
 from winnow.tasks.errors import BadInput
 
 __all__ = ["select", "verify"]
@@ -32,8 +33,13 @@ def budget_of(text: str) -> int | float:
 
 
 def select(
-    pool: Annotated[str, typer.Argument(help="A folder of images, a list, shards, a table, arrays")],
-    budget: Annotated[str, typer.Option("-b", "--budget", help="1000, 0.1 or 10%")] = "10%",
+    pool: Annotated[
+        str | None,
+        typer.Argument(help="A folder of images, a list, shards, a table, arrays; may stand in -c's file"),
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option("-b", "--budget", help="1000, 0.1 or 10%; default 10%")
+    ] = None,
     method: Annotated[
         str | None, typer.Option("-m", "--method", help="A selector (`winnow ls selectors`)")
     ] = None,
@@ -48,7 +54,9 @@ def select(
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="List what was dropped, too, and why")] = False,
     link: Annotated[str | None, typer.Option("--link", help="Link the chosen files into this folder")] = None,
-    link_as: Annotated[str, typer.Option("--link-as", help="symlink, hardlink or copy")] = "symlink",
+    link_as: Annotated[
+        str | None, typer.Option("--link-as", help="symlink (the default), hardlink or copy")
+    ] = None,
     labels: Annotated[
         str | None, typer.Option("--labels", help="Labels of the pool: a file with path or id, and label")
     ] = None,
@@ -59,15 +67,15 @@ def select(
         str | None, typer.Option("--logits", help="Logits of your training: (epochs, samples, classes)")
     ] = None,
     balanced: Annotated[bool, typer.Option("--balanced", help="Each class its share of the budget")] = False,
-    seed: Annotated[int, typer.Option("--seed", help="Of ties and random picks")] = 0,
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option("-p", "--param", help="Any other parameter of the flow select: key=value"),
-    ] = None,
-    plain: Annotated[bool, typer.Option("--plain", help="No bars, no colours: one line an event")] = False,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of ties and random picks; default 0")] = None,
+    config: Config = None,
+    parameter: Parameters = None,
+    plain: Plain = False,
 ) -> None:
     """Choose which samples of a pool to label, or to keep: a pool in, a list with reasons out."""
-    given = {
+    options = {
+        "pool": pool,
+        "budget": None if budget is None else budget_of(budget),
         "method": method,
         "already": already,
         "output": output,
@@ -82,18 +90,18 @@ def select(
         "balanced": balanced or None,
         "seed": seed,
     }
-    parameters: dict[str, Any] = {"pool": pool, "budget": budget_of(budget)}
-    parameters |= {name: value for name, value in given.items() if value is not None}
-    for name, value in parsed(parameter).items():
-        if name in parameters and name not in ("seed", "link_as", "budget"):
-            raise BadInput(f"{name} is given twice: as an option and with -p.")
-        parameters[name] = value
+    options = {name: value for name, value in options.items() if value is not None}
+    if twice := sorted(set(options) & set(parsed(parameter))):
+        raise BadInput(f"{twice[0]} is given twice: as an option and with -p.")
+    parameters = given("select", config, parameter, options)
     if labels is not None:
         parameters["dataset_options"] = {**(parameters.get("dataset_options") or {}), "labels": labels}
+    if "pool" not in parameters:
+        raise typer.BadParameter("missing; name a pool, or a file with -c", param_hint="POOL")
 
     from winnow.flows.terminal import run_flow
 
-    sys.exit(run_flow("select", {}, parameters, name=f"select {pool}", plain=plain))
+    sys.exit(run_flow("select", {}, parameters, name=f"select {parameters['pool']}", plain=plain))
 
 
 def verify(file: Annotated[Path, typer.Argument(help="A list that `winnow select -o` wrote")]) -> None:
