@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from winnow.flows import FLOWS, catalogue, select_cli, store_cli
-from winnow.flows.options import Config, Parameters, Plain
+from winnow.flows import FLOWS, catalogue, runs_cli, select_cli, store_cli
+from winnow.flows.options import AsJson, Config, Parameters, Plain
 from winnow.flows.parameters import given
 from winnow.tasks.errors import BadInput, UnknownName, WinnowError, did_you_mean
 
@@ -23,6 +23,9 @@ app = typer.Typer(
 )
 app.command()(select_cli.select)
 app.command()(select_cli.verify)
+app.command()(runs_cli.runs)
+app.command("open")(runs_cli.open_report)
+app.command()(runs_cli.report)
 app.command()(store_cli.show)
 app.command()(store_cli.export)
 app.add_typer(store_cli.cache_app)
@@ -48,7 +51,7 @@ def list_all(
     kind: Annotated[
         str | None, typer.Argument(help=f"One of {', '.join(catalogue.KINDS)}; default all")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List what there is: datasets, embedders, networks, scores, selectors, policies, flows, deployments."""
     if kind is not None and kind not in catalogue.KINDS:

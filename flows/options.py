@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Config", "Parameters", "Plain"]
+__all__ = ["AsJson", "Config", "Parameters", "Plain"]
 
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable")]
 Config = Annotated[
     Path | None,
     typer.Option("-c", "--config", help="A YAML file of the flow's parameters; other options override it"),

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+import json
+
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from winnow.flows import cli
 from winnow.flows.parameters import from_file
-from winnow.tasks.errors import BadInput
+from winnow.tasks import runs
+from winnow.tasks.artifacts import Artifact, write
+from winnow.tasks.errors import BadInput, UnknownName
+from winnow.tasks.store import store
 
 runner = CliRunner()
 
@@ -98,3 +105,191 @@ def test_an_unknown_name_in_a_file_is_refused_with_the_nearest(tmp_path, flow_ru
         done = runner.invoke(cli.app, ["run", "elfs/digits", "-c", str(file)])
         assert done.exit_code == 1
         assert message in " ".join(done.output.split())
+
+
+# -- what ran ------------------------------------------------------------------------------------------------
+
+
+def ran(about: str = "digits", fractions: tuple[float, ...] = (0.1, 0.3), lift: float = 0.0) -> Artifact:
+    """Trials, and a record of the run that made them."""
+    lines = [
+        {
+            "method": method,
+            "fraction": fraction,
+            "seed": seed,
+            "samples": 100,
+            "last_accuracy": accuracy + lift + 0.01 * seed,
+            "best_accuracy": 0.99,
+        }
+        for method, accuracy in (("random", 0.8), ("d2_100%", 0.9))
+        for fraction in fractions
+        for seed in (0, 1)
+    ]
+    columns = {name: [line[name] for line in lines] for name in lines[0]}
+    trials = write("table", columns, facts={"dataset": about, "verdicts": ["d2 wins."], "compared": False})
+    runs.record(trials, about, "d2 wins.", report=f"reports/d2-{trials.digest[:8]}.html")
+    store().write(f"reports/d2-{trials.digest[:8]}.html", b"<html></html>")
+    return trials
+
+
+def chosen(about: str) -> Artifact:
+    """A choice from a pool, and its record."""
+    coreset = write(
+        "coreset",
+        {
+            "id": np.array([1, 2]),
+            "rank": np.int32([0, 1]),
+            "weight": np.float32([1, 1]),
+            "label": np.int32([0, 0]),
+        },
+        facts={"method": "random", "fraction": 0.1, "of": 20},
+    )
+    runs.record(coreset, about, "2 of 20 by random", output="/data/keep.csv", settings={"pool": about})
+    return coreset
+
+
+def winnow(*arguments: str) -> str:
+    done = runner.invoke(cli.app, list(arguments), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_runs_and_choices_are_listed(empty_store):
+    assert "nothing has run" in winnow("runs")
+    trials, coreset = ran(), chosen("/pools/a")
+    assert chosen("/pools/b").digest == coreset.digest
+    known = runs.runs()
+    assert len(known) == 3, "one coreset of two pools is two runs"
+    listed = winnow("runs")
+    for text in ("d2 wins.", f"reports/d2-{trials.digest[:8]}.html", "2 of 20 by random", "/pools/b"):
+        assert text in listed
+    facts = json.loads(winnow("runs", "--json"))
+    assert {fact["id"] for fact in facts} == {run.id for run in known}
+    assert {fact["output"] for fact in facts} == {None, "/data/keep.csv"}
+    assert "2 more" in winnow("runs", "-n", "1")
+    ran()
+    assert len(runs.runs()) == 3, "the same result again is the same run"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"report": "reports/../../evil.html"},
+        {"report": "/etc/passwd"},
+        {"result": "\x1b[2J"},
+        {"digest": "zz"},
+        {"finished": "yesterday"},
+        {"seconds": -1},
+        {"more": 1},
+        {"id": "0" * 64},
+    ],
+)
+def test_a_record_that_is_none_counts_as_absent(empty_store, change):
+    """Anybody may have written a file in a shared store."""
+    ran()
+    (run,) = runs.runs()
+    content = run.model_dump(mode="json") | change
+    store().write(f"runs/{run.id}.json", json.dumps(content).encode())
+    assert runs.runs() == []
+    store().write(f"runs/{run.id}.json", b"{")
+    assert runs.runs() == []
+
+
+def test_what_a_run_says_moves_no_cursor(empty_store):
+    ran("a\x1b[2Jb\n")
+    assert runs.runs()[0].about == "a?[2Jb?"
+
+
+def test_open_prints_where_there_is_no_display(empty_store, monkeypatch):
+    opened = []
+    monkeypatch.setattr("typer.launch", opened.append)
+    monkeypatch.setattr("sys.platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
+        monkeypatch.delenv(name, raising=False)
+    trials = ran()
+    path = f"{empty_store}/reports/d2-{trials.digest[:8]}.html"
+    assert winnow("open").strip() == path
+    assert opened == []
+    monkeypatch.setenv("DISPLAY", ":0")
+    assert winnow("open", trials.digest[:6]).strip() == path
+    assert opened == [path]
+    chosen("/pools/a")
+    choice = next(run for run in runs.runs() if run.report is None)
+    assert winnow("open", choice.id[:12]).strip() == "/data/keep.csv"
+    assert opened == [path], "only reports of the store are opened"
+    store().delete(f"reports/d2-{trials.digest[:8]}.html")
+    with pytest.raises(BadInput, match="is gone"):
+        winnow("open", trials.digest[:6])
+
+
+def test_runs_are_found_by_their_first_digits(empty_store):
+    with pytest.raises(UnknownName, match="nothing has run"):
+        runs.find()
+    chosen("/pools/a")
+    coreset = chosen("/pools/b")
+    with pytest.raises(BadInput, match="begins 2 runs"):
+        runs.find(coreset.digest[:8])
+    with pytest.raises(UnknownName, match="no run begins with"):
+        runs.find("ffffffff")
+    with pytest.raises(UnknownName, match="too short"):
+        runs.find(coreset.digest[:2])
+
+
+def test_one_table_of_several_runs(empty_store, tmp_path):
+    one, two = ran(), ran(fractions=(0.2,), lift=0.05)
+    names = [one.digest[:8], two.digest[:8]]
+    lines = winnow("report", *names).splitlines()
+    assert lines[0] == "| run | method | 10 % kept | 20 % kept | 30 % kept |"
+    assert len(lines) == 2 + 4 + 2
+    assert "85.5 ± 0.7" in lines[4]
+    assert "digits" in lines[4]
+    assert names[1] in lines[4], "two runs of the same flow and dataset are told apart"
+    winnow("report", *names, "-o", str(tmp_path / "t.tex"))
+    latex = (tmp_path / "t.tex").read_text()
+    assert r"\toprule" in latex
+    assert r"d2\_100\%" in latex
+    assert r"\textbf{90.5 $\pm$ 0.7}" in latex
+    assert "±" not in latex
+    winnow("report", *names, "-o", str(tmp_path / "t.csv"))
+    with open(tmp_path / "t.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["last_mean"]) for row in rows] == pytest.approx(
+        [0.805, 0.805, 0.905, 0.905, 0.855, 0.955]
+    )
+    assert json.loads(winnow("report", names[0], "--json"))[0]["method"] == "random"
+    assert "| method | 10 % kept | 30 % kept |" in winnow("report", names[0])
+
+
+def test_what_cannot_be_put_into_a_table(empty_store):
+    chosen("/pools/a")
+    (choice,) = runs.runs()
+    with pytest.raises(BadInput, match="it has no accuracies"):
+        winnow("report", choice.id[:8])
+    with pytest.raises(BadInput, match="the suffix decides"):
+        winnow("report", choice.id[:8], "-o", "table.xls")
+    ran()
+    trials = write("table", {"a": [1]}, facts={"dataset": "x"})
+    runs.record(trials, "x", "", report="reports/x-0.html")
+    with pytest.raises(BadInput, match="has no 'method'"):
+        winnow("report", trials.digest[:8])
+
+
+@pytest.mark.server
+def test_flows_record_their_runs(flow_runs, tmp_path):
+    from winnow.flows.ccs import ccs
+    from winnow.flows.select import select
+
+    small = {"proxy": {"epochs": 2}, "training": {"iterations": 5}, "baselines": ("random",)}
+    result = ccs(dataset="digits", fractions=(0.2,), seeds=(0,), mis_ratio=0.1, **small)
+    np.save(tmp_path / "x.npy", np.eye(30, dtype=np.float32))
+    pool = f"{tmp_path}/x.npy"
+    kept = select(pool=pool, embeddings=pool, budget=3, method="k_center", output=f"{tmp_path}/keep.csv")
+    choice, trained = sorted(runs.runs(), key=lambda run: run.flow, reverse=True)
+    assert (trained.flow, trained.about, trained.digest) == ("ccs", "digits", result.digest)
+    assert trained.result.startswith("At 20 % kept")
+    assert trained.seconds > 0
+    assert store().size(trained.report)
+    assert (choice.flow, choice.digest, choice.output) == ("select", kept.digest, f"{tmp_path}/keep.csv")
+    assert choice.about == f"{tmp_path}/x.npy"
+    assert choice.result == "3 of 30 by k_center"
+    assert "| random |" in winnow("report", trained.id[:8])

@@ -13,6 +13,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from winnow.tasks import provenance
+from winnow.tasks import runs as ran
 from winnow.tasks.artifacts import Artifact, write
 from winnow.tasks.cache import cached_task
 from winnow.tasks.progress import progress
@@ -223,6 +224,7 @@ def publish(
         store().write(f"{stem}.{suffix}", page.encode())
     record = {"digest": trials.digest, "report": f"{stem}.html", "settings": settings}
     store().write(f"results/{trials.digest}.json", json.dumps(record, indent=1).encode())
+    ran.record(trials, trials.facts["dataset"], report.verdicts[0], report=f"{stem}.html")
     create_markdown_artifact(
         markdown_report(report),
         key=key,

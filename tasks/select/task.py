@@ -223,7 +223,7 @@ def deliver(
 
     import numpy as np
 
-    from winnow.tasks import lists
+    from winnow.tasks import lists, runs
     from winnow.tasks.files import atomic
 
     split = open_split(samples)
@@ -268,4 +268,8 @@ def deliver(
         added = lists.link_all(names, folder, Path(link).expanduser(), link_as)
         notes["link"] = link
         log.info("%s: %d files, %d of them new", link, len(names), added)
+    share = f"{coreset.rows:,} of {samples.rows:,} by {coreset.facts['method']}"
+    where = None if output is None else str(Path(output).expanduser().absolute())
+    about = str(samples.notes["dataset"]).removeprefix("pool:")
+    runs.record(coreset, about, share, output=where, settings=made_from)
     return Artifact(**{**coreset.to_dict(), "notes": notes})
