@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 import typer
 
 from winnow.flows import FLOWS, catalogue, runs_cli, select_cli, store_cli
-from winnow.flows.options import AsJson, Config, Parameters, Plain
+from winnow.flows.options import AsJson, Config, Parameters, Plain, Shown, print_json
 from winnow.flows.parameters import given
 from winnow.tasks.errors import BadInput, UnknownName, WinnowError, did_you_mean
 
@@ -61,7 +60,7 @@ def list_all(
         )
     listing = {name: catalogue.listed(name) for name in ([kind] if kind else catalogue.KINDS)}
     if as_json:
-        typer.echo(json.dumps(listing, indent=1))
+        print_json(listing)
         return
     for name, entries in listing.items():
         typer.secho(f"{name} ({len(entries)})", bold=True)
@@ -81,6 +80,7 @@ def run(
     config: Config = None,
     parameter: Parameters = None,
     plain: Plain = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run a deployment's flow in this process: no server, no worker; finished steps come from the cache."""
     deployments = catalogue.deployments()
@@ -94,7 +94,7 @@ def run(
 
     from winnow.flows.terminal import run_flow
 
-    sys.exit(run_flow(flow, base, given(flow, config, parameter), name=name, plain=plain))
+    sys.exit(run_flow(flow, base, given(flow, config, parameter), name=name, shown=Shown(plain, as_json)))
 
 
 @app.command()
@@ -112,6 +112,7 @@ def compare(
     config: Config = None,
     parameter: Parameters = None,
     plain: Plain = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare selection methods on a dataset: one table, one figure, ranks, costs, significance."""
     options = {} if dataset is None else {"dataset": dataset}
@@ -128,26 +129,34 @@ def compare(
 
     from winnow.flows.terminal import run_flow
 
-    sys.exit(run_flow("compare", {}, parameters, name=f"compare {parameters['dataset']}", plain=plain))
+    sys.exit(
+        run_flow(
+            "compare", {}, parameters, name=f"compare {parameters['dataset']}", shown=Shown(plain, as_json)
+        )
+    )
 
 
 # -- doctor --------------------------------------------------------------------------------------------------
 
 
 @app.command()
-def doctor() -> None:
+def doctor(as_json: AsJson = False) -> None:
     """Check versions, GPU, store, data, server; say what is wrong and the command that fixes it."""
     from winnow.flows.doctor import examine
 
-    wrong = 0
+    findings = []
     for mark, subject, text, remedy in examine():
+        findings.append({"mark": mark, "subject": subject, "text": text, "next": remedy})
+        if as_json:
+            continue
         colour = {"ok": "green", "note": "yellow", "wrong": "red"}[mark]
         typer.secho(f"{mark:<6}", fg=colour, nl=False)
         typer.echo(f"{subject:<14} {text}")
         if remedy:
             typer.echo(f"{'':<20} next: {remedy}")
-        wrong += mark == "wrong"
-    if wrong:
+    if as_json:
+        print_json(findings)
+    if any(finding["mark"] == "wrong" for finding in findings):
         raise typer.Exit(1)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-__all__ = ["AsJson", "Config", "Parameters", "Plain"]
+__all__ = ["AsJson", "Config", "Parameters", "Plain", "Shown", "print_json"]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable")]
 Config = Annotated[
@@ -19,3 +22,43 @@ Parameters = Annotated[
     typer.Option("-p", "--param", help="key=value, the value as JSON or plain text; may be repeated"),
 ]
 Plain = Annotated[bool, typer.Option("--plain", help="No bars, no colours: one line an event")]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How a run is shown.
+
+    Attributes:
+        plain: without bars and colours.
+        as_json: the result as one JSON object on stdout; everything else goes to stderr.
+    """
+
+    plain: bool = False
+    as_json: bool = False
+
+
+def print_json(value: Any) -> None:
+    """Facts for a program, on stdout.
+
+    >>> print_json({"score": float("nan"), "checksum": b"\\xff", "pair": (1, 2.5)})
+    {
+     "score": null,
+     "checksum": "ff",
+     "pair": [
+      1,
+      2.5
+     ]
+    }
+    """
+    typer.echo(json.dumps(_plain(value), indent=1, default=str, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    """Bytes as hexadecimal digits, and numbers that JSON has not as null."""
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, bytes):
+        return value.hex()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections import Counter
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from winnow.flows.options import AsJson
+from winnow.flows.options import AsJson, print_json
 from winnow.tasks.errors import BadInput
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def runs(
 
     known = ran.runs()
     if as_json:
-        typer.echo(json.dumps([_facts(run) for run in known[:number]], indent=1))
+        print_json([_facts(run) for run in known[:number]])
         return
     for run in known[:number]:
         seconds = "" if run.seconds is None else f"  {run.seconds:,.0f} s"
@@ -111,7 +110,7 @@ def report(
     tables = {name: accuracy_table(those) for name, those in rows.items()}
     table = next(iter(tables.values())) if len(tables) == 1 else stacked(tables)
     if as_json:
-        typer.echo(json.dumps(flat, indent=1))
+        print_json(flat)
     elif output is None:
         typer.echo(to_markdown(table))
     if output is not None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from winnow.flows.options import Config, Parameters, Plain
+from winnow.flows.options import AsJson, Config, Parameters, Plain, Shown, print_json
 from winnow.flows.parameters import given, parsed
 from winnow.tasks.errors import BadInput
 
@@ -71,6 +71,7 @@ def select(
     config: Config = None,
     parameter: Parameters = None,
     plain: Plain = False,
+    as_json: AsJson = False,
 ) -> None:
     """Choose which samples of a pool to label, or to keep: a pool in, a list with reasons out."""
     options = {
@@ -101,13 +102,22 @@ def select(
 
     from winnow.flows.terminal import run_flow
 
-    sys.exit(run_flow("select", {}, parameters, name=f"select {parameters['pool']}", plain=plain))
+    sys.exit(
+        run_flow("select", {}, parameters, name=f"select {parameters['pool']}", shown=Shown(plain, as_json))
+    )
 
 
-def verify(file: Annotated[Path, typer.Argument(help="A list that `winnow select -o` wrote")]) -> None:
+def verify(
+    file: Annotated[Path, typer.Argument(help="A list that `winnow select -o` wrote")],
+    as_json: AsJson = False,
+) -> None:
     """Check that a list is as it was written, and say what it was made from."""
     from winnow.tasks.lists import verify as checked
 
-    for line in checked(file):
-        typer.echo(line)
+    facts = checked(file)
+    if as_json:
+        print_json({"file": str(file), "made_from": facts})
+        return
+    for name, value in facts.items():
+        typer.echo(f"{name}: {value}")
     typer.secho(f"{file} is as it was written.", fg="green")

@@ -12,7 +12,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -27,8 +28,12 @@ from rich.progress import (
 )
 
 from winnow.flows import FLOWS
+from winnow.flows.options import Shown, print_json
 from winnow.tasks.errors import BadInput, WinnowError, did_you_mean
 from winnow.tasks.registry import loaded
+
+if TYPE_CHECKING:
+    from winnow.tasks.artifacts import Artifact
 
 __all__ = ["run_flow"]
 
@@ -40,8 +45,11 @@ Interrupt = Callable[[], int | None]  # the signal that asked the run to stop, i
 _FINISHED = re.compile(r"^Finished in state (\w+)")
 
 
-def run_flow(flow_name: str, base: dict[str, Any], changes: dict[str, Any], *, name: str, plain: bool) -> int:
+def run_flow(
+    flow_name: str, base: dict[str, Any], changes: dict[str, Any], *, name: str, shown: Shown
+) -> int:
     """Run and show a flow here; returns the exit status. The user's ``changes`` override ``base``."""
+    plain = shown.plain
     # In processes that the run starts, no module in the current folder may shadow another.
     os.environ.setdefault("PYTHONSAFEPATH", "1")
     # Prefect reads these when it is imported. Its own console log is replaced by ours; the full log still
@@ -68,7 +76,12 @@ def run_flow(flow_name: str, base: dict[str, Any], changes: dict[str, Any], *, n
                 parameters = _validated(flow, base, changes)
                 with served_by(server):
                     result = flow(**parameters)
-            _show_result(console, result, counts, time.monotonic() - started)
+            facts = _facts(flow_name, result, counts, time.monotonic() - started)
+            if shown.as_json:
+                print_json(facts)
+            else:
+                _show_result(console, result, facts)
+            sys.stdout.flush()
             return 0
         except BaseException as error:
             sent = signal.SIGINT if isinstance(error, KeyboardInterrupt) else interrupt()
@@ -227,23 +240,41 @@ class _Steps(logging.Handler):
         self.console.print(f"  {mark} {name}" + (" [dim]from the cache[/]" if state == "Cached" else ""))
 
 
-def _show_result(console: Console, result: Any, counts: Counter[str], seconds: float) -> None:
-    from winnow.tasks.artifacts import Artifact
+def _facts(flow: str, result: Artifact, counts: Counter[str], seconds: float) -> dict[str, Any]:
+    """What a run made, for programs."""
     from winnow.tasks.report.statistics import summarise
-    from winnow.tasks.report.tables import accuracy_table, comparison_table, to_rich
     from winnow.tasks.store import store
 
-    if isinstance(result, Artifact) and "report" in result.notes:
-        trials = result.table().to_pylist()
-        compared = result.facts.get("compared")
-        out = Console(no_color=console.no_color or None, highlight=False)
-        out.print(to_rich(comparison_table(trials) if compared else accuracy_table(summarise(trials))))
-        for line in (
-            *result.facts.get("verdicts", []),
-            f"report: {store().address(result.notes['report'])}",
-            f"trials: {result.digest[:12]} (`winnow show {result.digest[:12]}`)",
-        ):
-            out.print(line, soft_wrap=True)
-    total = counts["cached"] + counts["computed"]
-    console.print(f"[dim]{total} steps, {counts['cached']} from the cache, {seconds:.1f} s[/]")
-    sys.stdout.flush()
+    report, output = result.notes.get("report"), result.notes.get("output")
+    return {
+        "flow": flow,
+        "digest": result.digest,
+        "kind": result.kind,
+        "rows": result.rows,
+        "report": None if report is None else store().address(report),
+        "output": None if output is None else str(Path(output).absolute()),
+        "accuracies": None if report is None else summarise(result.table().to_pylist()),
+        "verdicts": result.facts.get("verdicts", []),
+        "seconds": round(seconds, 1),
+        "steps": {"cached": counts["cached"], "computed": counts["computed"]},
+    }
+
+
+def _show_result(console: Console, result: Artifact, facts: dict[str, Any]) -> None:
+    from winnow.tasks.report.tables import accuracy_table, comparison_table, to_rich
+
+    out = Console(no_color=console.no_color or None, highlight=False)
+    digest, made = result.digest[:12], "trials" if facts["report"] else result.kind
+    if facts["report"]:
+        compared = result.facts["compared"]
+        table = (
+            comparison_table(result.table().to_pylist()) if compared else accuracy_table(facts["accuracies"])
+        )
+        out.print(to_rich(table))
+    else:
+        out.print(f"{result.rows:,} of {result.facts['of']:,} by {result.facts['method']}", markup=False)
+    lines = [*facts["verdicts"], *(f"{name}: {facts[name]}" for name in ("report", "output") if facts[name])]
+    for line in (*lines, f"{made}: {digest} (`winnow show {digest}`)"):
+        out.print(line, soft_wrap=True, markup=False)
+    steps, cached = sum(facts["steps"].values()), facts["steps"]["cached"]
+    console.print(f"[dim]{steps} steps, {cached} from the cache, {facts['seconds']} s[/]")

@@ -271,11 +271,11 @@ def receipt_of(destination: Path) -> Path:
     return destination.with_name(f"{destination.name}.receipt.json")
 
 
-def verify(destination: Path) -> list[str]:
+def verify(destination: Path) -> dict[str, Any]:
     """Check a list against its receipt.
 
     Returns:
-        what the receipt says that it was made from, line by line.
+        what the receipt says that it was made from.
 
     Raises:
         BadInput: there is no receipt, it is damaged, or the list was changed after it was written.
@@ -297,4 +297,4 @@ def verify(destination: Path) -> list[str]:
             f"{promised[:12]}….",
             remedy="write it again, or keep the changed copy under another name",
         )
-    return [f"{name}: {value}" for name, value in facts.items()]
+    return facts

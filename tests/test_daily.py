@@ -293,3 +293,44 @@ def test_flows_record_their_runs(flow_runs, tmp_path):
     assert choice.about == f"{tmp_path}/x.npy"
     assert choice.result == "3 of 30 by k_center"
     assert "| random |" in winnow("report", trained.id[:8])
+
+
+# -- facts for programs --------------------------------------------------------------------------------------
+
+
+def test_facts_as_json(empty_store):
+    trials, coreset = ran(), chosen("/pools/a")
+    shown = json.loads(winnow("show", coreset.digest[:8], "--json", "--rows", "1"))
+    assert shown["digest"] == coreset.digest
+    assert shown["facts"] == {"method": "random", "fraction": 0.1, "of": 20}
+    assert shown["first"] == [{"id": 1, "rank": 0, "weight": 1.0, "label": 0}]
+    assert [column["name"] for column in shown["columns"]] == ["id", "rank", "weight", "label"]
+    assert shown["lineage"] == []
+    found = json.loads(winnow("cache", "verify", "--json"))
+    assert found["damaged"] == {}
+    trials.paths()[0].write_bytes(b"x")
+    damaged = runner.invoke(cli.app, ["cache", "verify", "--json"])
+    assert damaged.exit_code == 1
+    assert len(json.loads(damaged.stdout)["damaged"]) == 1
+    findings = json.loads(winnow("doctor", "--json"))
+    assert {"python", "store"} <= {finding["subject"] for finding in findings}
+
+
+@pytest.mark.server
+def test_a_run_prints_one_object(flow_runs, tmp_path):
+    np.save(tmp_path / "x.npy", np.eye(30, dtype=np.float32))
+    pool, keep = f"{tmp_path}/x.npy", f"{tmp_path}/keep.csv"
+    arguments = ["select", pool, "--embeddings", pool, "-b", "3", "-m", "k_center", "-o", keep]
+    facts = json.loads(winnow(*arguments, "--json"))
+    assert (facts["rows"], facts["output"], facts["report"]) == (3, keep, None)
+    assert facts["steps"]["computed"] > 0
+    assert "3 of 30 by k_center" in winnow(*arguments)
+    made = json.loads(winnow("verify", keep, "--json"))["made_from"]
+    assert made["coreset"] == facts["digest"]
+    assert {step["task"] for step in json.loads(winnow("cache", "ls", "--json"))} >= {"select", "deliver"}
+    assert json.loads(winnow("cache", "why", "select", "--json"))["nearest"] is None
+    small = ["-p", "training.iterations=5", "-p", "proxy.epochs=1", "--fractions", "0.2", "--seeds", "0"]
+    facts = json.loads(winnow("compare", "digits", "--methods", "random", *small, "--json"))
+    assert [row["method"] for row in facts["accuracies"]] == ["random"]
+    assert facts["report"].endswith(".html")
+    assert facts["rows"] == 1
