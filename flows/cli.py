@@ -8,16 +8,22 @@ from typing import Annotated
 
 import typer
 
-from winnow.flows import FLOWS, catalogue, runs_cli, select_cli, store_cli
-from winnow.flows.options import AsJson, Config, Parameters, Plain, Shown, print_json
+from winnow.flows import FLOWS, catalogue, completion, runs_cli, select_cli, store_cli
+from winnow.flows.options import AsJson, Config, Parameters, Plain, Quiet, Shown, Verbose, print_json
 from winnow.flows.parameters import given
 from winnow.tasks.errors import BadInput, UnknownName, WinnowError, did_you_mean
+
+EXITS = (
+    "Exit status: 0 done; 1 refused or failed (the message says what is kept and what to do next); 2 wrong "
+    "usage; 3 a dry run found that it does not fit; 130 Ctrl-C; 143 terminated."
+)
 
 app = typer.Typer(
     name="winnow",
     help="Keep the training data worth keeping: coreset selection as cached, resumable Prefect flows.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
+    epilog=EXITS,
     pretty_exceptions_enable=False,
 )
 app.command()(select_cli.select)
@@ -48,7 +54,10 @@ def main() -> None:
 @app.command("ls")
 def list_all(
     kind: Annotated[
-        str | None, typer.Argument(help=f"One of {', '.join(catalogue.KINDS)}; default all")
+        str | None,
+        typer.Argument(
+            help=f"One of {', '.join(catalogue.KINDS)}; default all", autocompletion=completion.kinds
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -76,11 +85,18 @@ def list_all(
 
 @app.command()
 def run(
-    name: Annotated[str, typer.Argument(help="A deployment (elfs/digits) or a flow (elfs)")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A deployment (elfs/digits) or a flow (elfs)", autocompletion=completion.runnable
+        ),
+    ],
     config: Config = None,
     parameter: Parameters = None,
     plain: Plain = False,
     as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Run a deployment's flow in this process: no server, no worker; finished steps come from the cache."""
     deployments = catalogue.deployments()
@@ -94,16 +110,26 @@ def run(
 
     from winnow.flows.terminal import run_flow
 
-    sys.exit(run_flow(flow, base, given(flow, config, parameter), name=name, shown=Shown(plain, as_json)))
+    sys.exit(
+        run_flow(
+            flow, base, given(flow, config, parameter), name=name, shown=Shown(plain, as_json, quiet, verbose)
+        )
+    )
 
 
 @app.command()
 def compare(
     dataset: Annotated[
-        str | None, typer.Argument(help="A dataset (digits); may stand in the file of -c")
+        str | None,
+        typer.Argument(
+            help="A dataset (digits); may stand in the file of -c", autocompletion=completion.datasets
+        ),
     ] = None,
     methods: Annotated[
-        str | None, typer.Option("--methods", help="Selectors, comma-separated; default all")
+        str | None,
+        typer.Option(
+            "--methods", help="Selectors, comma-separated; default all", autocompletion=completion.selectors
+        ),
     ] = None,
     fractions: Annotated[
         str | None, typer.Option("--fractions", help="Shares to keep, comma-separated")
@@ -113,6 +139,8 @@ def compare(
     parameter: Parameters = None,
     plain: Plain = False,
     as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Compare selection methods on a dataset: one table, one figure, ranks, costs, significance."""
     options = {} if dataset is None else {"dataset": dataset}
@@ -131,7 +159,11 @@ def compare(
 
     sys.exit(
         run_flow(
-            "compare", {}, parameters, name=f"compare {parameters['dataset']}", shown=Shown(plain, as_json)
+            "compare",
+            {},
+            parameters,
+            name=f"compare {parameters['dataset']}",
+            shown=Shown(plain, as_json, quiet, verbose),
         )
     )
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["AsJson", "Config", "Parameters", "Plain", "Shown", "print_json"]
+__all__ = ["AsJson", "Config", "Parameters", "Plain", "Quiet", "Shown", "Verbose", "print_json"]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable")]
 Config = Annotated[
@@ -21,6 +21,8 @@ Parameters = Annotated[
     list[str] | None,
     typer.Option("-p", "--param", help="key=value, the value as JSON or plain text; may be repeated"),
 ]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Only errors and the result")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Also what Prefect and Winnow log to debug")]
 Plain = Annotated[bool, typer.Option("--plain", help="No bars, no colours: one line an event")]
 
 
@@ -31,10 +33,18 @@ class Shown:
     Attributes:
         plain: without bars and colours.
         as_json: the result as one JSON object on stdout; everything else goes to stderr.
+        quiet: only errors and the result.
+        verbose: all of Prefect's and Winnow's logs.
     """
 
     plain: bool = False
     as_json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+
+    def __post_init__(self) -> None:
+        if self.quiet and self.verbose:
+            raise typer.BadParameter("-q and -v are both given")
 
 
 def print_json(value: Any) -> None:

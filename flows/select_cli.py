@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from winnow.flows.options import AsJson, Config, Parameters, Plain, Shown, print_json
+from winnow.flows import completion
+from winnow.flows.options import AsJson, Config, Parameters, Plain, Quiet, Shown, Verbose, print_json
 from winnow.flows.parameters import given, parsed
 from winnow.tasks.errors import BadInput
 
@@ -35,13 +36,19 @@ def budget_of(text: str) -> int | float:
 def select(
     pool: Annotated[
         str | None,
-        typer.Argument(help="A folder of images, a list, shards, a table, arrays; may stand in -c's file"),
+        typer.Argument(
+            help="A folder of images, a list, shards, a table, arrays, a dataset; may stand in -c's file",
+            autocompletion=completion.datasets,
+        ),
     ] = None,
     budget: Annotated[
         str | None, typer.Option("-b", "--budget", help="1000, 0.1 or 10%; default 10%")
     ] = None,
     method: Annotated[
-        str | None, typer.Option("-m", "--method", help="A selector (`winnow ls selectors`)")
+        str | None,
+        typer.Option(
+            "-m", "--method", help="A selector (`winnow ls selectors`)", autocompletion=completion.selectors
+        ),
     ] = None,
     already: Annotated[
         str | None, typer.Option("--already", help="A list of what is labelled already: go on from there")
@@ -61,7 +68,10 @@ def select(
         str | None, typer.Option("--labels", help="Labels of the pool: a file with path or id, and label")
     ] = None,
     embeddings: Annotated[str | None, typer.Option("--embeddings", help="Your own embeddings")] = None,
-    embedder: Annotated[str | None, typer.Option("--embedder", help="`winnow ls embedders`")] = None,
+    embedder: Annotated[
+        str | None,
+        typer.Option("--embedder", help="`winnow ls embedders`", autocompletion=completion.embedders),
+    ] = None,
     scores: Annotated[str | None, typer.Option("--scores", help="Your own scores")] = None,
     logits: Annotated[
         str | None, typer.Option("--logits", help="Logits of your training: (epochs, samples, classes)")
@@ -72,6 +82,8 @@ def select(
     parameter: Parameters = None,
     plain: Plain = False,
     as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Choose which samples of a pool to label, or to keep: a pool in, a list with reasons out."""
     options = {
@@ -103,7 +115,13 @@ def select(
     from winnow.flows.terminal import run_flow
 
     sys.exit(
-        run_flow("select", {}, parameters, name=f"select {parameters['pool']}", shown=Shown(plain, as_json))
+        run_flow(
+            "select",
+            {},
+            parameters,
+            name=f"select {parameters['pool']}",
+            shown=Shown(plain, as_json, quiet, verbose),
+        )
     )
 
 

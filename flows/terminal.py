@@ -49,16 +49,17 @@ def run_flow(
     flow_name: str, base: dict[str, Any], changes: dict[str, Any], *, name: str, shown: Shown
 ) -> int:
     """Run and show a flow here; returns the exit status. The user's ``changes`` override ``base``."""
-    plain = shown.plain
     # In processes that the run starts, no module in the current folder may shadow another.
     os.environ.setdefault("PYTHONSAFEPATH", "1")
     # Prefect reads these when it is imported. Its own console log is replaced by ours; the full log still
     # goes to the server.
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    console = Console(
-        stderr=True, no_color=plain or None, force_terminal=False if plain else None, highlight=False
-    )
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "DEBUG" if shown.verbose else "CRITICAL")
+    if shown.verbose:
+        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "DEBUG")
+    looks: dict[str, Any] = {"no_color": True, "force_terminal": False} if shown.plain else {}
+    errors = Console(stderr=True, highlight=False, **looks)
+    console = Console(stderr=True, highlight=False, quiet=shown.quiet, **looks)
     # a busy machine needs longer than 20 s
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     from winnow.flows.server import served_by, temporary_server
@@ -67,7 +68,7 @@ def run_flow(
     with _interrupts() as interrupt:
         try:
             server = temporary_server()
-            with _watched(console, interrupt) as counts:
+            with _watched(console, interrupt, shown) as counts:
                 from winnow.tasks.store import store
 
                 console.print(f"[bold]{name}[/]  store {store().uri}")
@@ -87,7 +88,7 @@ def run_flow(
             sent = signal.SIGINT if isinstance(error, KeyboardInterrupt) else interrupt()
             if sent is None and not isinstance(error, Exception):
                 raise
-            return _failed(console, error, sent)
+            return _failed(errors, error, sent)
 
 
 def _failed(console: Console, error: BaseException, sent: int | None) -> int:
@@ -170,8 +171,9 @@ def _validated(flow: Any, base: dict[str, Any], changes: dict[str, Any]) -> dict
 
 
 @contextlib.contextmanager
-def _watched(console: Console, interrupt: Interrupt) -> Iterator[Counter[str]]:
+def _watched(console: Console, interrupt: Interrupt, shown: Shown) -> Iterator[Counter[str]]:
     """Steps and log lines on the console, with bars if it is a terminal."""
+    barred = console.is_terminal and not shown.quiet
     bars = Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -182,7 +184,7 @@ def _watched(console: Console, interrupt: Interrupt) -> Iterator[Counter[str]]:
         TextColumn("[dim]{task.fields[note]}"),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not barred,
     )
     from prefect.logging.configuration import setup_logging
 
@@ -193,21 +195,26 @@ def _watched(console: Console, interrupt: Interrupt) -> Iterator[Counter[str]]:
     counts: Counter[str] = Counter()
     steps = _Steps(console, counts, interrupt)
     ours: logging.Handler
-    if console.is_terminal:  # the bars show the rest
+    if barred:  # the bars show the rest
         ours = RichHandler(console=console, show_time=False, show_path=False, level=logging.WARNING)
     else:
         ours = logging.StreamHandler()
         ours.setFormatter(logging.Formatter("    %(message)s"))
         ours.addFilter(lambda record: record.name != "winnow.tasks.report")  # shown at the end
+    if shown.quiet:
+        ours.setLevel(logging.ERROR)
+    if shown.verbose:  # Prefect's handler shows everything, ours included
+        ours = logging.NullHandler()
+        logging.getLogger("prefect.events").setLevel(logging.INFO)  # each event would be eight lines
     listeners: list[tuple[logging.Logger, logging.Handler]] = [
         (logging.getLogger("prefect.task_runs"), steps),
         (logging.getLogger("winnow"), ours),
     ]
     for logger, handler in listeners:
         logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
+        logger.setLevel(logging.DEBUG if shown.verbose else logging.INFO)
     try:
-        with bars, terminal(bars) if console.is_terminal else contextlib.nullcontext():
+        with bars, terminal(bars) if barred else contextlib.nullcontext():
             yield counts
     finally:
         for logger, handler in listeners:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -334,3 +337,91 @@ def test_a_run_prints_one_object(flow_runs, tmp_path):
     assert [row["method"] for row in facts["accuracies"]] == ["random"]
     assert facts["report"].endswith(".html")
     assert facts["rows"] == 1
+
+
+# -- how much is shown, completion, exit status ------------------------------------------------------------
+
+
+@pytest.mark.server
+def test_quiet_shows_the_result_and_errors_only(flow_runs, tmp_path):
+    np.save(tmp_path / "x.npy", np.eye(30, dtype=np.float32))
+    arguments = ["select", f"{tmp_path}/x.npy", "-m", "random", "--plain"]
+    loud = runner.invoke(cli.app, [*arguments, "-b", "3"])
+    assert "select-random" not in loud.stderr, "short steps are counted"
+    assert "load" in loud.stderr
+    quiet = runner.invoke(cli.app, [*arguments, "-b", "4", "-q"])
+    assert (quiet.exit_code, quiet.stderr) == (0, "")
+    assert "4 of 30 by random" in quiet.stdout
+    refused = runner.invoke(cli.app, [*arguments, "-b", "31", "-q"])
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "error:" in refused.stderr
+
+
+@pytest.mark.server
+def test_verbose_shows_debug_logs_once(tmp_path):
+    np.save(tmp_path / "x.npy", np.eye(30, dtype=np.float32))
+    command = [sys.executable, "-c", "from winnow.flows.cli import main; main()", "select"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment |= {"HOME": str(tmp_path), "WINNOW_STORE": str(tmp_path / "store")}
+    done = subprocess.run(
+        [*command, f"{tmp_path}/x.npy", "-m", "random", "-b", "3", "-v", "-o", f"{tmp_path}/keep.txt"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment,
+        check=True,
+    )
+    assert "DEBUG" in done.stderr
+    assert done.stderr.count("keep.txt: 3 rows") == 1
+    assert "DEBUG" not in done.stdout
+
+
+def test_quiet_and_verbose_exclude_each_other():
+    done = runner.invoke(cli.app, ["select", "digits", "-q", "-v"])
+    assert done.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("winnow run elfs/dig", "elfs/digits"),
+        ("winnow run com", "compare"),
+        ("winnow ls sel", "selectors"),
+        ("winnow compare dig", "digits"),
+        ("winnow select digits -m mod", "moderate"),
+        ("winnow select digits --embedder pat", "patches"),
+        ("winnow compare digits --methods random,d2,mod", "random,d2,moderate"),
+    ],
+)
+def test_the_shell_completes_names_cheaply(words, found):
+    script = (
+        "import sys; sys.argv = ['winnow']; from winnow.flows.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('torch', 'prefect', 'numpy', 'pyarrow', 'rich.progress') if m in sys.modules])"
+    )
+    asked = {"_WINNOW_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env=os.environ | asked,
+    )
+    *names, heavy = done.stdout.splitlines()
+    assert found in names, done.stdout + done.stderr
+    assert heavy == "[]"
+
+
+def test_a_broken_plugin_breaks_no_completion(monkeypatch):
+    from winnow.flows import completion
+
+    monkeypatch.setattr("winnow.tasks.registry.selectors.names", lambda: 1 / 0)
+    assert completion.selectors("r") == []
+
+
+def test_exit_statuses_are_in_the_help():
+    text = " ".join(winnow("--help").split())
+    for status in ("0 done", "1 refused or failed", "2 wrong usage", "3 a dry run", "130 Ctrl-C", "143"):
+        assert status in text
