@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from winnow.flows import FLOWS, catalogue, completion, runs_cli, select_cli, store_cli
-from winnow.flows.options import AsJson, Config, Parameters, Plain, Quiet, Shown, Verbose, print_json
+from winnow.flows.options import AsJson, Config, DryRun, Parameters, Plain, Quiet, Shown, Verbose, print_json
 from winnow.flows.parameters import given
 from winnow.tasks.errors import BadInput, UnknownName, WinnowError, did_you_mean
 
@@ -97,6 +97,7 @@ def run(
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Run a deployment's flow in this process: no server, no worker; finished steps come from the cache."""
     deployments = catalogue.deployments()
@@ -112,7 +113,11 @@ def run(
 
     sys.exit(
         run_flow(
-            flow, base, given(flow, config, parameter), name=name, shown=Shown(plain, as_json, quiet, verbose)
+            flow,
+            base,
+            given(flow, config, parameter),
+            name=name,
+            shown=Shown(plain, as_json, quiet, verbose, dry_run),
         )
     )
 
@@ -141,6 +146,7 @@ def compare(
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Compare selection methods on a dataset: one table, one figure, ranks, costs, significance."""
     options = {} if dataset is None else {"dataset": dataset}
@@ -163,7 +169,7 @@ def compare(
             {},
             parameters,
             name=f"compare {parameters['dataset']}",
-            shown=Shown(plain, as_json, quiet, verbose),
+            shown=Shown(plain, as_json, quiet, verbose, dry_run),
         )
     )
 

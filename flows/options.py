@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["AsJson", "Config", "Parameters", "Plain", "Quiet", "Shown", "Verbose", "print_json"]
+__all__ = ["AsJson", "Config", "DryRun", "Parameters", "Plain", "Quiet", "Shown", "Verbose", "print_json"]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable")]
 Config = Annotated[
@@ -20,6 +20,9 @@ Config = Annotated[
 Parameters = Annotated[
     list[str] | None,
     typer.Option("-p", "--param", help="key=value, the value as JSON or plain text; may be repeated"),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only say which steps are cached, and what the others will take")
 ]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Only errors and the result")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Also what Prefect and Winnow log to debug")]
@@ -35,12 +38,14 @@ class Shown:
         as_json: the result as one JSON object on stdout; everything else goes to stderr.
         quiet: only errors and the result.
         verbose: all of Prefect's and Winnow's logs.
+        dry_run: what the run would do, in place of the run.
     """
 
     plain: bool = False
     as_json: bool = False
     quiet: bool = False
     verbose: bool = False
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
         if self.quiet and self.verbose:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from winnow.flows import completion
-from winnow.flows.options import AsJson, Config, Parameters, Plain, Quiet, Shown, Verbose, print_json
+from winnow.flows.options import AsJson, Config, DryRun, Parameters, Plain, Quiet, Shown, Verbose, print_json
 from winnow.flows.parameters import given, parsed
 from winnow.tasks.errors import BadInput
 
@@ -84,6 +84,7 @@ def select(
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Choose which samples of a pool to label, or to keep: a pool in, a list with reasons out."""
     options = {
@@ -120,7 +121,7 @@ def select(
             {},
             parameters,
             name=f"select {parameters['pool']}",
-            shown=Shown(plain, as_json, quiet, verbose),
+            shown=Shown(plain, as_json, quiet, verbose, dry_run),
         )
     )
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +30,12 @@ from rich.progress import (
 
 from winnow.flows import FLOWS
 from winnow.flows.options import Shown, print_json
-from winnow.tasks.errors import BadInput, WinnowError, did_you_mean
+from winnow.tasks.errors import BadInput, TooLarge, WinnowError, did_you_mean
+from winnow.tasks.progress import duration
 from winnow.tasks.registry import loaded
 
 if TYPE_CHECKING:
+    from winnow.flows.plan import Step
     from winnow.tasks.artifacts import Artifact
 
 __all__ = ["run_flow"]
@@ -67,7 +70,7 @@ def run_flow(
     started = time.monotonic()
     with _interrupts() as interrupt:
         try:
-            server = temporary_server()
+            server = None if shown.dry_run else temporary_server()
             with _watched(console, interrupt, shown) as counts:
                 from winnow.tasks.store import store
 
@@ -75,6 +78,8 @@ def run_flow(
                 store().check()
                 flow = loaded(FLOWS[flow_name])
                 parameters = _validated(flow, base, changes)
+                if shown.dry_run:
+                    return _show_plan(flow, parameters, shown)
                 with served_by(server):
                     result = flow(**parameters)
             facts = _facts(flow_name, result, counts, time.monotonic() - started)
@@ -88,7 +93,8 @@ def run_flow(
             sent = signal.SIGINT if isinstance(error, KeyboardInterrupt) else interrupt()
             if sent is None and not isinstance(error, Exception):
                 raise
-            return _failed(errors, error, sent)
+            status = _failed(errors, error, sent)
+            return 3 if shown.dry_run and isinstance(error, TooLarge) else status
 
 
 def _failed(console: Console, error: BaseException, sent: int | None) -> int:
@@ -245,6 +251,58 @@ class _Steps(logging.Handler):
             return
         mark = {"Cached": "[blue]=[/]", "Completed": "[green]✓[/]"}.get(state, "[red]✗[/]")
         self.console.print(f"  {mark} {name}" + (" [dim]from the cache[/]" if state == "Cached" else ""))
+
+
+def _show_plan(flow: Any, parameters: dict[str, Any], shown: Shown) -> int:
+    """Print what a run would do; returns the exit status.
+
+    Raises:
+        TooLarge: it would not fit.
+    """
+    from winnow.flows.plan import check_room, plan_of, size
+
+    plan = plan_of(flow, parameters)
+    total = plan.total()
+    if shown.as_json:
+        print_json({"flow": flow.name, "steps": [asdict(step) for step in plan.steps], "total": total})
+    else:
+        out = Console(no_color=shown.plain or None, highlight=False)
+        groups: dict[tuple[str, str], list[Step]] = {}
+        for step in plan.steps:
+            name = step.task if step.name.startswith(QUIET) else step.name
+            groups.setdefault((name, step.state), []).append(step)
+        for (name, state), steps in groups.items():
+            several = f" × {len(steps)}" if len(steps) > 1 else ""
+            out.print(f"{state:<9}  {name}{several}{_estimated(steps)}", markup=False, soft_wrap=True)
+        words = [f"{total['cached']} steps from the cache, {total['to_do']} to do"]
+        if total["to_do"] > total["unknown_seconds"]:
+            words.append(f"about {duration(total['seconds'])}")
+        if total["unknown_seconds"]:
+            words.append(f"{total['unknown_seconds']} of unknown time")
+        words += [f"{of} {size(total[of])} or more" for of in ("memory", "disk") if total[of]]
+        out.print(", ".join(words), soft_wrap=True)
+    check_room(plan)
+    return 0
+
+
+def _estimated(steps: list[Step]) -> str:
+    """What steps of one kind will take together."""
+    from winnow.flows.plan import size
+
+    if steps[0].state != "to do":
+        return ""
+    known = [step.seconds for step in steps if step.seconds is not None]
+    recorded = max(step.runs for step in steps)
+    words = [f"about {duration(sum(known))} (from {recorded} recorded)" if known else "time unknown"]
+    if 0 < len(known) < len(steps):
+        words.append(f"{len(steps) - len(known)} of unknown time")
+    if memory := max(step.memory or 0 for step in steps):
+        words.append(f"at least {size(memory)} of memory")
+    if disk := sum(step.disk or 0 for step in steps):
+        words.append(f"{size(disk)} on disk")
+    if any(step.resumes for step in steps):
+        words.append("goes on from a checkpoint")
+    return f"  {', '.join(words)}"
 
 
 def _facts(flow: str, result: Artifact, counts: Counter[str], seconds: float) -> dict[str, Any]:

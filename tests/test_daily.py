@@ -19,6 +19,8 @@ from winnow.tasks.artifacts import Artifact, write
 from winnow.tasks.errors import BadInput, UnknownName
 from winnow.tasks.store import store
 
+pytestmark = pytest.mark.usefixtures("same_environment")
+
 runner = CliRunner()
 
 

@@ -9,13 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from winnow.tasks import provenance
 from winnow.tasks import runs as ran
 from winnow.tasks.artifacts import Artifact, write
-from winnow.tasks.cache import cached_task
+from winnow.tasks.cache import cached_task, step_task
 from winnow.tasks.progress import progress
 from winnow.tasks.store import store
 
@@ -156,7 +153,7 @@ def _drawn(
     }
 
 
-@task(name="publish", task_run_name="publish-{name}", cache_policy=NO_CACHE)
+@step_task(name="publish", run_name="publish-{name}")
 def publish(
     name: str,
     title: str,
