@@ -27,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(select_cli.select)
+app.command()(select_cli.why)
 app.command()(select_cli.verify)
 app.command()(runs_cli.runs)
 app.command("open")(runs_cli.open_report)

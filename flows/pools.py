@@ -103,6 +103,11 @@ class Choice(Experiment):
             params["score"] = self.values["score"]
         return {**params, **({"upstream": True} if self.upstream else {})}
 
+    def choice(self) -> dict[str, Any]:
+        """The selection itself, for its receipt."""
+        names = ("method", "budget", "seed", "balanced")
+        return {**{name: self.values[name] for name in names}, "params": self.params()}
+
     def signals(self, samples: Artifact) -> dict[str, Any]:
         """What the method reads: brought by the user, else made."""
         method, values = selectors.get(self.values["method"]), self.values

@@ -1,4 +1,4 @@
-"""The commands around a choice from a pool: select, verify."""
+"""The commands around a choice from a pool: select, why, verify."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from winnow.flows.options import AsJson, Config, DryRun, Parameters, Plain, Quie
 from winnow.flows.parameters import given, parsed
 from winnow.tasks.errors import BadInput
 
-__all__ = ["select", "verify"]
+__all__ = ["select", "verify", "why"]
 
 
 def budget_of(text: str) -> int | float:
@@ -126,17 +126,35 @@ def select(
     )
 
 
-def verify(
-    file: Annotated[Path, typer.Argument(help="A list that `winnow select -o` wrote")],
+LIST = Annotated[Path, typer.Argument(help="A list that `winnow select -o` wrote")]
+
+
+def verify(file: LIST, as_json: AsJson = False) -> None:
+    """Check that a list, the pool that it was chosen from and what the method read are as they were."""
+    from winnow.tasks.select.receipt import verify as checked
+
+    found = list(checked(file))
+    if as_json:
+        print_json([{"same": same, "text": line} for same, line in found])
+    else:
+        for same, line in found:
+            typer.secho("ok      " if same else "changed ", fg="green" if same else "red", nl=False)
+            typer.echo(line)
+    if not all(same for same, _ in found):
+        raise typer.Exit(1)
+
+
+def why(
+    sample: Annotated[str, typer.Argument(help="Its path or id, as the pool has it")],
+    file: LIST,
     as_json: AsJson = False,
 ) -> None:
-    """Check that a list is as it was written, and say what it was made from."""
-    from winnow.tasks.lists import verify as checked
+    """Say why a sample is in a list or not, and at which budget it would be."""
+    from winnow.tasks.select.receipt import why as told
 
-    facts = checked(file)
+    lines = list(told(sample, file))
     if as_json:
-        print_json({"file": str(file), "made_from": facts})
+        print_json({"sample": sample, "told": lines})
         return
-    for name, value in facts.items():
-        typer.echo(f"{name}: {value}")
-    typer.secho(f"{file} is as it was written.", fg="green")
+    for line in lines:
+        typer.echo(line)

@@ -305,14 +305,19 @@ def _estimated(steps: list[Step]) -> str:
     return f"  {', '.join(words)}"
 
 
-def _facts(flow: str, result: Artifact, counts: Counter[str], seconds: float) -> dict[str, Any]:
+def _facts(flow: str, result: Any, counts: Counter[str], seconds: float) -> dict[str, Any]:
     """What a run made, for programs."""
+    from winnow.tasks.artifacts import Artifact
     from winnow.tasks.report.statistics import summarise
     from winnow.tasks.store import store
 
+    steps = {"cached": counts["cached"], "computed": counts["computed"]}
+    ran = {"flow": flow, "seconds": round(seconds, 1), "steps": steps}
+    if not isinstance(result, Artifact):  # a flow of somebody else's
+        return ran
     report, output = result.notes.get("report"), result.notes.get("output")
     return {
-        "flow": flow,
+        **ran,
         "digest": result.digest,
         "kind": result.kind,
         "rows": result.rows,
@@ -320,26 +325,27 @@ def _facts(flow: str, result: Artifact, counts: Counter[str], seconds: float) ->
         "output": None if output is None else str(Path(output).absolute()),
         "accuracies": None if report is None else summarise(result.table().to_pylist()),
         "verdicts": result.facts.get("verdicts", []),
-        "seconds": round(seconds, 1),
-        "steps": {"cached": counts["cached"], "computed": counts["computed"]},
     }
 
 
-def _show_result(console: Console, result: Artifact, facts: dict[str, Any]) -> None:
+def _show_result(console: Console, result: Any, facts: dict[str, Any]) -> None:
+    out = Console(no_color=console.no_color or None, highlight=False)
+    if "digest" in facts:
+        _show_artifact(out, result, facts)
+    steps, cached = sum(facts["steps"].values()), facts["steps"]["cached"]
+    console.print(f"[dim]{steps} steps, {cached} from the cache, {facts['seconds']} s[/]")
+
+
+def _show_artifact(out: Console, result: Artifact, facts: dict[str, Any]) -> None:
     from winnow.tasks.report.tables import accuracy_table, comparison_table, to_rich
 
-    out = Console(no_color=console.no_color or None, highlight=False)
     digest, made = result.digest[:12], "trials" if facts["report"] else result.kind
     if facts["report"]:
         compared = result.facts["compared"]
-        table = (
-            comparison_table(result.table().to_pylist()) if compared else accuracy_table(facts["accuracies"])
-        )
-        out.print(to_rich(table))
-    else:
+        rows = result.table().to_pylist() if compared else facts["accuracies"]
+        out.print(to_rich(comparison_table(rows) if compared else accuracy_table(rows)))
+    elif "of" in result.facts:
         out.print(f"{result.rows:,} of {result.facts['of']:,} by {result.facts['method']}", markup=False)
     lines = [*facts["verdicts"], *(f"{name}: {facts[name]}" for name in ("report", "output") if facts[name])]
     for line in (*lines, f"{made}: {digest} (`winnow show {digest}`)"):
         out.print(line, soft_wrap=True, markup=False)
-    steps, cached = sum(facts["steps"].values()), facts["steps"]["cached"]
-    console.print(f"[dim]{steps} steps, {cached} from the cache, {facts['seconds']} s[/]")

@@ -19,7 +19,8 @@ from winnow.tasks.data.task import annotate
 from winnow.tasks.hardware import trial_workers
 from winnow.tasks.plan import Pending, pending, planner
 from winnow.tasks.progress import interruptible
-from winnow.tasks.select.task import inputs_of, select
+from winnow.tasks.select.inputs import inputs_of
+from winnow.tasks.select.task import select
 from winnow.tasks.train.recipe import Recipe
 from winnow.tasks.train.task import hold_out, label, train_on
 

@@ -1,4 +1,4 @@
-"""What was chosen, as files for people and their tools: lists, links, annotation tools' tasks, receipts."""
+"""What was chosen, as files for people and their tools: lists, links, tasks of annotation tools."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 from winnow.tasks.errors import BadInput, did_you_mean
 from winnow.tasks.files import atomic
 
-__all__ = ["FORMATS", "LINKS", "check_output", "format_of", "link_all", "receipt_of", "verify", "write_list"]
+__all__ = ["FORMATS", "LINKS", "check_output", "format_of", "link_all", "write_list"]
 
 Row = Mapping[str, Any]
 
@@ -261,40 +261,3 @@ def _same(origin: Path, target: Path) -> bool:
     except OSError:
         return False
     return target.is_file() and not target.is_symlink() and origin.read_bytes() == target.read_bytes()
-
-
-# -- receipts ------------------------------------------------------------------------------------------------
-
-
-def receipt_of(destination: Path) -> Path:
-    """Where the receipt of a list lies: beside it."""
-    return destination.with_name(f"{destination.name}.receipt.json")
-
-
-def verify(destination: Path) -> dict[str, Any]:
-    """Check a list against its receipt.
-
-    Returns:
-        what the receipt says that it was made from.
-
-    Raises:
-        BadInput: there is no receipt, it is damaged, or the list was changed after it was written.
-    """
-    receipt = receipt_of(destination)
-    for file in (destination, receipt):
-        if not file.is_file():
-            raise BadInput(f"{file}: no such file.", remedy="give the file that `winnow select -o` wrote")
-    try:
-        content = json.loads(receipt.read_text(encoding="utf-8"))
-        promised, facts = str(content["sha256"]), dict(content["made_from"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{receipt} is not a receipt: {error}.", remedy="write the list again") from error
-    with open(destination, "rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != promised:
-        raise BadInput(
-            f"{destination} was changed after it was written: sha256 {found[:12]}…, the receipt has "
-            f"{promised[:12]}….",
-            remedy="write it again, or keep the changed copy under another name",
-        )
-    return facts

@@ -19,6 +19,7 @@ from winnow.tasks import lists
 from winnow.tasks.data.load import load_split
 from winnow.tasks.errors import BadInput, MissingSignal, UnknownName
 from winnow.tasks.provenance import steps as recorded
+from winnow.tasks.select.receipt import read_receipt, receipt_of, verify, why
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("flow_runs")]
 
@@ -69,16 +70,16 @@ def test_a_list_of_files_with_reasons_and_a_receipt(pool, tmp_path):
     assert rows[0]["why"] == "the first, drawn at random"
     assert rows[1]["why"].startswith("farthest from all before it: ")
     assert float(rows[1]["score"]) >= float(rows[2]["score"])
-    told = lists.verify(keep)
-    assert told["coreset"] == chosen.digest
-    assert told["method"] == "k_center"
+    assert all(same for same, _ in verify(keep))
+    assert read_receipt(keep).coreset == chosen.digest
     content = keep.read_bytes()
     choose(pool, budget=20, method="k_center", embedder="pixels", output=str(keep))
     assert keep.read_bytes() == content, "the same bytes on a rerun"
     assert len(made("select")) == 1, "from the cache"
     keep.write_bytes(content + b"\n")
-    with pytest.raises(BadInput, match=r"keep\.csv was changed after it was written"):
-        lists.verify(keep)
+    assert [line.split()[0] for same, line in verify(keep) if not same] == ["list"]
+    (pool / "new.png").write_bytes((pool / rows[0]["path"]).read_bytes())
+    assert [line.split()[0] for same, line in verify(keep) if not same] == ["list", "pool"]
 
 
 def test_what_was_dropped_and_why(arrays, tmp_path):
@@ -96,6 +97,27 @@ def test_what_was_dropped_and_why(arrays, tmp_path):
         nearest = kept[int(similarity.argmax())]
         assert row["near"] == str(nearest)
         assert row["why"] == f"{similarity.max():.2f} similar to kept {nearest}"
+
+
+def test_why_a_sample_is_in_a_list_or_not(arrays, tmp_path):
+    path, features = arrays
+    output = tmp_path / "keep.csv"
+    choose(path, budget=10, method="facility_location", embeddings=str(path), output=str(output))
+    order = winnow.select(features, "facility_location", N).indices.tolist()
+    kept = [int(row["path"]) for row in rows_in(output)]
+    assert why(str(kept[3]), output)[1] == "pick 4 of 10 by facility_location"
+    lines = why(str(next(row for row in order if row not in kept)), output)
+    assert "similar to kept" in lines[0]
+    assert "was kept at pick " in lines[1]
+    assert lines[2].startswith("it would enter at pick ")
+    with pytest.raises(BadInput, match="999 is not among the 120 samples"):
+        why("999", output)
+    receipt_of(output).write_text("{}")
+    with pytest.raises(BadInput, match="is not a receipt"):
+        why("1", output)
+    receipt_of(output).unlink()
+    with pytest.raises(BadInput, match=r"keep\.csv\.receipt\.json: no such file"):
+        why("1", output)
 
 
 def test_the_next_round_goes_on_from_what_is_there(arrays, tmp_path):

@@ -330,8 +330,10 @@ def test_a_run_prints_one_object(flow_runs, tmp_path):
     assert (facts["rows"], facts["output"], facts["report"]) == (3, keep, None)
     assert facts["steps"]["computed"] > 0
     assert "3 of 30 by k_center" in winnow(*arguments)
-    made = json.loads(winnow("verify", keep, "--json"))["made_from"]
-    assert made["coreset"] == facts["digest"]
+    checked = json.loads(winnow("verify", keep, "--json"))
+    assert all(check["same"] for check in checked)
+    assert "k_center" in "".join(check["text"] for check in checked)
+    assert json.loads(winnow("why", "0", keep, "--json"))["told"]
     assert {step["task"] for step in json.loads(winnow("cache", "ls", "--json"))} >= {"select", "deliver"}
     assert json.loads(winnow("cache", "why", "select", "--json"))["nearest"] is None
     small = ["-p", "training.iterations=5", "-p", "proxy.epochs=1", "--fractions", "0.2", "--seeds", "0"]

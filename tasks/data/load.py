@@ -82,17 +82,17 @@ def labelled(split: Split, path: str) -> Split:
     Args:
         split: of any dataset.
         path: a file of arrays (:mod:`winnow.tasks.data.arrays`) with a column ``label``, and one with ids or
-            paths unless it has one row per sample, in order; ``path#name`` picks another column. Rows of
-            other samples (of the test split) are passed over. Class names, or numbers.
+            paths unless it has one row per sample, in order; ``path#name`` picks another column. Or what an
+            annotation tool exported (:mod:`winnow.tasks.data.annotations`). Rows of other samples (of the
+            test split) are passed over. Class names, or numbers.
 
     Raises:
         BadInput: a sample without a label.
     """
-    from winnow.tasks.data.arrays import vector
-    from winnow.tasks.data.rows import in_order_of
+    from winnow.tasks.data.rows import in_order_of, labels_in
 
-    words, ids = vector(str(path), ("label", "labels", "class", "class_name", "target", "category"))
     names = None if split.sources is None else list(split.sources)
+    words, ids = labels_in(str(path), names)
     order = in_order_of(str(path), ids, len(words), split.ids, names, exactly=False)
     if words.dtype.kind == "f" and not (words == np.rint(words)).all():
         raise BadInput(f"{path}: labels are fractions such as {words[words != np.rint(words)][0]}.")

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from winnow.tasks.data.arrays import IDS, open_arrays, plain
+from winnow.tasks.data.annotations import SUFFIXES, annotated, resolved
+from winnow.tasks.data.arrays import IDS, open_arrays, plain, vector
 from winnow.tasks.errors import BadInput
 
-__all__ = ["in_order_of", "listed"]
+__all__ = ["in_order_of", "labels_in", "listed"]
 
 
 def in_order_of(
@@ -81,6 +82,25 @@ def in_order_of(
     return order[at]
 
 
+def labels_in(path: str, names: Sequence[str] | None) -> tuple[np.ndarray, Any | None]:
+    """Labels in a table, in an array, or in an annotation tool's export, and the ids or paths of their rows.
+
+    Args:
+        path: the file; ``path#name`` picks a column.
+        names: of the samples (paths), which exports may call by other folders.
+    """
+    if names is not None and (os.path.splitext(path)[1].lower() in SUFFIXES or _is_labels(path)):
+        given, labels = annotated(path)
+        return np.array(labels), np.array(resolved(path, given, names))
+    return vector(path, ("label", "labels", "class", "class_name", "target", "category"))
+
+
+def _is_labels(path: str) -> bool:
+    """Whether it is a folder of YOLO's label files."""
+    folder = Path(path).expanduser()
+    return folder.is_dir() and next(folder.rglob("*.txt"), None) is not None
+
+
 def listed(path: str, ids: np.ndarray, names: Sequence[str] | None) -> NDArray[np.int64]:
     """The rows of the samples that a list names, in its order: one path or id a line, or a column of them.
 
@@ -94,12 +114,14 @@ def listed(path: str, ids: np.ndarray, names: Sequence[str] | None) -> NDArray[n
     """
     file, _, wanted = path.partition("#")
     suffix = os.path.splitext(file)[1].lower()
-    if suffix in (".txt", ".jsonl"):
+    if names is not None and (suffix in SUFFIXES or _is_labels(file)):
+        given: Any = resolved(file, annotated(file)[0], names)
+    elif suffix in (".txt", ".jsonl"):
         source = Path(file).expanduser()
         if not source.is_file():
             raise BadInput(f"{file}: no such file.", remedy="give a list of paths or ids")
         lines = [line.strip() for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
-        given: Any = [_name_in(line, file) for line in lines] if suffix == ".jsonl" else lines
+        given = [_name_in(line, file) for line in lines] if suffix == ".jsonl" else lines
     else:
         arrays = open_arrays(file)
         column = arrays.read(wanted) if wanted else arrays.ids()

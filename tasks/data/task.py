@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +39,7 @@ def load(
 ) -> Artifact:
     """The samples of one split, with a checksum of each image; with labels only if asked for."""
     with progress(f"load {dataset}/{split}") as tell:
-        loaded = _split(dataset, split, options or {})
+        loaded = _split(dataset, split, options or {}, anew=True)
         checksums = loaded.images.checksums(progress=tell)
     columns: dict[str, Any] = {"id": loaded.ids, "checksum": _binary(checksums)}
     if loaded.sources is not None:
@@ -71,19 +70,22 @@ def _binary(rows: np.ndarray) -> Any:
     )
 
 
-def _split(dataset: str, split: str, options: dict[str, Any]) -> Split:
-    named = [dataset.partition(":")[2], *(str(value) for value in options.values())]
-    files = [name.partition("#")[0] for name in named]
-    changed = tuple(os.stat(file).st_mtime_ns for file in files if file and os.path.isfile(file))
-    return _loaded(dataset, split, json.dumps(options, sort_keys=True), changed)
+def _split(dataset: str, split: str, options: dict[str, Any], *, anew: bool = False) -> Split:
+    """One split, loaded once per process; ``anew`` looks whether the user's own files are still the same."""
+    labels = str(options.get("labels") or "").partition("#")[0]
+    changed = os.stat(labels).st_mtime_ns if os.path.isfile(labels) else 0
+    key = (dataset, split, json.dumps(options, sort_keys=True), changed)
+    if key not in _loaded or (anew and ":" in dataset):
+        from winnow.tasks.data.load import load_split
+
+        _loaded.pop(key, None)
+        _loaded[key] = load_split(dataset, split, **options)
+        for oldest in list(_loaded)[:-4]:
+            _loaded.pop(oldest, None)
+    return _loaded[key]
 
 
-@lru_cache(maxsize=4)
-def _loaded(dataset: str, split: str, options: str, changed: tuple[int, ...]) -> Split:
-    """One split, loaded once per process while the files that its name and options point to stay the same."""
-    from winnow.tasks.data.load import load_split
-
-    return load_split(dataset, split, **json.loads(options))
+_loaded: dict[tuple[Any, ...], Split] = {}
 
 
 def open_split(samples: Artifact) -> Split:

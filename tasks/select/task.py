@@ -3,37 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from winnow.tasks.artifacts import Artifact, write
 from winnow.tasks.cache import cached_task, context, uncached_task
-from winnow.tasks.data.task import labels_of, open_split, rows_of
-from winnow.tasks.errors import MissingSignal
+from winnow.tasks.data.task import open_split, rows_of
 from winnow.tasks.registry import selectors
+from winnow.tasks.select.inputs import names_of, signals_of
 
-if TYPE_CHECKING:
-    from winnow.tasks.select.signals import Signals
-
-__all__ = ["deliver", "explain", "inputs_of", "select", "signals_of"]
+__all__ = ["deliver", "explain", "select"]
 
 log = logging.getLogger("winnow.tasks.select")
 
-
-def inputs_of(method: str, signals: Mapping[str, Artifact], *, balanced: bool = False) -> dict[str, Any]:
-    """Which of these artifacts ``select`` is given: those that the selector needs or uses, no others.
-
-    Raises:
-        MissingSignal: something that it needs is not among them.
-    """
-    entry = selectors.get(method)
-    wanted = {*entry.needs, *entry.uses, *(("labels",) if balanced else ())}
-    sources = {"features": ("embeddings",), "probabilities": ("logits",), "residuals": ("logits", "labels")}
-    names = {source for need in wanted for source in sources.get(need, (need,))}
-    missing = {source for need in entry.needs for source in sources.get(need, (need,))} - set(signals)
-    if missing:
-        raise MissingSignal(f"{method} needs {', '.join(sorted(missing))}, which this run does not make.")
-    return {name: signals[name] for name in sorted(names) if name in signals}
+SHOWN = 100  # rows of a choice in Prefect's UI
 
 
 @cached_task(
@@ -105,37 +87,6 @@ def select(
     return write("coreset", columns, facts={"method": method, "fraction": share, "of": len(rows)})
 
 
-def signals_of(
-    samples: Artifact,
-    *,
-    scores: Artifact | None = None,
-    embeddings: Artifact | None = None,
-    graph: Artifact | None = None,
-    labels: Artifact | None = None,
-    logits: Artifact | None = None,
-) -> Signals:
-    """What a selector is given of these samples; columns are read when they are used."""
-    from winnow.tasks.embed.graph import Graph
-    from winnow.tasks.score.gradients import residuals_of, softmax
-    from winnow.tasks.select.signals import Signals
-
-    ids = samples.numpy("id")
-    targets = None if labels is None else labels_of(labels, ids)
-    probabilities = None if logits is None else softmax(logits.numpy("logits"))
-    return Signals(
-        n=len(ids),
-        ids=ids,
-        scores={}
-        if scores is None
-        else {name: scores.column(name) for name in scores.arrow_schema().names if name != "id"},
-        features=None if embeddings is None else embeddings.column("vector"),
-        graph=None if graph is None else Graph(graph.numpy("neighbours"), graph.numpy("similarity")),
-        labels=targets,
-        probabilities=probabilities,
-        residuals=None if probabilities is None or targets is None else residuals_of(probabilities, targets),
-    )
-
-
 @cached_task(
     version="1",
     name="explain",
@@ -169,12 +120,11 @@ def explain(
     from winnow.tasks.select.signals import Selection
 
     ids = samples.numpy("id")
-    names = samples.numpy("source") if "source" in samples.arrow_schema().names else ids.astype(str)
     kept = rows_of(ids, coreset.numpy("id"))
     gains = coreset.numpy("gain") if "gain" in coreset.arrow_schema().names else None
     before = None if already is None else rows_of(ids, already.numpy("id"))
     signals = signals_of(samples, scores=scores, embeddings=embeddings)
-    told = reasons(method, signals, Selection.of(kept, gains=gains), list(names), params, before)
+    told = reasons(method, signals, Selection.of(kept, gains=gains), names_of(samples), params, before)
     rank = np.full(len(ids), -1, np.int32)
     rank[kept] = np.arange(len(kept), dtype=np.int32)
     score = np.full(len(ids), np.nan)
@@ -198,12 +148,15 @@ def deliver(
     coreset: Artifact,
     told: Artifact,
     *,
+    choice: dict[str, Any],
+    signals: dict[str, Artifact],
+    already: Artifact | None = None,
     output: str | None = None,
     output_format: str | None = None,
     everything: bool = False,
     link: str | None = None,
     link_as: str = "symlink",
-    made_from: dict[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
 ) -> Artifact:
     """Write what was kept where the user wants it: a list with its receipt, links; returns the coreset.
 
@@ -211,65 +164,48 @@ def deliver(
         samples: the whole set.
         coreset: what was kept.
         told: from :func:`explain`.
+        choice: ``method``, ``budget``, ``params``, ``seed``, ``balanced`` of the selection.
+        signals: what the method read.
+        already: what was there before.
         output: file of the list.
         output_format: one of ``winnow.tasks.lists.FORMATS``; default by the file's suffix.
         everything: also list what was dropped, after what was kept.
         link: folder to link the kept files into.
         link_as: ``symlink``, ``hardlink`` or ``copy``.
-        made_from: what the receipt says.
+        settings: the flow's parameters, for the receipt.
     """
-    import json
     from pathlib import Path
 
-    import numpy as np
+    from prefect.artifacts import create_table_artifact
 
     from winnow.tasks import lists, runs
-    from winnow.tasks.files import atomic
+    from winnow.tasks.select.receipt import receipt_for, rows_told
 
     split = open_split(samples)
-    folder = Path(getattr(split.images, "root", "."))
-    table = {name: told.numpy(name) for name in ("id", "kept", "rank", "score", "near", "similarity", "why")}
-    rank = np.where(table["kept"], table["rank"], np.iinfo(np.int32).max)
-    rows = np.argsort(rank, kind="stable")[: samples.rows if everything else coreset.rows]
-    sources = None if split.sources is None else list(split.sources)
-    place = dict(zip(table["id"].tolist(), range(samples.rows), strict=True))
-
-    def row_of(row: int) -> dict[str, Any]:
-        near = int(table["near"][row])
-        entry: dict[str, Any] = {"id": int(table["id"][row])} if sources is None else {"path": sources[row]}
-        if everything:
-            entry["kept"] = bool(table["kept"][row])
-        entry["rank"] = int(table["rank"][row]) if table["kept"][row] else None
-        score = float(table["score"][row])
-        entry["score"] = float(f"{score:.6g}") if np.isfinite(score) else None
-        entry["why"] = str(table["why"][row]).partition(": ")[2] or str(table["why"][row])
-        if everything and near >= 0:
-            entry["near"] = near if sources is None else sources[place[near]]
-        for name, values in split.columns.items():
-            entry[name] = values[row].item()
-        return entry
-
+    folder = Path(getattr(split.images, "root", ".")).absolute()
+    rows = rows_told(told, split, everything=everything)
     notes = dict(coreset.notes)
     if output is not None:
         destination = Path(output).expanduser()
-        listed = [row_of(row) for row in rows.tolist()]
-        digest = lists.write_list(listed, destination, kind=output_format, folder=str(folder.absolute()))
-        receipt = {
-            "sha256": digest,
-            "rows": len(listed),
-            "made_from": {**(made_from or {}), "samples": samples.digest, "coreset": coreset.digest},
-        }
-        with atomic(lists.receipt_of(destination).absolute()) as temporary:
-            temporary.write_text(json.dumps(receipt, indent=1) + "\n", encoding="utf-8")
+        sha256 = lists.write_list(rows, destination, kind=output_format, folder=str(folder))
+        receipt = receipt_for(
+            sha256, len(rows), samples, coreset, told, choice, signals, already, settings or {}
+        )
+        receipt.write(destination)
         notes["output"] = str(destination)
-        log.info("%s: %d rows", destination, len(listed))
+        log.info("%s: %d rows", destination, len(rows))
     if link is not None:
-        names = [sources[row] for row in rows[: coreset.rows].tolist()] if sources is not None else []
+        names = [str(row["path"]) for row in rows[: coreset.rows]]
         added = lists.link_all(names, folder, Path(link).expanduser(), link_as)
         notes["link"] = link
         log.info("%s: %d files, %d of them new", link, len(names), added)
-    share = f"{coreset.rows:,} of {samples.rows:,} by {coreset.facts['method']}"
+    share = f"{coreset.rows:,} of {samples.rows:,} by {choice['method']}"
     where = None if output is None else str(Path(output).expanduser().absolute())
     about = str(samples.notes["dataset"]).removeprefix("pool:")
-    runs.record(coreset, about, share, output=where, settings=made_from)
+    runs.record(coreset, about, share, output=where, settings=settings)
+    create_table_artifact(
+        [{name: value for name, value in row.items() if value is not None} for row in rows[:SHOWN]],
+        key=f"choice-{coreset.digest[:8]}",
+        description=f"{coreset.rows:,} of {samples.rows:,} samples by {choice['method']}; the first {SHOWN}",
+    )
     return Artifact(**{**coreset.to_dict(), "notes": notes})
