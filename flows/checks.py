@@ -159,6 +159,6 @@ def fits(train: Artifact, methods: Iterable[Method], *, clusters: int | None, ne
         try:
             check_size(entry, n // parts, share, dict(setting.params))
         except BadInput as error:
-            raise BadInput(
+            raise type(error)(
                 f"{method.name} at {setting.fraction:g} kept: {error.what}", remedy=error.remedy
             ) from error

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from typing import Annotated
 
 import typer
 
-from winnow.flows import FLOWS, catalogue, select_cli, store_cli
-from winnow.flows.parameters import parsed
+from winnow.flows import FLOWS, catalogue, completion, runs_cli, select_cli, store_cli
+from winnow.flows.options import AsJson, Config, DryRun, Parameters, Plain, Quiet, Shown, Verbose, print_json
+from winnow.flows.parameters import given
 from winnow.tasks.errors import BadInput, UnknownName, WinnowError, did_you_mean
+
+EXITS = (
+    "Exit status: 0 done; 1 refused or failed (the message says what is kept and what to do next); 2 wrong "
+    "usage; 3 a dry run found that it does not fit; 130 Ctrl-C; 143 terminated."
+)
 
 app = typer.Typer(
     name="winnow",
     help="Keep the training data worth keeping: coreset selection as cached, resumable Prefect flows.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
+    epilog=EXITS,
     pretty_exceptions_enable=False,
 )
 app.command()(select_cli.select)
 app.command()(select_cli.why)
 app.command()(select_cli.verify)
+app.command()(runs_cli.runs)
+app.command("open")(runs_cli.open_report)
+app.command()(runs_cli.report)
 app.command()(store_cli.show)
 app.command()(store_cli.export)
 app.add_typer(store_cli.cache_app)
@@ -46,9 +55,12 @@ def main() -> None:
 @app.command("ls")
 def list_all(
     kind: Annotated[
-        str | None, typer.Argument(help=f"One of {', '.join(catalogue.KINDS)}; default all")
+        str | None,
+        typer.Argument(
+            help=f"One of {', '.join(catalogue.KINDS)}; default all", autocompletion=completion.kinds
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List what there is: datasets, embedders, networks, scores, selectors, policies, flows, deployments."""
     if kind is not None and kind not in catalogue.KINDS:
@@ -58,7 +70,7 @@ def list_all(
         )
     listing = {name: catalogue.listed(name) for name in ([kind] if kind else catalogue.KINDS)}
     if as_json:
-        typer.echo(json.dumps(listing, indent=1))
+        print_json(listing)
         return
     for name, entries in listing.items():
         typer.secho(f"{name} ({len(entries)})", bold=True)
@@ -71,18 +83,22 @@ def list_all(
 
 # -- run -----------------------------------------------------------------------------------------------------
 
-Parameters = Annotated[
-    list[str] | None,
-    typer.Option("-p", "--param", help="key=value, the value as JSON or plain text; may be repeated"),
-]
-Plain = Annotated[bool, typer.Option("--plain", help="No bars, no colours: one line an event")]
-
 
 @app.command()
 def run(
-    name: Annotated[str, typer.Argument(help="A deployment (elfs/digits) or a flow (elfs)")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A deployment (elfs/digits) or a flow (elfs)", autocompletion=completion.runnable
+        ),
+    ],
+    config: Config = None,
     parameter: Parameters = None,
     plain: Plain = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Run a deployment's flow in this process: no server, no worker; finished steps come from the cache."""
     deployments = catalogue.deployments()
@@ -96,24 +112,48 @@ def run(
 
     from winnow.flows.terminal import run_flow
 
-    sys.exit(run_flow(flow, base, parsed(parameter), name=name, plain=plain))
+    sys.exit(
+        run_flow(
+            flow,
+            base,
+            given(flow, config, parameter),
+            name=name,
+            shown=Shown(plain, as_json, quiet, verbose, dry_run),
+        )
+    )
 
 
 @app.command()
 def compare(
-    dataset: Annotated[str, typer.Argument(help="A dataset (digits)")],
+    dataset: Annotated[
+        str | None,
+        typer.Argument(
+            help="A dataset (digits); may stand in the file of -c", autocompletion=completion.datasets
+        ),
+    ] = None,
     methods: Annotated[
-        str | None, typer.Option("--methods", help="Selectors, comma-separated; default all")
+        str | None,
+        typer.Option(
+            "--methods", help="Selectors, comma-separated; default all", autocompletion=completion.selectors
+        ),
     ] = None,
     fractions: Annotated[
         str | None, typer.Option("--fractions", help="Shares to keep, comma-separated")
     ] = None,
     seeds: Annotated[str | None, typer.Option("--seeds", help="Seeds, comma-separated")] = None,
+    config: Config = None,
     parameter: Parameters = None,
     plain: Plain = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Compare selection methods on a dataset: one table, one figure, ranks, costs, significance."""
-    parameters = {"dataset": dataset, **parsed(parameter)}
+    options = {} if dataset is None else {"dataset": dataset}
+    parameters = given("compare", config, parameter, options)
+    if "dataset" not in parameters:
+        raise typer.BadParameter("missing; name a dataset, or a file with -c", param_hint="DATASET")
     lists = (("methods", methods, str), ("fractions", fractions, float), ("seeds", seeds, int))
     for name, text, kind in lists:
         if text is not None:
@@ -124,26 +164,38 @@ def compare(
 
     from winnow.flows.terminal import run_flow
 
-    sys.exit(run_flow("compare", {}, parameters, name=f"compare {dataset}", plain=plain))
+    sys.exit(
+        run_flow(
+            "compare",
+            {},
+            parameters,
+            name=f"compare {parameters['dataset']}",
+            shown=Shown(plain, as_json, quiet, verbose, dry_run),
+        )
+    )
 
 
 # -- doctor --------------------------------------------------------------------------------------------------
 
 
 @app.command()
-def doctor() -> None:
+def doctor(as_json: AsJson = False) -> None:
     """Check versions, GPU, store, data, server; say what is wrong and the command that fixes it."""
     from winnow.flows.doctor import examine
 
-    wrong = 0
+    findings = []
     for mark, subject, text, remedy in examine():
+        findings.append({"mark": mark, "subject": subject, "text": text, "next": remedy})
+        if as_json:
+            continue
         colour = {"ok": "green", "note": "yellow", "wrong": "red"}[mark]
         typer.secho(f"{mark:<6}", fg=colour, nl=False)
         typer.echo(f"{subject:<14} {text}")
         if remedy:
             typer.echo(f"{'':<20} next: {remedy}")
-        wrong += mark == "wrong"
-    if wrong:
+    if as_json:
+        print_json(findings)
+    if any(finding["mark"] == "wrong" for finding in findings):
         raise typer.Exit(1)
 
 

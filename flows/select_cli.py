@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from winnow.flows.parameters import parsed
+from winnow.flows import completion
+from winnow.flows.options import AsJson, Config, DryRun, Parameters, Plain, Quiet, Shown, Verbose, print_json
+from winnow.flows.parameters import given, parsed
 from winnow.tasks.errors import BadInput
 
 __all__ = ["select", "verify", "why"]
@@ -32,10 +34,21 @@ def budget_of(text: str) -> int | float:
 
 
 def select(
-    pool: Annotated[str, typer.Argument(help="A folder of images, a list, shards, a table, arrays")],
-    budget: Annotated[str, typer.Option("-b", "--budget", help="1000, 0.1 or 10%")] = "10%",
+    pool: Annotated[
+        str | None,
+        typer.Argument(
+            help="A folder of images, a list, shards, a table, arrays, a dataset; may stand in -c's file",
+            autocompletion=completion.datasets,
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option("-b", "--budget", help="1000, 0.1 or 10%; default 10%")
+    ] = None,
     method: Annotated[
-        str | None, typer.Option("-m", "--method", help="A selector (`winnow ls selectors`)")
+        str | None,
+        typer.Option(
+            "-m", "--method", help="A selector (`winnow ls selectors`)", autocompletion=completion.selectors
+        ),
     ] = None,
     already: Annotated[
         str | None, typer.Option("--already", help="A list of what is labelled already: go on from there")
@@ -48,26 +61,35 @@ def select(
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="List what was dropped, too, and why")] = False,
     link: Annotated[str | None, typer.Option("--link", help="Link the chosen files into this folder")] = None,
-    link_as: Annotated[str, typer.Option("--link-as", help="symlink, hardlink or copy")] = "symlink",
+    link_as: Annotated[
+        str | None, typer.Option("--link-as", help="symlink (the default), hardlink or copy")
+    ] = None,
     labels: Annotated[
         str | None, typer.Option("--labels", help="Labels of the pool: a file with path or id, and label")
     ] = None,
     embeddings: Annotated[str | None, typer.Option("--embeddings", help="Your own embeddings")] = None,
-    embedder: Annotated[str | None, typer.Option("--embedder", help="`winnow ls embedders`")] = None,
+    embedder: Annotated[
+        str | None,
+        typer.Option("--embedder", help="`winnow ls embedders`", autocompletion=completion.embedders),
+    ] = None,
     scores: Annotated[str | None, typer.Option("--scores", help="Your own scores")] = None,
     logits: Annotated[
         str | None, typer.Option("--logits", help="Logits of your training: (epochs, samples, classes)")
     ] = None,
     balanced: Annotated[bool, typer.Option("--balanced", help="Each class its share of the budget")] = False,
-    seed: Annotated[int, typer.Option("--seed", help="Of ties and random picks")] = 0,
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option("-p", "--param", help="Any other parameter of the flow select: key=value"),
-    ] = None,
-    plain: Annotated[bool, typer.Option("--plain", help="No bars, no colours: one line an event")] = False,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of ties and random picks; default 0")] = None,
+    config: Config = None,
+    parameter: Parameters = None,
+    plain: Plain = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Choose which samples of a pool to label, or to keep: a pool in, a list with reasons out."""
-    given = {
+    options = {
+        "pool": pool,
+        "budget": None if budget is None else budget_of(budget),
         "method": method,
         "already": already,
         "output": output,
@@ -82,41 +104,57 @@ def select(
         "balanced": balanced or None,
         "seed": seed,
     }
-    parameters: dict[str, Any] = {"pool": pool, "budget": budget_of(budget)}
-    parameters |= {name: value for name, value in given.items() if value is not None}
-    for name, value in parsed(parameter).items():
-        if name in parameters and name not in ("seed", "link_as", "budget"):
-            raise BadInput(f"{name} is given twice: as an option and with -p.")
-        parameters[name] = value
+    options = {name: value for name, value in options.items() if value is not None}
+    if twice := sorted(set(options) & set(parsed(parameter))):
+        raise BadInput(f"{twice[0]} is given twice: as an option and with -p.")
+    parameters = given("select", config, parameter, options)
     if labels is not None:
         parameters["dataset_options"] = {**(parameters.get("dataset_options") or {}), "labels": labels}
+    if "pool" not in parameters:
+        raise typer.BadParameter("missing; name a pool, or a file with -c", param_hint="POOL")
 
     from winnow.flows.terminal import run_flow
 
-    sys.exit(run_flow("select", {}, parameters, name=f"select {pool}", plain=plain))
+    sys.exit(
+        run_flow(
+            "select",
+            {},
+            parameters,
+            name=f"select {parameters['pool']}",
+            shown=Shown(plain, as_json, quiet, verbose, dry_run),
+        )
+    )
 
 
 LIST = Annotated[Path, typer.Argument(help="A list that `winnow select -o` wrote")]
 
 
-def verify(file: LIST) -> None:
+def verify(file: LIST, as_json: AsJson = False) -> None:
     """Check that a list, the pool that it was chosen from and what the method read are as they were."""
     from winnow.tasks.select.receipt import verify as checked
 
-    sound = True
-    for same, line in checked(file):
-        sound &= same
-        typer.secho("ok      " if same else "changed ", fg="green" if same else "red", nl=False)
-        typer.echo(line)
-    if not sound:
+    found = list(checked(file))
+    if as_json:
+        print_json([{"same": same, "text": line} for same, line in found])
+    else:
+        for same, line in found:
+            typer.secho("ok      " if same else "changed ", fg="green" if same else "red", nl=False)
+            typer.echo(line)
+    if not all(same for same, _ in found):
         raise typer.Exit(1)
 
 
 def why(
-    sample: Annotated[str, typer.Argument(help="Its path or id, as the pool has it")], file: LIST
+    sample: Annotated[str, typer.Argument(help="Its path or id, as the pool has it")],
+    file: LIST,
+    as_json: AsJson = False,
 ) -> None:
     """Say why a sample is in a list or not, and at which budget it would be."""
     from winnow.tasks.select.receipt import why as told
 
-    for line in told(sample, file):
+    lines = list(told(sample, file))
+    if as_json:
+        print_json({"sample": sample, "told": lines})
+        return
+    for line in lines:
         typer.echo(line)

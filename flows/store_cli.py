@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from winnow.flows.options import AsJson, print_json
 from winnow.tasks.errors import BadInput, UnknownName
 
 __all__ = ["cache_app", "export", "show"]
@@ -47,12 +48,26 @@ def _artifact(reference: str) -> Any:
 def show(
     artifact: Annotated[str, typer.Argument(help="The first digits of an artifact's digest")],
     rows: Annotated[int, typer.Option("--rows", help="Rows to print")] = 5,
+    as_json: AsJson = False,
 ) -> None:
     """Show an artifact: columns, first rows, which task made it, from what, with which parameters."""
-    from winnow.tasks.columns import to_numpy
     from winnow.tasks.provenance import UNCACHED, lineage
 
     handle = _artifact(artifact)
+    columns = [(column.name, str(column.type), _notes(column)) for column in handle.arrow_schema()]
+    first = _first(handle, rows)
+    steps = list(lineage(handle.digest))
+    if as_json:
+        print_json(
+            {
+                **handle.to_dict(),
+                "files": list(map(str, handle.paths())),
+                "columns": [{"name": name, "type": kind, **notes} for name, kind, notes in columns],
+                "first": first,
+                "lineage": [{"depth": depth, **step} for depth, step in steps if step is not None],
+            }
+        )
+        return
     typer.secho(str(handle), bold=True)
     for path in handle.paths():
         typer.echo(f"  file     {path}")
@@ -60,21 +75,11 @@ def show(
     for name, value in {**handle.facts, **handle.notes}.items():
         if name != "verdicts":
             typer.echo(f"  {name:<8} {_short(value)}")
-    for column in handle.arrow_schema():
-        notes = {
-            k.decode(): v.decode() for k, v in (column.metadata or {}).items() if not k.startswith(b"PARQUET")
-        }
-        typer.echo(f"  column   {column.name}: {column.type}{f'  {notes}' if notes else ''}")
-    for batch in handle.batches(rows=rows) if rows else ():
-        columns = [
-            values.to_pylist() if values.null_count else to_numpy(values, field).tolist()
-            for values, field in zip(batch.columns, batch.schema, strict=True)
-        ]
-        for row in zip(*columns, strict=True):
-            cells = (f"{name}={_short(value)}" for name, value in zip(batch.schema.names, row, strict=True))
-            typer.echo("  row      " + ", ".join(cells))
-        break
-    for depth, step in lineage(handle.digest):
+    for name, kind, notes in columns:
+        typer.echo(f"  column   {name}: {kind}{f'  {notes}' if notes else ''}")
+    for row in first:
+        typer.echo("  row      " + ", ".join(f"{name}={_short(value)}" for name, value in row.items()))
+    for depth, step in steps:
         indent = "  " + "  " * depth
         if step is None:
             typer.echo(f"{indent}given by the user or an uncached step")
@@ -88,6 +93,25 @@ def show(
         if depth == 0:
             versions = {"python": step["python"], **step["versions"]}
             typer.echo(f"{indent}  " + ", ".join(f"{k} {v}" for k, v in versions.items()))
+
+
+def _notes(column: Any) -> dict[str, str]:
+    """What a column's metadata says, besides Parquet's own."""
+    notes = column.metadata or {}
+    return {key.decode(): value.decode() for key, value in notes.items() if not key.startswith(b"PARQUET")}
+
+
+def _first(handle: Any, rows: int) -> list[dict[str, Any]]:
+    """The first rows of an artifact."""
+    from winnow.tasks.columns import to_numpy
+
+    for batch in handle.batches(rows=rows) if rows else ():
+        columns = [
+            values.to_pylist() if values.null_count else to_numpy(values, field).tolist()
+            for values, field in zip(batch.columns, batch.schema, strict=True)
+        ]
+        return [dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
+    return []
 
 
 def _short(value: Any) -> str:
@@ -133,24 +157,29 @@ def export(
 
 
 @cache_app.command("ls")
-def cache_list(task: Annotated[str | None, typer.Argument(help="Only this task")] = None) -> None:
+def cache_list(
+    task: Annotated[str | None, typer.Argument(help="Only this task")] = None, as_json: AsJson = False
+) -> None:
     """List what was computed, oldest first: task, what it made, how long it took."""
     from winnow.tasks.provenance import steps
     from winnow.tasks.store import store
 
+    computed = [step for step in steps() if task in (None, step["task"])]
+    if as_json:
+        print_json(computed)
+        return
     total, shown = 0, ("method", "fraction", "embedder", "last_accuracy")
-    for step in steps():
-        if task in (None, step["task"]):
-            for output in step["outputs"]:
-                about = output["facts"] | output["notes"]
-                total += output["nbytes"]
-                typer.echo(
-                    f"{step['finished'][:19].replace('T', ' ')}  {step['task']:<16} {output['kind']:<14} "
-                    f"{output['digest'][:12]}"
-                    f"  {output['rows']:>10,} rows {output['nbytes'] / 1e6:>9,.2f} MB "
-                    f"{step['seconds']:>8,.1f} s"
-                    f"  {' '.join(fact(about[k]) for k in shown if k in about)}"
-                )
+    for step in computed:
+        for output in step["outputs"]:
+            about = output["facts"] | output["notes"]
+            total += output["nbytes"]
+            typer.echo(
+                f"{step['finished'][:19].replace('T', ' ')}  {step['task']:<16} {output['kind']:<14} "
+                f"{output['digest'][:12]}"
+                f"  {output['rows']:>10,} rows {output['nbytes'] / 1e6:>9,.2f} MB "
+                f"{step['seconds']:>8,.1f} s"
+                f"  {' '.join(fact(about[k]) for k in shown if k in about)}"
+            )
     typer.echo(f"{total / 1e6:,.1f} MB in {store().uri}")
 
 
@@ -159,11 +188,15 @@ def cache_verify(
     delete: Annotated[
         bool, typer.Option("--delete", help="Delete damaged files, so that the next run makes them anew")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Read every artifact and record and check it against its digest."""
     from winnow.tasks.upkeep import outdated, verify
 
     good, bad = verify(delete=delete)
+    if as_json:
+        print_json({"sound": good, "damaged": bad, "deleted": bool(bad) and delete})
+        raise typer.Exit(1 if bad else 0)
     for name, reason in bad.items():
         typer.secho(f"damaged: {name}: {reason}{' (deleted)' if delete else ''}", fg="red")
     typer.echo(f"{good} files sound, {len(bad)} damaged")
@@ -196,7 +229,9 @@ def cache_gc(
 
 
 @cache_app.command("why")
-def cache_why(task: Annotated[str, typer.Argument(help="A task, for example embed")]) -> None:
+def cache_why(
+    task: Annotated[str, typer.Argument(help="A task, for example embed")], as_json: AsJson = False
+) -> None:
     """Say why a task's newest computation was not taken from the cache: which input changed."""
     from winnow.tasks.provenance import steps, why
 
@@ -206,6 +241,9 @@ def cache_why(task: Annotated[str, typer.Argument(help="A task, for example embe
         raise UnknownName(
             f"task {task!r} was never computed in this store. Computed: {', '.join(ran) or 'none'}"
         )
+    if as_json:
+        print_json(reason)
+        return
     newest = reason["run"]
     typer.secho(f"{newest['key']}, computed {newest['finished']}", bold=True)
     if reason["because"]:

@@ -5,17 +5,19 @@ Both are subflows, so that their many trainings are one dot in the graph of a ru
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
-from prefect import flow
+from prefect import Flow, flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from winnow.flows.methods import Method, Setting
 from winnow.tasks.artifacts import Artifact
 from winnow.tasks.data.task import annotate
 from winnow.tasks.hardware import trial_workers
+from winnow.tasks.plan import Pending, pending, planner
 from winnow.tasks.progress import interruptible
 from winnow.tasks.select.inputs import inputs_of
 from winnow.tasks.select.task import select
@@ -23,6 +25,8 @@ from winnow.tasks.train.recipe import Recipe
 from winnow.tasks.train.task import hold_out, label, train_on
 
 __all__ = ["TRIALS", "Entrant", "search", "trials"]
+
+R = TypeVar("R")
 
 
 class _AsManyAsGPUs(ThreadPoolTaskRunner):
@@ -52,6 +56,17 @@ class Entrant:
     seed: int
 
 
+def _plannable(subflow: Flow[..., R]) -> Callable[..., R]:
+    """A subflow that in a dry run is a plain function, since there is no flow run then."""
+
+    @functools.wraps(subflow.fn)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        return (subflow if planner() is None else subflow.fn)(*args, **kwargs)
+
+    return called
+
+
+@_plannable
 @flow(name="search", flow_run_name="search-{method.name}", task_runner=TRIALS, validate_parameters=False)
 @interruptible()
 def search(
@@ -96,7 +111,14 @@ def search(
         under_way.append((setting, candidates, futures))
     settled, searches = [], []
     for setting, candidates, futures in under_way:
-        if candidates:
+        if (
+            candidates
+            and planner() is not None
+            and pending([run.result() for runs in futures for run in runs])
+        ):
+            found = dict.fromkeys(setting.grid, Pending())  # by the run only
+            setting = Setting(setting.fraction, {**setting.params, **found})
+        elif candidates:
             tried = [[future.result().facts["last_accuracy"] for future in runs] for runs in futures]
             best = max(range(len(candidates)), key=lambda i: sum(tried[i]))  # the first of equals
             searches.append(_told(setting, candidates, tried, best, labels.kind))
@@ -130,6 +152,7 @@ def _told(
     }
 
 
+@_plannable
 @flow(name="trials", flow_run_name="trials", task_runner=TRIALS, validate_parameters=False)
 @interruptible()
 def trials(

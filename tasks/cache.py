@@ -30,11 +30,20 @@ from prefect.serializers import Serializer
 from prefect.transactions import IsolationLevel
 from pydantic import BaseModel, Field
 
-from winnow.tasks import locks, provenance, records
+from winnow.tasks import locks, plan, provenance, records
 from winnow.tasks.artifacts import Artifact
 from winnow.tasks.store import Scratch, store
 
-__all__ = ["CachedTask", "Context", "cached_task", "canonical", "context", "key_of", "uncached_task"]
+__all__ = [
+    "CachedTask",
+    "Context",
+    "StepTask",
+    "cached_task",
+    "canonical",
+    "context",
+    "key_of",
+    "uncached_task",
+]
 
 log = logging.getLogger("winnow.tasks.cache")
 
@@ -240,14 +249,30 @@ def context() -> Context:
     return _context.get()
 
 
-class CachedTask(Task[P, R]):
+class StepTask(Task[P, R]):
+    """A Prefect task that a dry run plans instead of running."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if (planner := plan.planner()) is not None:
+            return planner(self, _bound(self.fn, args, kwargs))
+        return super().__call__(*args, **kwargs)
+
+    def submit(self, *args: Any, **kwargs: Any) -> Any:
+        if (planner := plan.planner()) is not None:
+            return plan.Done(planner(self, _bound(self.fn, args, kwargs)))
+        return super().submit(*args, **kwargs)
+
+
+class CachedTask(StepTask[P, R]):
     """A Prefect task whose result is an artifact in the configured store.
 
     Attributes:
         modules: modules whose code decides the result; a test ties their content to ``version``.
+        payload: what a call's key is made of, from its arguments by name.
     """
 
     modules: tuple[str, ...] = ()
+    payload: Callable[[dict[str, Any]], dict[str, Any]]
 
     # The store is looked up when the task runs: a worker, a test or a user may set it after this module is
     # imported.
@@ -310,6 +335,7 @@ def cached_task(
             cache_result_in_memory=False,
         )
         task.modules = (function.__module__, *modules)
+        task.payload = functools.partial(policy.payload, name)
         return task
 
     return decorate
@@ -336,10 +362,19 @@ def _as_read(result: Any) -> Any:
     return read
 
 
-def uncached_task(*, name: str, run_name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
+def step_task(*, name: str, run_name: str) -> Callable[[Callable[P, R]], StepTask[P, R]]:
+    """Decorator: a step that runs every time and is not recorded."""
+
+    def decorate(function: Callable[P, R]) -> StepTask[P, R]:
+        return StepTask(fn=function, name=name, task_run_name=run_name, cache_policy=NO_CACHE)
+
+    return decorate
+
+
+def uncached_task(*, name: str, run_name: str) -> Callable[[Callable[P, R]], StepTask[P, R]]:
     """Decorator: a step that is cheap or looks at the outside world; it runs every time and is recorded."""
 
-    def decorate(function: Callable[P, R]) -> Task[P, R]:
+    def decorate(function: Callable[P, R]) -> StepTask[P, R]:
         @functools.wraps(function)
         def body(*args: P.args, **kwargs: P.kwargs) -> R:
             policy = ArtifactPolicy(version=provenance.UNCACHED)
@@ -352,6 +387,6 @@ def uncached_task(*, name: str, run_name: str) -> Callable[[Callable[P, R]], Tas
                 provenance.record(key, payload, result, time.perf_counter() - start)
             return _as_read(result)
 
-        return Task(fn=body, name=name, task_run_name=run_name, cache_policy=NO_CACHE)
+        return step_task(name=name, run_name=run_name)(body)
 
     return decorate

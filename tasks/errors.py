@@ -12,6 +12,7 @@ __all__ = [
     "MissingLabels",
     "MissingSignal",
     "StoreUnusable",
+    "TooLarge",
     "UnknownName",
     "WinnowError",
     "did_you_mean",
@@ -85,6 +86,14 @@ class MissingSignal(BadInput):
     Traceback (most recent call last):
     winnow.MissingSignal: k_center needs features; none is given.
       next: give embeddings (`winnow ls embedders`) or penultimate features
+    """
+
+
+class TooLarge(BadInput):
+    """Work that does not fit into memory or on the disk.
+
+    >>> issubclass(TooLarge, BadInput)
+    True
     """
 
 

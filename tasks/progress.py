@@ -15,7 +15,7 @@ from winnow.tasks.errors import WinnowError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["Callback", "Stopped", "interruptible", "progress", "terminal", "unwatched"]
+__all__ = ["Callback", "Stopped", "duration", "interruptible", "progress", "terminal", "unwatched"]
 
 Callback = Callable[[int, int, str], None]  # (done, total, note)
 
@@ -92,7 +92,7 @@ def progress(description: str) -> Iterator[Callback]:
             logged = now
             left = (now - started) / max(done, 1) * (total - done)
             noted = f" ({note})" if note else ""
-            log.info("%s: %d of %d%s, about %s left", description, done, total, noted, _duration(left))
+            log.info("%s: %d of %d%s, about %s left", description, done, total, noted, duration(left))
         ui.tell(now, done / max(total, 1))
 
     try:
@@ -103,9 +103,9 @@ def progress(description: str) -> Iterator[Callback]:
         ui.close()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """
-    >>> _duration(75)
+    >>> duration(75)
     '1 min 15 s'
     """
     minutes, seconds = divmod(round(seconds), 60)

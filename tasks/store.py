@@ -8,6 +8,7 @@ Layout (``$WINNOW_STORE``, any fsspec address; default ``.winnow/`` beside the c
     provenance/<task>-<key>.json    how: inputs, parameters, versions, device, duration
     made/<sha256>.json              which step made an artifact
     results/, reports/              what flows show at the end
+    runs/<id>.json                  when each result was last run, and how long that took
     partial/<task>-<key>/           checkpoints of a task under way (always on local disk, as locks/ are)
 """
 

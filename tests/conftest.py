@@ -48,6 +48,15 @@ def empty_store(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
+def same_environment() -> Iterator[None]:
+    """What a command sets for the process that it would be is gone after the test."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
 def old_store(empty_store) -> Path:
     """A store as an earlier version left it: Prefect's own records, one table without a manifest."""
 

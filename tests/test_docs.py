@@ -261,7 +261,7 @@ def test_commands_name_what_exists(page):
         "run elfs -p training.epoch=3",
         "cache list",
         "show abcd --row 3",
-        "run elfs --quiet",
+        "run elfs --quietly",
     ],
 )
 def test_wrong_commands_are_noticed(words):

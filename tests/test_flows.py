@@ -235,7 +235,7 @@ def test_a_report_on_an_object_store_has_an_address(monkeypatch, tmp_path, caplo
 
     from rich.console import Console
 
-    from winnow.flows.terminal import _show_result
+    from winnow.flows.terminal import _facts, _show_result
 
     monkeypatch.setenv("WINNOW_STORE", "memory://bucket/store")
     monkeypatch.setenv("WINNOW_CACHE", str(tmp_path / "cache"))
@@ -243,7 +243,7 @@ def test_a_report_on_an_object_store_has_an_address(monkeypatch, tmp_path, caplo
         result = run(baselines=("random",))
     address = f"report: memory:///bucket/store/{result.notes['report']}"
     assert address in caplog.messages
-    _show_result(Console(), result, Counter(), 1.0)
+    _show_result(Console(), result, _facts("elfs", result, Counter(), 1.0))
     assert address in capsys.readouterr().out.splitlines()
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         MissingLabels,
         MissingSignal,
         StoreUnusable,
+        TooLarge,
         UnknownName,
         WinnowError,
     )
@@ -50,6 +51,7 @@ _PLACES = {
         "MissingLabels",
         "MissingSignal",
         "StoreUnusable",
+        "TooLarge",
         "UnknownName",
         "WinnowError",
     ),
@@ -71,6 +73,7 @@ __all__ = [
     "Selection",
     "Signals",
     "StoreUnusable",
+    "TooLarge",
     "UnknownName",
     "WinnowError",
     "cluster",

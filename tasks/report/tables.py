@@ -31,6 +31,7 @@ __all__ = [
     "p_value",
     "percent",
     "signed",
+    "stacked",
     "to_csv",
     "to_markdown",
     "to_rich",
@@ -210,6 +211,34 @@ def _accuracies(rows: Sequence[Row], accuracy: Accuracy, mark: Callable[[Row], s
         f"{_ACCURACIES[accuracy]}; {spread}.{' Best in bold.' if best else ''}",
         lambda row: round(100 * row[f"{accuracy}_mean"], digits) == best.get(row["fraction"]),
     )
+
+
+def stacked(tables: Mapping[str, Table]) -> Table:
+    """Accuracy tables of several runs as one: the run's name before each row, all fractions, all captions.
+
+    Bold stays what is best in its own run.
+
+    Raises:
+        BadInput: no tables.
+
+    >>> one = Table(("method", "10 % kept"), (("d2", "92.0"),), "Accuracy.")
+    >>> two = Table(("method", "5 % kept"), (("ccs", "80.0"),), "Accuracy.")
+    >>> stacked({"digits": one, "letters": two}).rows
+    (('digits', 'd2', '–', '92.0'), ('letters', 'ccs', '80.0', '–'))
+    """
+    if not tables:
+        raise BadInput("there is no table to put together.")
+    first, *_ = (table.columns[0] for table in tables.values())
+    fractions = {name for table in tables.values() for name in table.columns[1:]}
+    columns = [first, *sorted(fractions, key=lambda name: float(name.partition(" ")[0]))]
+    rows: list[tuple[str, ...]] = []
+    bold: set[tuple[int, int]] = set()
+    for run, table in tables.items():
+        bold |= {(len(rows) + r, 1 + columns.index(table.columns[c])) for r, c in table.bold}
+        lines = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
+        rows += [(run, *(line.get(name, MISSING) for name in columns)) for line in lines]
+    captions = dict.fromkeys(table.caption for table in tables.values())
+    return Table(("run", *columns), tuple(rows), " ".join(captions), frozenset(bold))
 
 
 def difference_table(rows: Sequence[Row], *, accuracy: Accuracy = "last") -> Table | None:

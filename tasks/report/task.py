@@ -9,12 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from winnow.tasks import provenance
+from winnow.tasks import runs as ran
 from winnow.tasks.artifacts import Artifact, write
-from winnow.tasks.cache import cached_task
+from winnow.tasks.cache import cached_task, step_task
 from winnow.tasks.progress import progress
 from winnow.tasks.store import store
 
@@ -155,7 +153,7 @@ def _drawn(
     }
 
 
-@task(name="publish", task_run_name="publish-{name}", cache_policy=NO_CACHE)
+@step_task(name="publish", run_name="publish-{name}")
 def publish(
     name: str,
     title: str,
@@ -223,6 +221,7 @@ def publish(
         store().write(f"{stem}.{suffix}", page.encode())
     record = {"digest": trials.digest, "report": f"{stem}.html", "settings": settings}
     store().write(f"results/{trials.digest}.json", json.dumps(record, indent=1).encode())
+    ran.record(trials, trials.facts["dataset"], report.verdicts[0], report=f"{stem}.html")
     create_markdown_artifact(
         markdown_report(report),
         key=key,

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from winnow.tasks.errors import BadInput, MissingSignal
+from winnow.tasks.errors import MissingSignal, TooLarge
 from winnow.tasks.score.gradients import LastLayer
 from winnow.tasks.select.blocks import blocks
 from winnow.tasks.select.graphs import checked_graph
@@ -160,10 +160,10 @@ def refuse_above(needed: int, what: str, remedy: str) -> None:
     """Refuse what would take more than ``DENSE_BYTES``.
 
     Raises:
-        BadInput: it would.
+        TooLarge: it would.
     """
     if needed > DENSE_BYTES:
-        raise BadInput(
+        raise TooLarge(
             f"{what} takes {needed / 2**30:.1f} GiB, more than {DENSE_BYTES / 2**30:.3g} GiB.", remedy=remedy
         )
 

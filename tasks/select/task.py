@@ -178,7 +178,7 @@ def deliver(
 
     from prefect.artifacts import create_table_artifact
 
-    from winnow.tasks import lists
+    from winnow.tasks import lists, runs
     from winnow.tasks.select.receipt import receipt_for, rows_told
 
     split = open_split(samples)
@@ -199,6 +199,10 @@ def deliver(
         added = lists.link_all(names, folder, Path(link).expanduser(), link_as)
         notes["link"] = link
         log.info("%s: %d files, %d of them new", link, len(names), added)
+    share = f"{coreset.rows:,} of {samples.rows:,} by {choice['method']}"
+    where = None if output is None else str(Path(output).expanduser().absolute())
+    about = str(samples.notes["dataset"]).removeprefix("pool:")
+    runs.record(coreset, about, share, output=where, settings=settings)
     create_table_artifact(
         [{name: value for name, value in row.items() if value is not None} for row in rows[:SHOWN]],
         key=f"choice-{coreset.digest[:8]}",
