@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from winnow.tasks.errors import BadInput
 
-__all__ = ["check_fits", "water_fill"]
+__all__ = ["beyond", "check_fits", "water_fill"]
 
 
 def check_fits(n: int, budget: int, mis_ratio: float) -> int:
@@ -60,3 +60,17 @@ def water_fill(populations: NDArray[np.int64], budget: int) -> NDArray[np.int64]
         shares[stratum] = min(populations[stratum], left // (len(populations) - done))
         left -= shares[stratum]
     return shares
+
+
+def beyond(shares: NDArray[np.int64], have: NDArray[np.int64], budget: int) -> NDArray[np.int64]:
+    """What each share of all lacks, given what it has: ``budget`` together.
+
+    Where some have more than their share already, the others give way, the largest first.
+
+    >>> beyond(np.array([3, 3, 4]), np.array([5, 1, 1]), 3).tolist()
+    [0, 1, 2]
+    """
+    missing = np.maximum(shares - have, 0)
+    while missing.sum() > budget:
+        missing[missing.argmax()] -= 1
+    return missing

@@ -12,7 +12,7 @@ from winnow.tasks.score.gradients import LastLayer
 from winnow.tasks.select.blocks import blocks
 from winnow.tasks.select.last_layer import rescaled_gradients
 from winnow.tasks.select.ranking import order
-from winnow.tasks.select.signals import Selection, Signals
+from winnow.tasks.select.signals import NO_ROWS, Selection, Signals
 
 __all__ = ["badge", "definition"]
 
@@ -27,7 +27,9 @@ ROWS = 4096  # samples per tile
 CANCELS = 1e-3
 
 
-def definition(signals: Signals, budget: int, *, generator: np.random.Generator) -> Rows:
+def definition(
+    signals: Signals, budget: int, *, generator: np.random.Generator, already: Rows = NO_ROWS
+) -> Rows:
     """BADGE's picks on gradients written out: the reference that tests hold the engine to.
 
     The engine makes the same draws up to 2 · ``STALE`` − 1 picks; then it draws in blocks, from the same
@@ -36,18 +38,22 @@ def definition(signals: Signals, budget: int, *, generator: np.random.Generator)
     h, b = signals.features.astype(np.float64), signals.residuals.astype(np.float64)
     g = np.einsum("nc,nd->ncd", b, np.column_stack([h, np.ones(signals.n)])).reshape(signals.n, -1)
     ties = generator.random(signals.n)
-    S, D2 = [int(ties.argmin())], np.full(signals.n, np.inf)
-    while len(S) < budget:
+    S, D2 = already[:1].tolist() or [int(ties.argmin())], np.full(signals.n, np.inf)
+    while len(S) < len(already) + budget:
         D2 = np.minimum(D2, ((g - g[S[-1]]) ** 2).sum(axis=1))
         if D2.any():
             total = D2.cumsum()
-            S.append(int(np.searchsorted(total, generator.random() * total[-1], side="right")))
+            drawn = int(np.searchsorted(total, generator.random() * total[-1], side="right"))
+            S.append([*already, drawn][min(len(S), len(already))])  # what is there takes the place of a draw
         else:  # only copies of picks are left
-            S.append(int(np.where(np.isin(np.arange(signals.n), S), np.inf, ties).argmin()))
-    return np.array(S)
+            rest = np.where(np.isin(np.arange(signals.n), [*already, *S]), np.inf, ties)
+            S = [*S, *already[len(S) :], int(rest.argmin())]
+    return np.array(S[len(already) :])
 
 
-def badge(signals: Signals, budget: int, *, generator: np.random.Generator) -> Selection:
+def badge(
+    signals: Signals, budget: int, *, generator: np.random.Generator, already: Rows = NO_ROWS
+) -> Selection:
     """Keep samples with long last-layer gradients in different directions, by k-means++ seeding.
 
     With g_i = b_i ⊗ [h_i, 1] the gradient of the loss in the last layer, the first sample is drawn uniformly
@@ -66,6 +72,8 @@ def badge(signals: Signals, budget: int, *, generator: np.random.Generator) -> S
             is the training loss.
         budget: k, samples to keep.
         generator: of the draws.
+        already: int64 (m,), rows that count as picked before the first pick, in this order: each takes the
+            place of what its draws give.
 
     Returns:
         Selection in pick order; gains are D² at the pick, ‖g‖² for the first.
@@ -102,11 +110,13 @@ def badge(signals: Signals, budget: int, *, generator: np.random.Generator) -> S
             remedy="divide the features by their largest value",
         )
     layer, exponent = rescaled_gradients(layer)
-    picks, squared = seeds(layer, budget, ties, generator)
+    picks, squared = seeds(layer, budget, ties, generator, already)
     return Selection.of(picks, gains=np.ldexp(squared, 2 * exponent))
 
 
-def seeds(layer: LastLayer, k: int, ties: Floats, generator: np.random.Generator) -> tuple[Rows, Floats]:
+def seeds(
+    layer: LastLayer, k: int, ties: Floats, generator: np.random.Generator, already: Rows = NO_ROWS
+) -> tuple[Rows, Floats]:
     """k-means++ seeding: rows in the order of their picks, and D² of each.
 
     Args:
@@ -115,13 +125,16 @@ def seeds(layer: LastLayer, k: int, ties: Floats, generator: np.random.Generator
         ties: (N,) random numbers: the lowest is the first pick, and they order the rest once all distances
             are 0.
         generator: of the other draws.
+        already: int64 (m,), rows that are there, in this order; the same draws are made as if they had been
+            picked.
     """
     n = len(ties)
-    picks = [int(np.argmin(ties))]
+    there, total_picks = already.tolist(), len(already) + k
+    picks = there[:1] or [int(np.argmin(ties))]
     gains = [float(layer.squared[picks[0]])]
     squared = np.full(n, np.inf)  # to the nearest of the picks that have been measured, …
     waiting = picks.copy()  # … which these have not
-    while len(picks) < k:
+    while len(picks) < total_picks:
         for tile in blocks(n, ROWS):
             squared[tile] = np.minimum(squared[tile], _to_nearest(layer, tile, np.array(waiting)))
         total = np.cumsum(squared)
@@ -129,7 +142,7 @@ def seeds(layer: LastLayer, k: int, ties: Floats, generator: np.random.Generator
             break
         last = int(np.searchsorted(total, total[-1]))  # rounding must not draw a row beyond it
         waiting, refused = [], 0
-        block = min(BLOCK, max(1, len(picks) // STALE), k - len(picks))
+        block = min(BLOCK, max(1, len(picks) // STALE), total_picks - len(picks))
         while len(waiting) < block and refused <= len(waiting):
             row = min(int(np.searchsorted(total, generator.random() * total[-1], side="right")), last)
             distance = float(squared[row])
@@ -139,11 +152,14 @@ def seeds(layer: LastLayer, k: int, ties: Floats, generator: np.random.Generator
                 if generator.random() * squared[row] >= distance:
                     refused += 1
                     continue
+            if len(picks) < len(there):
+                row = there[len(picks)]
             waiting.append(row)
             picks.append(row)
             gains.append(distance)
+    picks, gains = picks[len(there) :], gains[len(there) :]
     rest = order(ties, ties)
-    rest = rest[~np.isin(rest, picks)][: k - len(picks)]
+    rest = rest[~np.isin(rest, [*there, *picks])][: k - len(picks)]
     return np.concatenate([picks, rest]).astype(np.int64), np.concatenate([gains, np.zeros(len(rest))])
 
 

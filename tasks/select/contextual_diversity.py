@@ -12,7 +12,7 @@ from winnow.tasks.select.farthest_first import Divergence, farthest_first
 from winnow.tasks.select.jeffreys import TINY, jeffreys
 from winnow.tasks.select.probabilities import checked_probabilities
 from winnow.tasks.select.ranking import order
-from winnow.tasks.select.signals import Selection, Signals
+from winnow.tasks.select.signals import NO_ROWS, Selection, Signals
 from winnow.tasks.select.space import slack_of
 
 __all__ = ["contextual_diversity", "cover", "definition"]
@@ -20,20 +20,24 @@ __all__ = ["contextual_diversity", "cover", "definition"]
 ROWS = 8192  # samples handled together, which bounds temporary memory
 
 
-def definition(signals: Signals, budget: int, *, generator: np.random.Generator) -> NDArray[np.int64]:
+def definition(
+    signals: Signals, budget: int, *, generator: np.random.Generator, already: NDArray[np.int64] = NO_ROWS
+) -> NDArray[np.int64]:
     """Contextual diversity's picks from all divergences: the reference in tests of the engine."""
     p = np.maximum(signals.probabilities.astype(np.float64), TINY)
     J = 0.5 * ((p[:, None] - p) * (np.log(p)[:, None] - np.log(p))).sum(axis=2)
     ties = generator.random(signals.n)
-    S = [int(ties.argmin())]
-    while len(S) < budget:
+    S = already.tolist() or [int(ties.argmin())]
+    while len(S) < len(already) + budget:
         to_nearest = J[:, S].min(axis=1)
         to_nearest[S] = -np.inf
         S.append(int(order(-to_nearest, ties)[0]))  # arg max
-    return np.array(S)
+    return np.array(S[len(already) :])
 
 
-def contextual_diversity(signals: Signals, budget: int, *, generator: np.random.Generator) -> Selection:
+def contextual_diversity(
+    signals: Signals, budget: int, *, generator: np.random.Generator, already: NDArray[np.int64] = NO_ROWS
+) -> Selection:
     """Cover what a network predicts: each pick's probabilities are farthest from those of all earlier picks.
 
     The first pick is drawn; then, until there are k,
@@ -47,6 +51,7 @@ def contextual_diversity(signals: Signals, budget: int, *, generator: np.random.
         signals: probabilities.
         budget: k, samples to keep.
         generator: draws the first pick and breaks ties.
+        already: int64 (m,), rows that count as picked before the first pick, in this order.
 
     Returns:
         Selection in pick order, so that a smaller one is a prefix of a larger one; gains are the divergences
@@ -73,12 +78,18 @@ def contextual_diversity(signals: Signals, budget: int, *, generator: np.random.
     True
     """
     ties = generator.random(signals.n)
-    return cover(checked_probabilities(signals), budget, ties, int(ties.argmin()))
+    return cover(checked_probabilities(signals), budget, ties, int(ties.argmin()), already)
 
 
-def cover(probabilities: NDArray[Any], budget: int, ties: NDArray[np.float64], first: int) -> Selection:
+def cover(
+    probabilities: NDArray[Any],
+    budget: int,
+    ties: NDArray[np.float64],
+    first: int,
+    already: NDArray[np.int64] = NO_ROWS,
+) -> Selection:
     """The greedy farthest samples, starting from ``first``."""
-    picks, gains = farthest_first(_divergences(probabilities), budget, ties, first)
+    picks, gains = farthest_first(_divergences(probabilities), budget, ties, first, already)
     return Selection.of(picks, gains=gains)
 
 

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from winnow.tasks.errors import BadInput, MissingSignal
-from winnow.tasks.select.allocation import check_fits, water_fill
+from winnow.tasks.select.allocation import beyond, check_fits, water_fill
+from winnow.tasks.select.budget import check_room
 from winnow.tasks.select.graphs import Edges, checked_values, median_length, neighbourhoods
 from winnow.tasks.select.ranking import order
-from winnow.tasks.select.rounds import MessageStage, exact_grid, in_rounds
-from winnow.tasks.select.signals import Selection, Signals
+from winnow.tasks.select.rounds import MessageStage, exact_grid, in_rounds, lower
+from winnow.tasks.select.signals import NO_ROWS, Selection, Signals
 
 __all__ = ["check_arguments", "checked_priorities", "classes_among", "d2", "definition", "greedy", "messages"]
 
@@ -34,6 +35,7 @@ def definition(
     budget: int,
     *,
     generator: np.random.Generator,
+    already: Rows = NO_ROWS,
     score: str = "forgetting",
     neighbours: int = 5,
     gamma_forward: float = 1.0,
@@ -48,12 +50,13 @@ def definition(
     near, sigma = listed | listed.T, median_length(d[listed])
     g = s + np.where(near, np.exp(-gamma_forward * d / sigma), 0.0) @ s
     picks: list[int] = []
-    while len(picks) < budget:
-        i = int(order(-g.round(12), ties)[0])  # arg max; rounding makes equals tie
+    while len(picks) < len(already) + budget:
+        # arg max, once what is there is picked; rounding makes equals tie
+        i = int([*already, order(-g.round(12), ties)[0]][min(len(picks), len(already))])
         g -= np.where(near[i], np.exp(-gamma_reverse * d[i] / sigma), 0.0) * max(g[i], 0.0)
         g[i] = -np.inf
         picks.append(i)
-    return np.array(picks)
+    return np.array(picks[len(already) :])
 
 
 def messages(
@@ -95,7 +98,14 @@ def messages(
 
 
 def greedy(
-    g: Floats, neighbours: Ints, weights: Floats, budget: int, *, ties: Floats, indptr: Ints | None = None
+    g: Floats,
+    neighbours: Ints,
+    weights: Floats,
+    budget: int,
+    *,
+    ties: Floats,
+    indptr: Ints | None = None,
+    already: Rows = NO_ROWS,
 ) -> tuple[Rows, NDArray[np.float64]]:
     """Pick the sample of highest priority, lower its neighbours' priorities, and so on; exact, vectorised.
 
@@ -113,6 +123,7 @@ def greedy(
         budget: samples to pick.
         ties: (N,), all different; of equal priorities, the lowest is picked first.
         indptr: (N + 1,), where rows differ in length.
+        already: int64 (m,), rows that count as picked before the first pick, in this order.
 
     Returns:
         int64 (budget,) picks in order, and float64 (budget,) their priorities when picked.
@@ -143,6 +154,8 @@ def greedy(
         float(np.abs(priority).max(initial=0.0)) * (1 + edges.largest_in_degree() * largest_weight)
     )
     priority = np.rint(priority / grid) * grid
+    for row in already:
+        lower(priority, edges, grid, row[None], priority[row[None]])
     keys = np.asarray(ties, np.float64)
     return in_rounds(priority, keys, budget, lambda rows: MessageStage(rows, priority, keys, edges, grid))
 
@@ -167,6 +180,7 @@ def d2(
     budget: int,
     *,
     generator: np.random.Generator,
+    already: Rows = NO_ROWS,
     score: str = "forgetting",
     neighbours: int = 5,
     gamma_forward: float = 1.0,
@@ -193,6 +207,7 @@ def d2(
         signals: the score, AUM where mis_ratio is not 0, features or a graph, and labels for "per_class".
         budget: k, samples to keep.
         generator: breaks ties.
+        already: int64 (m,), rows that count as picked before the first pick, in this order.
         score: the measure of difficulty.
         neighbours: of a sample in the kNN graph; fewer where there are not so many samples.
         gamma_forward: γ_f ≥ 0; large: far neighbours count less; small: they all count alike.
@@ -252,10 +267,14 @@ def d2(
     ties = generator.random(signals.n)
     kept = np.sort(order(signals.score("aum"), ties)[dropped:]) if dropped else np.arange(signals.n)
     hardness = signals.hardness(score, higher_is).astype(np.float64)
+    before = already[np.isin(already, kept)]  # what mis_ratio drops has no place in the graph
+    check_room(budget, len(kept), len(before))
     parts, shares = [kept], np.array([budget])
     if graph_mode == "per_class":
         parts = classes_among(signals.labels, kept)
-        shares = water_fill(np.array([len(rows) for rows in parts]), budget)
+        shares = water_fill(np.array([len(rows) for rows in parts]), len(before) + budget)
+        have = np.array([np.isin(rows, before).sum() for rows in parts])
+        shares = beyond(shares, have, budget)
         parts, shares = [rows for rows, share in zip(parts, shares, strict=True) if share], shares[shares > 0]
     graphs = neighbourhoods(
         signals,
@@ -265,12 +284,15 @@ def d2(
         distance_scale=distance_scale,
         similarity=similarity,
     )
-    picks, priorities = [], []
+    picks, priorities = [NO_ROWS], [np.empty(0)]
     for rows, share, (near, distances, indptr) in zip(parts, shares.tolist(), graphs, strict=True):
         s = _from_0_to_1(hardness[rows])
         g = s + messages(s, near, np.exp(-gamma_forward * distances), indptr)
         repulsion = np.exp(-gamma_reverse * distances)
-        chosen, priority = greedy(g, near, repulsion, share, ties=ties[rows], indptr=indptr)
+        there = np.searchsorted(rows, before[np.isin(before, rows)])
+        chosen, priority = greedy(
+            g, near, repulsion, share, ties=ties[rows], indptr=indptr, already=there
+        )
         picks.append(rows[chosen])
         priorities.append(priority)
     return Selection.of(np.concatenate(picks), gains=np.concatenate(priorities))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from winnow.tasks.select.blocks import blocks
 from winnow.tasks.select.ranking import best, order
+from winnow.tasks.select.signals import NO_ROWS
 
 __all__ = ["Divergence", "farthest_first"]
 
@@ -78,7 +79,9 @@ class Divergence:
         return low[:, None] + low - self.left[rows] @ self.turn(self.left[rows]).T
 
 
-def farthest_first(divergence: Divergence, budget: int, ties: Values, first: int) -> tuple[Rows, Values]:
+def farthest_first(
+    divergence: Divergence, budget: int, ties: Values, first: int, already: Rows = NO_ROWS
+) -> tuple[Rows, Values]:
     """Pick the sample farthest from all picks, again and again: exact, a block of picks at a time.
 
     Each sample has an upper bound on its δ to the nearest pick. For a block of those with the highest bounds,
@@ -90,20 +93,23 @@ def farthest_first(divergence: Divergence, budget: int, ties: Values, first: int
         divergence: of N samples.
         budget: picks.
         ties: (N,), all different; of equal δ, the lowest is picked first.
-        first: the first pick.
+        first: the first pick, where nothing is there already.
+        already: int64 (m,), rows that count as picked before the first pick, in this order.
 
     Returns:
         int64 (budget,) picks in order, and float64 (budget,) δ of each to the nearest pick before it, ∞ for
         the first.
     """
-    picks, gains = [first], [np.inf]
+    there, total = len(already), len(already) + budget
+    picks = already.tolist() or [first]
+    gains = [np.inf] * len(picks)
     upper = np.full(len(ties), np.inf)
-    upper[first] = -np.inf
-    latest = [first]
+    upper[picks] = -np.inf
+    latest = picks.copy()
     block = BLOCK[0]
-    while len(picks) < budget:
-        if latest:
-            divergence.lower_to(upper, np.array(latest))
+    while len(picks) < total:
+        for part in blocks(len(latest), BLOCK[1]):
+            divergence.lower_to(upper, np.array(latest[part]))
         leading = best(upper, ties, min(block + 1, len(ties) - len(picks)))
         leading = leading[order(-upper[leading], ties[leading])]
         rows, rest = leading[:block], leading[block:]
@@ -112,15 +118,17 @@ def farthest_first(divergence: Divergence, budget: int, ties: Values, first: int
         nearest = divergence.to_nearest(rows, np.array(picks))
         apart = divergence.at_least(rows)
         latest = []
-        while len(picks) < budget:
+        while len(picks) < total:
             i = int(np.argmax(nearest))
             row, delta = int(rows[i]), float(nearest[i])
             if (delta, -ties[row]) < bar or delta == -np.inf:
                 break
             if delta == 0:  # all that remain lie on picks
                 left = np.setdiff1d(np.flatnonzero(upper > -np.inf), latest)
-                left = left[np.argsort(ties[left])][: budget - len(picks)]
-                return np.append(picks, left), np.append(gains, np.zeros(len(left)))
+                left = left[np.argsort(ties[left])][: total - len(picks)]
+                picks += left.tolist()
+                gains += [0.0] * len(left)
+                break
             latest.append(row)
             picks.append(row)
             gains.append(delta)
@@ -130,4 +138,4 @@ def farthest_first(divergence: Divergence, budget: int, ties: Values, first: int
             nearest[nearer] = np.minimum(nearest[nearer], to_pick)
         upper[rows] = nearest
         block = int(np.clip(2 * len(latest) or 2 * block, *BLOCK))
-    return np.array(picks), np.array(gains)
+    return np.array(picks[there:], np.int64), np.array(gains[there:])

@@ -14,6 +14,7 @@ from winnow.tasks.errors import BadInput
 from winnow.tasks.select.ranking import order
 from winnow.tasks.select.rounds import CoverStage, in_rounds
 from winnow.tasks.select.set_functions import Function, SparseFacilityLocation
+from winnow.tasks.select.signals import NO_ROWS
 
 __all__ = ["OPTIMIZERS", "check", "greedy"]
 
@@ -43,7 +44,12 @@ def check(optimizer: str, neighbours: int | None) -> None:
 
 
 def greedy(
-    function: Function, budget: int, optimizer: str, ties: NDArray[np.float64], generator: np.random.Generator
+    function: Function,
+    budget: int,
+    optimizer: str,
+    ties: NDArray[np.float64],
+    generator: np.random.Generator,
+    already: Rows = NO_ROWS,
 ) -> Picks:
     """Repeatedly pick the sample of largest gain.
 
@@ -53,6 +59,7 @@ def greedy(
         optimizer: one of ``OPTIMIZERS``.
         ties: (N,), all different; of equal gains, the one with the lowest tie is picked first.
         generator: for the stochastic optimiser's draws.
+        already: int64 (m,), rows that count as picked before the first pick, in this order.
 
     Returns:
         int64 (k,) picks in order, and their gains when picked.
@@ -65,22 +72,33 @@ def greedy(
     ([0, 2], [7, 4])
     """
     if optimizer == "stochastic":
-        size = math.ceil(len(function) / budget * math.log(1 / EPSILON))
-        return _sweep(
-            function, budget, ties, lambda n: generator.choice(n, min(size, n), replace=False, shuffle=False)
-        )
+        size = math.ceil(len(function) / (len(already) + budget) * math.log(1 / EPSILON))
+
+        def draw(n: int) -> Rows:
+            return generator.choice(n, min(size, n), replace=False, shuffle=False)
+
+        return _sweep(function, budget, ties, already, draw)
     if optimizer == "naive" or (optimizer == "lazy" and function.sweeping):
-        return _sweep(function, budget, ties)
+        return _sweep(function, budget, ties, already)
     if optimizer == "lazy" and isinstance(function, SparseFacilityLocation):
+        function.add_all(already)
+        function.value[already] = -1  # below all others
         return in_rounds(function.value, ties, budget, lambda rows: CoverStage(rows, function, ties))
-    return _lazy(function, budget, ties, 1.0 if optimizer == "lazy" else BETA)
+    return _lazy(function, budget, ties, 1.0 if optimizer == "lazy" else BETA, already)
 
 
 def _sweep(
-    function: Function, budget: int, ties: NDArray[np.float64], draw: Callable[[int], Rows] | None = None
+    function: Function,
+    budget: int,
+    ties: NDArray[np.float64],
+    already: Rows,
+    draw: Callable[[int], Rows] | None = None,
 ) -> Picks:
     """The best of all samples that are left, or of the positions among them that ``draw`` gives."""
-    left = np.arange(len(function))
+    function.add_all(already)
+    left = np.delete(np.arange(len(function)), already)
+    if draw is not None and len(already):
+        left = _left_after(len(function), already, draw)
     picks, gains = [], []
     for _ in range(budget):
         drawn = None if draw is None else draw(len(left))
@@ -96,20 +114,37 @@ def _sweep(
     return np.array(picks), np.array(gains)
 
 
-def _lazy(function: Function, budget: int, ties: NDArray[np.float64], beta: float) -> Picks:
+def _left_after(n: int, already: Rows, draw: Callable[[int], Rows]) -> Rows:
+    """What ``_sweep`` has left of n samples, in its order, and as many draws later."""
+    left, place = np.arange(n), np.arange(n)
+    for taken, row in enumerate(already.tolist(), start=1):
+        draw(n + 1 - taken)
+        last = left[n - taken]
+        left[place[row]], place[last] = last, place[row]
+    return left[: n - len(already)]
+
+
+def _lazy(function: Function, budget: int, ties: NDArray[np.float64], beta: float, already: Rows) -> Picks:
     """A gain computed earlier is an upper bound on the current one: only the highest bounds are recomputed.
 
     With β = 1 the picks are the naive ones. With less, a sample is taken if its gain g is not far below its
-    bound b: g ≥ b − (1 − β)|b|.
+    bound b: g ≥ b − (1 − β)|b|; which bounds are recomputed then matters, so each row of ``already`` takes
+    the place of a pick.
     """
+    gone: set[int] = set()
+    if beta == 1:
+        function.add_all(already)
+        gone, already = set(already.tolist()), NO_ROWS
     rows = order(-function.value, ties)
     columns = (-function.value[rows]).tolist(), ties[rows].tolist(), rows.tolist()
     heap = list(zip(*columns, strict=True))  # sorted, hence a heap
     seen = [0] * len(function)  # how many picks there were when the bound was computed
     picks: list[int] = []
     gains: list[float] = []
-    while len(picks) < budget:
+    while len(picks) < len(already) + budget:
         negative, tie, row = heapq.heappop(heap)
+        if row in gone:
+            continue
         if seen[row] != len(picks):
             seen[row] = len(picks)
             gain = function.value[row].item()
@@ -117,7 +152,11 @@ def _lazy(function: Function, budget: int, ties: NDArray[np.float64], beta: floa
                 heapq.heappush(heap, (-gain, tie, row))
                 continue
             negative = -gain
+        if len(picks) < len(already) and row != already[len(picks)]:
+            heapq.heappush(heap, (negative, tie, row))
+            row = int(already[len(picks)])
+            gone.add(row)
         picks.append(row)
         gains.append(-negative)
         function.add(row)
-    return np.array(picks), np.array(gains)
+    return np.array(picks[len(already) :]), np.array(gains[len(already) :])

@@ -7,33 +7,44 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from winnow.tasks.select.pool import Pool
+from winnow.tasks.select.blocks import blocks
+from winnow.tasks.select.pool import ROWS, Pool
 from winnow.tasks.select.ranking import order
-from winnow.tasks.select.signals import Selection, Signals
+from winnow.tasks.select.signals import NO_ROWS, Selection, Signals
 from winnow.tasks.select.space import Points
 
 __all__ = ["definition", "follow", "herding"]
 
 
 def definition(
-    signals: Signals, budget: int, *, generator: np.random.Generator, metric: str = "euclidean"
+    signals: Signals,
+    budget: int,
+    *,
+    generator: np.random.Generator,
+    already: NDArray[np.int64] = NO_ROWS,
+    metric: str = "euclidean",
 ) -> NDArray[np.int64]:
     """Herding's picks by the distances to the running target: the reference that tests hold the engine to."""
     x = signals.features.astype(np.float64)
     if metric == "cosine":
         x /= np.linalg.norm(x, axis=1, keepdims=True)
     mu, ties = x.mean(axis=0), generator.random(signals.n)
-    S: list[int] = []
-    while len(S) < budget:
+    S: list[int] = already.tolist()
+    while len(S) < len(already) + budget:
         t = (len(S) + 1) * mu - x[S].sum(axis=0)
         apart = np.linalg.norm(t - x, axis=1)
         apart[S] = np.inf
         S.append(int(order(apart, ties)[0]))  # arg min
-    return np.array(S)
+    return np.array(S[len(already) :])
 
 
 def herding(
-    signals: Signals, budget: int, *, generator: np.random.Generator, metric: str = "euclidean"
+    signals: Signals,
+    budget: int,
+    *,
+    generator: np.random.Generator,
+    already: NDArray[np.int64] = NO_ROWS,
+    metric: str = "euclidean",
 ) -> Selection:
     """Follow the mean: each pick moves the mean of the picks as close as possible to the mean of the data.
 
@@ -48,6 +59,7 @@ def herding(
         signals: features.
         budget: k, samples to keep.
         generator: breaks ties.
+        already: int64 (m,), rows that count as picked before the first pick, in this order.
         metric: ``"euclidean"``, or ``"cosine"``: on features at unit length.
 
     Returns:
@@ -75,7 +87,8 @@ def herding(
     >>> herding(s, 2, generator=np.random.default_rng(0)).indices.tolist()
     [2, 1]
     """
-    pool = Pool(Points.of(signals.features, metric), generator.random(signals.n), searches=budget)
+    points = Points.of(signals.features, metric)
+    pool = Pool(points, generator.random(signals.n), already, searches=budget)
     return follow(pool, budget, pool.nearest)
 
 
@@ -84,9 +97,11 @@ def follow(pool: Pool, budget: int, pick: Callable[[NDArray[np.float64]], int]) 
     points = pool.points
     picks, gains = np.empty(budget, np.int64), np.empty(budget)
     excess = np.zeros(points.features.shape[1])  # Σ over the picks j of x_j − μ, so that t − μ = −excess
+    for part in blocks(len(pool.already), ROWS):  # one after another, as below
+        excess = np.vstack([excess, pool.exact(pool.already[part])]).cumsum(axis=0)[-1]
     for step in range(budget):
         picks[step] = pick(-excess)
         pool.take(picks[step])
         excess += pool.exact(picks[step : step + 1])[0]
-        gains[step] = np.linalg.norm(excess) / (step + 1)
+        gains[step] = np.linalg.norm(excess) / (len(pool.already) + step + 1)
     return Selection.of(picks, gains=gains / (points.scale if points.metric == "euclidean" else 1))

@@ -7,14 +7,19 @@ from numpy.typing import NDArray
 
 from winnow.tasks.select.farthest_first import Divergence, farthest_first
 from winnow.tasks.select.ranking import order
-from winnow.tasks.select.signals import Selection, Signals
+from winnow.tasks.select.signals import NO_ROWS, Selection, Signals
 from winnow.tasks.select.space import Points, slack_of
 
 __all__ = ["cover", "definition", "k_center"]
 
 
 def definition(
-    signals: Signals, budget: int, *, generator: np.random.Generator, metric: str = "euclidean"
+    signals: Signals,
+    budget: int,
+    *,
+    generator: np.random.Generator,
+    already: NDArray[np.int64] = NO_ROWS,
+    metric: str = "euclidean",
 ) -> NDArray[np.int64]:
     """k-center's picks from all distances: the reference that tests hold the engine to."""
     x = signals.features.astype(np.float64)
@@ -22,16 +27,21 @@ def definition(
         x /= np.linalg.norm(x, axis=1, keepdims=True)
     d = np.linalg.norm(x[:, None] - x, axis=2)
     ties = generator.random(signals.n)
-    S = [int(ties.argmin())]
-    while len(S) < budget:
+    S = already.tolist() or [int(ties.argmin())]
+    while len(S) < len(already) + budget:
         to_nearest = d[:, S].min(axis=1)
         to_nearest[S] = -np.inf
         S.append(int(order(-to_nearest, ties)[0]))  # arg max
-    return np.array(S)
+    return np.array(S[len(already) :])
 
 
 def k_center(
-    signals: Signals, budget: int, *, generator: np.random.Generator, metric: str = "euclidean"
+    signals: Signals,
+    budget: int,
+    *,
+    generator: np.random.Generator,
+    already: NDArray[np.int64] = NO_ROWS,
+    metric: str = "euclidean",
 ) -> Selection:
     """Cover the features: each pick is the sample farthest from all earlier picks.
 
@@ -45,6 +55,7 @@ def k_center(
         signals: features.
         budget: k, samples to keep.
         generator: draws the first pick and breaks ties.
+        already: int64 (m,), rows that count as picked before the first pick, in this order.
         metric: ``"euclidean"``, or ``"cosine"``: d = 1 − cos (a row of zeros is at ½ from every direction).
 
     Returns:
@@ -74,12 +85,14 @@ def k_center(
     [0, 2, 3]
     """
     ties = generator.random(signals.n)
-    return cover(Points.of(signals.features, metric), budget, ties, int(ties.argmin()))
+    return cover(Points.of(signals.features, metric), budget, ties, int(ties.argmin()), already)
 
 
-def cover(points: Points, budget: int, ties: NDArray[np.float64], first: int) -> Selection:
+def cover(
+    points: Points, budget: int, ties: NDArray[np.float64], first: int, already: NDArray[np.int64] = NO_ROWS
+) -> Selection:
     """The greedy farthest points, starting from ``first``; gains are distances in the metric."""
-    picks, squared = farthest_first(_squared_distances(points), budget, ties, first)
+    picks, squared = farthest_first(_squared_distances(points), budget, ties, first, already)
     return Selection.of(
         picks, gains=squared / 2 if points.metric == "cosine" else np.sqrt(squared) / points.scale
     )

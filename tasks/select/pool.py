@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from winnow.tasks.select.blocks import blocks
 from winnow.tasks.select.ranking import order
+from winnow.tasks.select.signals import NO_ROWS
 from winnow.tasks.select.space import Points, slack_of
 
 __all__ = ["Pool"]
@@ -30,11 +31,13 @@ class Pool:
     Args:
         points: of N samples.
         ties: (N,), all different; of samples at the same distance, the lowest comes first.
+        already: int64 (m,), rows that are taken, in this order.
         searches: number of searches for the nearest to come; many pay for a scan by bytes.
     """
 
-    def __init__(self, points: Points, ties: Values, *, searches: int = 0) -> None:
-        self.points, self._ties, self._mean = points, ties, points.mean()
+    def __init__(self, points: Points, ties: Values, already: Rows = NO_ROWS, *, searches: int = 0) -> None:
+        self.points, self.already, self._ties, self._mean = points, already, ties.copy(), points.mean()
+        self._ties[already] = -np.inf  # first of their copies, before the turn of any that is left
         x = points.centred(self._mean)
         first, self._distinct = distinct(x, points.features)
         self._x = x if len(first) == len(x) else x[first]
@@ -42,12 +45,12 @@ class Pool:
         self._squares, self._lengths = squares.astype(np.float32), np.sqrt(squares).astype(np.float32)
         self._slack = np.float32(slack_of(x.shape[1]))
         # of several copies, the one whose turn it is stands for all
-        self._queue = order(self._distinct, ties)
+        self._queue = order(self._distinct, self._ties)
         self._end = np.bincount(self._distinct).cumsum()
-        self._turn = np.append(0, self._end[:-1])
-        self.empty = np.zeros(len(first), bool)  # distinct points of which no copy is left
+        self._turn = np.append(0, self._end[:-1]) + np.bincount(self._distinct[already], minlength=len(first))
+        self.empty = self._turn == self._end  # distinct points of which no copy is left
         pays = x.size >= SCAN_FROM and 4 * searches >= x.shape[1]
-        self._scan = ByteScan(self._x) if pays else None
+        self._scan = ByteScan(self._x, self.empty) if pays else None
 
     def exact(self, rows: Rows) -> Values:
         """Samples less the mean of all, float64 (m, D)."""
@@ -130,9 +133,10 @@ class ByteScan:
 
     Args:
         x: float32 (P, D).
+        gone: bool (P,), points to leave out.
     """
 
-    def __init__(self, x: NDArray[np.float32]) -> None:
+    def __init__(self, x: NDArray[np.float32], gone: NDArray[np.bool_]) -> None:
         import faiss
 
         n, dim = x.shape
@@ -140,7 +144,8 @@ class ByteScan:
         self._rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(dim, dim)))[0].astype(np.float32)
         largest = np.concatenate([np.abs(x[rows] @ self._rotation).max(axis=1) for rows in tiles])
         widest = np.partition(largest, int((1 - WIDE) * (n - 1)))[int((1 - WIDE) * (n - 1))]
-        self._wide = np.flatnonzero(largest > widest)
+        wide = largest > widest
+        self._wide = np.flatnonzero(wide & ~gone)
         # not QT_8bit_direct_signed, although it is faster: it also rounds the target to bytes, and clips it
         self._index = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_8bit_uniform, faiss.METRIC_L2)
         ends = np.array([[-1], [1]], np.float32)
@@ -155,7 +160,7 @@ class ByteScan:
             squared = np.einsum("pd,pd->p", turned, turned, dtype=np.float64)[largest[rows] <= widest]
             self._rounding = max(self._rounding, float(np.sqrt(squared.max(initial=0.0))))
         self._slack = 4 * slack_of(dim)  # of the rotation, of the target in it, and of the scan's own sums
-        self._left = np.packbits(np.isin(np.arange(n), self._wide, invert=True), bitorder="little")
+        self._left = np.packbits(~(wide | gone), bitorder="little")
         # faiss keeps a pointer to the bits, which change as points are removed
         self._selector = faiss.IDSelectorBitmap(len(self._left), faiss.swig_ptr(self._left))
         self._parameters = faiss.SearchParameters()

@@ -20,7 +20,7 @@ from winnow.tasks.select.ranking import best, order
 if TYPE_CHECKING:
     from winnow.tasks.select.set_functions import SparseFacilityLocation
 
-__all__ = ["CoverStage", "MessageStage", "Stage", "exact_grid", "in_rounds"]
+__all__ = ["CoverStage", "MessageStage", "Stage", "exact_grid", "in_rounds", "lower"]
 
 Numbers = NDArray[Any]
 Rows = NDArray[np.int64]
@@ -199,10 +199,7 @@ class MessageStage(Stage):
         self.source, self.target, self.weight = self.source[left], self.target[left], self.weight[left]
 
     def close(self, picks: Rows, values: NDArray[np.float64]) -> None:
-        at, counts = spans(self.edges.indptr, picks)
-        message = _message(self.edges.weights[at], np.repeat(values, counts), self.grid)
-        np.subtract.at(self.all_values, self.edges.ids[at], message)
-        self.all_values[picks] = -np.inf
+        lower(self.all_values, self.edges, self.grid, picks, values)
 
     def finish_on_heap(self) -> None:
         self.outgoing: dict[int, list[tuple[int, float]]] = {}
@@ -275,6 +272,15 @@ class CoverStage(Stage):
 
     def send(self, position: int) -> None:
         self.function.add(int(self.rows[position]))
+
+
+def lower(
+    priorities: NDArray[np.float64], edges: Edges, grid: float, picks: Rows, values: NDArray[np.float64]
+) -> None:
+    """Lower all priorities by the messages of picks of these values, which are put below all others."""
+    at, counts = spans(edges.indptr, picks)
+    np.subtract.at(priorities, edges.ids[at], _message(edges.weights[at], np.repeat(values, counts), grid))
+    priorities[picks] = -np.inf
 
 
 def exact_grid(largest: float) -> float:

@@ -57,6 +57,11 @@ class Function(ABC):
     def add(self, row: int) -> None:
         """Pick a sample."""
 
+    def add_all(self, rows: Rows) -> None:
+        """Pick some samples, in this order."""
+        for row in rows.tolist():
+            self.add(row)
+
 
 class FacilityLocation(Function):
     """f(S) = Σ_i max_{j ∈ S} s_ij on a dense kernel.
@@ -75,6 +80,16 @@ class FacilityLocation(Function):
         self.value = np.zeros(kernel.shape[1], np.int64)
         for items in blocks(len(kernel), _FITS):
             self.value += kernel[items].view(np.uint32).sum(0, dtype=np.uint32)
+
+    def add_all(self, rows: Rows) -> None:
+        if not len(rows):
+            return
+        for part in blocks(len(rows), max(1, _ELEMENTS // len(self.covered))):
+            np.maximum(self.covered, self.columns[rows[part]].max(axis=0), out=self.covered)
+        self.value = np.full(len(self), -self.covered.sum(dtype=np.int64))
+        for items in blocks(len(self.kernel), min(_FITS, max(1, _ELEMENTS // len(self)))):
+            block = np.maximum(self.kernel[items], self.covered[items, None])
+            self.value += block.view(np.uint32).sum(0, dtype=np.uint32)
 
     def add(self, row: int) -> None:
         items = np.flatnonzero(self.columns[row] > self.covered)
@@ -112,6 +127,13 @@ class SparseFacilityLocation(Function):
         rises = after > self.covered[items]
         self.cover(items[rises], after[rises])
 
+    def add_all(self, rows: Rows) -> None:
+        positions, _ = spans(self.candidate_starts, rows)
+        after = self.covered.copy()
+        np.maximum.at(after, self.items[positions], self.by_candidate[positions])
+        rises = np.flatnonzero(after > self.covered)
+        self.cover(rises, after[rises])
+
     def cover(self, items: NDArray[Any], after: NDArray[np.int32]) -> None:
         """Represent these distinct items this well, which is better than before."""
         for part in blocks(len(items), _ELEMENTS // 8):
@@ -146,6 +168,10 @@ class SparseGraphCut(Function):
         near = slice(self.starts[row], self.starts[row + 1])
         self.value[self.ids[near]] -= 2 * self.weights[near]
 
+    def add_all(self, rows: Rows) -> None:
+        near, _ = spans(self.starts, rows)
+        np.subtract.at(self.value, self.ids[near], 2 * self.weights[near])
+
 
 class _Columns:
     """Columns of the kernel, in units: one product gives the column asked for and those of the next best."""
@@ -160,13 +186,15 @@ class _Columns:
         if row not in self.position:
             count = min(_COLUMNS, len(value))
             likely = np.argpartition(np.where(self.picked, -np.inf, value), len(value) - count)[-count:]
-            rows = np.unique(np.append(likely[~self.picked[likely]], row))
-            self.position = dict(zip(rows.tolist(), range(len(rows)), strict=True))
-            self.block = self.kernel.tile(rows, slice(None))
+            self.load(np.unique(np.append(likely[~self.picked[likely]], row)))
         self.picked[row] = True
         column = self.block[self.position[row]].astype(np.int64)
         column[row] = UNIT
         return column
+
+    def load(self, rows: Rows) -> None:
+        self.position = dict(zip(rows.tolist(), range(len(rows)), strict=True))
+        self.block = self.kernel.tile(rows, slice(None))
 
 
 class GraphCut(Function):
@@ -178,6 +206,13 @@ class GraphCut(Function):
 
     def add(self, row: int) -> None:
         self.value -= 2 * self.columns.get(row, self.value)
+
+    def add_all(self, rows: Rows) -> None:
+        for part in blocks(len(rows), _COLUMNS):
+            tile = self.columns.kernel.tile(rows[part], slice(None))
+            tile[np.arange(len(tile)), rows[part]] = UNIT
+            self.value -= 2 * tile.sum(axis=0, dtype=np.int64)
+        self.columns.picked[rows] = True
 
 
 class LogDeterminant(Function):
@@ -199,6 +234,11 @@ class LogDeterminant(Function):
         self.count += 1
         self.left = np.maximum(self.left - new * new, RIDGE)  # it is at least that, but for rounding
         self.value = np.log(self.left)
+
+    def add_all(self, rows: Rows) -> None:
+        for part in blocks(len(rows), _COLUMNS):
+            self.columns.load(rows[part])
+            super().add_all(rows[part])
 
 
 class LogDeterminantOfFeatures(Function):
@@ -226,5 +266,22 @@ class LogDeterminantOfFeatures(Function):
         seen = self.inverse @ self.phi[row]
         explained = float(self.own[row] + self.phi[row] @ seen)
         self.inverse -= np.outer(seen / explained, seen)
-        self.left = np.maximum(self.left - np.square(self.phi @ seen) / explained, RIDGE)
+        self._leave(self.left - np.square(self.phi @ seen) / explained)
+
+    def add_all(self, rows: Rows) -> None:
+        if not len(rows):
+            return
+        gram = np.eye(self.phi.shape[1])
+        step = max(1, _ELEMENTS // len(gram))
+        for part in blocks(len(rows), step):
+            phi = self.phi[rows[part]]
+            gram += phi.T @ (phi / self.own[rows[part], None])
+        self.inverse = np.linalg.inv(gram)
+        explained = np.eye(len(gram)) - self.inverse
+        for part in blocks(len(self), step):
+            self.left[part] -= np.einsum("nd,nd->n", self.phi[part] @ explained, self.phi[part])
+        self._leave(self.left)
+
+    def _leave(self, left: NDArray[np.float64]) -> None:
+        self.left = np.maximum(left, RIDGE)
         self.value = np.log(np.rint(self.left / _GRAIN) * _GRAIN)

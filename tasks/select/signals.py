@@ -17,7 +17,9 @@ from winnow.tasks.score import higher_is as polarity
 from winnow.tasks.score.gradients import residuals_of
 from winnow.tasks.select.blocks import blocks
 
-__all__ = ["Selection", "Signals"]
+__all__ = ["NO_ROWS", "Selection", "Signals"]
+
+NO_ROWS = np.empty(0, np.int64)
 
 DIMENSIONS = {"labels": 1, "features": 2, "probabilities": 2, "residuals": 2}
 BLOCK = 1 << 22  # numbers that are checked at a time

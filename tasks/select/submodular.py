@@ -20,7 +20,7 @@ from winnow.tasks.select.set_functions import (
     SparseFacilityLocation,
     SparseGraphCut,
 )
-from winnow.tasks.select.signals import Selection, Signals
+from winnow.tasks.select.signals import NO_ROWS, Selection, Signals
 from winnow.tasks.select.similarity import UNIT, Kernel, check_dense, dense, nearest_of, refuse_above
 
 __all__ = [
@@ -33,6 +33,8 @@ __all__ = [
     "log_determinant",
 ]
 
+Rows = NDArray[np.int64]
+
 KERNELS = ("features", "gradients")
 SET_FUNCTIONS = {  # f(S) of a kernel s and picks S
     "facility_location": lambda s, S: s[:, S].max(axis=1).sum(),
@@ -42,19 +44,19 @@ SET_FUNCTIONS = {  # f(S) of a kernel s and picks S
 
 
 def definition(
-    name: str, signals: Signals, budget: int, *, generator: np.random.Generator
-) -> NDArray[np.int64]:
+    name: str, signals: Signals, budget: int, *, generator: np.random.Generator, already: Rows = NO_ROWS
+) -> Rows:
     """Greedy picks by f(S) itself, on features: the reference that tests hold the engine to."""
     x = signals.features.astype(np.float64)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     s = np.rint((0.5 + 0.5 * x @ x.T) * UNIT) / UNIT
     np.fill_diagonal(s, 1.0)
     f, ties = SET_FUNCTIONS[name], generator.random(signals.n)
-    S: list[int] = []
-    while len(S) < budget:
+    S: list[int] = already.tolist()
+    while len(S) < len(already) + budget:
         value = np.array([f(s, [*S, row]) if row not in S else -np.inf for row in range(signals.n)])
         S.append(int(order(-value.round(9), ties)[0]))  # arg max; rounding makes equals tie
-    return np.array(S)
+    return np.array(S[len(already) :])
 
 
 def _check(kernel: str, neighbours: int | None, optimizer: str) -> None:
@@ -80,6 +82,7 @@ def facility_location(
     budget: int,
     *,
     generator: np.random.Generator,
+    already: Rows = NO_ROWS,
     kernel: str = "features",
     neighbours: int | None = None,
     optimizer: str = "lazy",
@@ -99,6 +102,7 @@ def facility_location(
             ``neighbours`` is set.
         budget: k, samples to keep.
         generator: breaks ties, and draws for the stochastic optimiser.
+        already: int64 (m,), rows that count as picked before the first pick, in this order.
         kernel: ``"features"``, or ``"gradients"`` for x = r ⊗ [h, 1], the last layer's gradients, with
             residuals r and features h.
         neighbours: of a sample in the kNN-sparse kernel; None for the dense one.
@@ -141,7 +145,7 @@ def facility_location(
     else:
         check_dense(signals.n, budget)
         function = FacilityLocation(dense(Kernel.of(signals, kernel)))
-    return _maximised(function, budget, optimizer, generator)
+    return _maximised(function, budget, optimizer, generator, already)
 
 
 def graph_cut(
@@ -149,6 +153,7 @@ def graph_cut(
     budget: int,
     *,
     generator: np.random.Generator,
+    already: Rows = NO_ROWS,
     kernel: str = "features",
     neighbours: int | None = None,
     optimizer: str = "lazy",
@@ -168,6 +173,7 @@ def graph_cut(
             ``neighbours`` is set.
         budget: k, samples to keep.
         generator: breaks ties, and draws for the stochastic optimiser.
+        already: int64 (m,), rows that count as picked before the first pick, in this order.
         kernel: ``"features"``, or ``"gradients"`` for x = r ⊗ [h, 1], the last layer's gradients, with
             residuals r and features h.
         neighbours: of a sample in the kNN-sparse kernel; None for the dense one.
@@ -208,7 +214,7 @@ def graph_cut(
         function = SparseGraphCut(nearest_of(signals, kernel, neighbours))
     else:
         function = GraphCut(Kernel.of(signals, kernel))
-    return _maximised(function, budget, optimizer, generator)
+    return _maximised(function, budget, optimizer, generator, already)
 
 
 def log_determinant(
@@ -216,6 +222,7 @@ def log_determinant(
     budget: int,
     *,
     generator: np.random.Generator,
+    already: Rows = NO_ROWS,
     kernel: str = "features",
     neighbours: int | None = None,
     optimizer: str = "lazy",
@@ -232,6 +239,7 @@ def log_determinant(
         signals: features; residuals for the kernel of gradients.
         budget: k, samples to keep.
         generator: breaks ties, and draws for the stochastic optimiser.
+        already: int64 (m,), rows that count as picked before the first pick, in this order.
         kernel: ``"features"``, or ``"gradients"`` for x = r ⊗ [h, 1], the last layer's gradients, with
             residuals r and features h.
         neighbours: must be None: a kNN-sparse kernel is not positive definite, hence has no log determinant.
@@ -273,16 +281,23 @@ def log_determinant(
             "positive definite.",
             remedy="leave neighbours out, or use facility_location or graph_cut",
         )
-    check_factor(signals.n, budget, kernel=kernel)
+    total = len(already) + budget
+    check_factor(signals.n, total, kernel=kernel)
     tiles = Kernel.of(signals, kernel)
     function = (
-        LogDeterminantOfFeatures(tiles.vectors) if kernel == "features" else LogDeterminant(tiles, budget)
+        LogDeterminantOfFeatures(tiles.vectors) if kernel == "features" else LogDeterminant(tiles, total)
     )
-    return _maximised(function, budget, optimizer, generator, unit=1)
+    return _maximised(function, budget, optimizer, generator, already, unit=1)
 
 
 def _maximised(
-    function: Function, budget: int, optimizer: str, generator: np.random.Generator, *, unit: int = UNIT
+    function: Function,
+    budget: int,
+    optimizer: str,
+    generator: np.random.Generator,
+    already: Rows,
+    *,
+    unit: int = UNIT,
 ) -> Selection:
-    picks, gains = greedy(function, budget, optimizer, generator.random(len(function)), generator)
+    picks, gains = greedy(function, budget, optimizer, generator.random(len(function)), generator, already)
     return Selection.of(picks, gains=gains / unit)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from winnow.tasks.errors import BadInput
 from winnow.tasks.select.blocks import blocks
 from winnow.tasks.select.ranking import order
-from winnow.tasks.select.signals import Selection, Signals
+from winnow.tasks.select.signals import NO_ROWS, Selection, Signals
 
 __all__ = ["definition", "zcore"]
 
@@ -25,6 +25,7 @@ def definition(
     budget: int,
     *,
     generator: np.random.Generator,
+    already: NDArray[np.int64] = NO_ROWS,
     samples: int | None = None,
     dimensions: int = 2,
     neighbours: int = 1000,
@@ -53,6 +54,7 @@ def definition(
         score[i] += 1
         score[near] -= w / w.sum()
     score[rows] = score.copy()
+    score[already] = -np.inf
     return order(-score, ties)[:budget]
 
 
@@ -61,6 +63,7 @@ def zcore(
     budget: int,
     *,
     generator: np.random.Generator,
+    already: NDArray[np.int64] = NO_ROWS,
     samples: int | None = None,
     dimensions: int = 2,
     neighbours: int = 1000,
@@ -83,6 +86,7 @@ def zcore(
         signals: features of one or more pre-trained networks, side by side.
         budget: k, samples to keep.
         generator: of all draws.
+        already: int64 (m,), rows that are kept already: they take part in the scores.
         samples: points drawn; default 10 per sample, at most a million.
         dimensions: of a subspace; all where the features have fewer.
         neighbours: that a covered sample makes redundant; all others where there are fewer.
@@ -131,6 +135,7 @@ def zcore(
     scores = np.empty(signals.n)
     columns = _columns(signals.features, rows)
     scores[rows] = _scores(columns, samples, dimensions, neighbours, exponent, generator)
+    scores[already] = -np.inf
     kept = order(-scores, ties)[:budget]
     return Selection.of(kept, gains=scores[kept])
 
