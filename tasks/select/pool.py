@@ -50,7 +50,9 @@ class Pool:
         self._turn = np.append(0, self._end[:-1]) + np.bincount(self._distinct[already], minlength=len(first))
         self.empty = self._turn == self._end  # distinct points of which no copy is left
         pays = x.size >= SCAN_FROM and 4 * searches >= x.shape[1]
-        self._scan = ByteScan(self._x, self.empty) if pays else None
+        self._scan = ByteScan(self._x) if pays else None
+        if self._scan is not None and len(already):
+            self._scan.remove(np.flatnonzero(self.empty))
 
     def exact(self, rows: Rows) -> Values:
         """Samples less the mean of all, float64 (m, D)."""
@@ -133,10 +135,9 @@ class ByteScan:
 
     Args:
         x: float32 (P, D).
-        gone: bool (P,), points to leave out.
     """
 
-    def __init__(self, x: NDArray[np.float32], gone: NDArray[np.bool_]) -> None:
+    def __init__(self, x: NDArray[np.float32]) -> None:
         import faiss
 
         n, dim = x.shape
@@ -144,8 +145,7 @@ class ByteScan:
         self._rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(dim, dim)))[0].astype(np.float32)
         largest = np.concatenate([np.abs(x[rows] @ self._rotation).max(axis=1) for rows in tiles])
         widest = np.partition(largest, int((1 - WIDE) * (n - 1)))[int((1 - WIDE) * (n - 1))]
-        wide = largest > widest
-        self._wide = np.flatnonzero(wide & ~gone)
+        self._wide = np.flatnonzero(largest > widest)
         # not QT_8bit_direct_signed, although it is faster: it also rounds the target to bytes, and clips it
         self._index = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_8bit_uniform, faiss.METRIC_L2)
         ends = np.array([[-1], [1]], np.float32)
@@ -160,7 +160,7 @@ class ByteScan:
             squared = np.einsum("pd,pd->p", turned, turned, dtype=np.float64)[largest[rows] <= widest]
             self._rounding = max(self._rounding, float(np.sqrt(squared.max(initial=0.0))))
         self._slack = 4 * slack_of(dim)  # of the rotation, of the target in it, and of the scan's own sums
-        self._left = np.packbits(~(wide | gone), bitorder="little")
+        self._left = np.packbits(np.isin(np.arange(n), self._wide, invert=True), bitorder="little")
         # faiss keeps a pointer to the bits, which change as points are removed
         self._selector = faiss.IDSelectorBitmap(len(self._left), faiss.swig_ptr(self._left))
         self._parameters = faiss.SearchParameters()
@@ -168,10 +168,10 @@ class ByteScan:
         self._listed = LISTED[0]
         self._scans = self._misses = 0
 
-    def remove(self, point: int) -> None:
-        """Leave a point out of all later lists."""
-        self._left[point >> 3] &= 255 ^ (1 << (point & 7))
-        self._wide = self._wide[self._wide != point]
+    def remove(self, points: Rows) -> None:
+        """Leave points out of all later lists."""
+        np.bitwise_and.at(self._left, points >> 3, (255 ^ (1 << (points & 7))).astype(np.uint8))
+        self._wide = self._wide[~np.isin(self._wide, points)]
 
     def useless(self) -> bool:
         """Whether even the longest lists are often too short."""
