@@ -129,12 +129,13 @@ def seeds(
             picked.
     """
     n = len(ties)
-    there, total_picks = already.tolist(), len(already) + k
+    there = already.tolist()
+    k += len(there)
     picks = there[:1] or [int(np.argmin(ties))]
     gains = [float(layer.squared[picks[0]])]
     squared = np.full(n, np.inf)  # to the nearest of the picks that have been measured, …
     waiting = picks.copy()  # … which these have not
-    while len(picks) < total_picks:
+    while len(picks) < k:
         for tile in blocks(n, ROWS):
             squared[tile] = np.minimum(squared[tile], _to_nearest(layer, tile, np.array(waiting)))
         total = np.cumsum(squared)
@@ -142,7 +143,7 @@ def seeds(
             break
         last = int(np.searchsorted(total, total[-1]))  # rounding must not draw a row beyond it
         waiting, refused = [], 0
-        block = min(BLOCK, max(1, len(picks) // STALE), total_picks - len(picks))
+        block = min(BLOCK, max(1, len(picks) // STALE), k - len(picks))
         while len(waiting) < block and refused <= len(waiting):
             row = min(int(np.searchsorted(total, generator.random() * total[-1], side="right")), last)
             distance = float(squared[row])
@@ -157,10 +158,11 @@ def seeds(
             waiting.append(row)
             picks.append(row)
             gains.append(distance)
-    picks, gains = picks[len(there) :], gains[len(there) :]
+    gains += [0.0] * (k - len(gains))
+    picks += there[len(picks) :]
     rest = order(ties, ties)
-    rest = rest[~np.isin(rest, [*there, *picks])][: k - len(picks)]
-    return np.concatenate([picks, rest]).astype(np.int64), np.concatenate([gains, np.zeros(len(rest))])
+    picks += rest[~np.isin(rest, picks)][: k - len(picks)].tolist()
+    return np.array(picks[len(there) :], np.int64), np.array(gains[len(there) :])
 
 
 def _to_nearest(layer: LastLayer, rows: slice, centres: Rows) -> Floats:

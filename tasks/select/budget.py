@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from winnow.tasks.errors import BadInput, MissingSignal, did_you_mean
 from winnow.tasks.registry import SelectorEntry, loaded
+from winnow.tasks.select.allocation import beyond
 from winnow.tasks.select.signals import Selection, Signals
 
 __all__ = ["check_parameters", "check_room", "check_size", "count", "per_class", "run"]
@@ -161,7 +162,7 @@ def run(
         chosen = selector.direct(of.rows(rest), k, **how)
         return replace(chosen, indices=rest[chosen.indices])
 
-    chosen = _balanced(select, ordered, k, before) if balanced else select(ordered, k, before)
+    chosen = _balanced(select, ordered, k, before, bool(goes_on)) if balanced else select(ordered, k, before)
     return chosen if order is None else replace(chosen, indices=order[chosen.indices])
 
 
@@ -216,17 +217,19 @@ def check_parameters(selector: SelectorEntry, params: Iterable[str], *, upstream
 
 
 def _balanced(
-    select: Callable[[Signals, int, Rows], Selection], signals: Signals, k: int, before: Rows
+    select: Callable[[Signals, int, Rows], Selection], signals: Signals, k: int, before: Rows, goes_on: bool
 ) -> Selection:
     """Each class's share of k, selected within the class; the parts one after another.
 
-    With ``before``, shares are those of all that there will be, less what is there.
+    With ``before``, shares are those of all that there will be, less what is there. A selector that goes on
+    from it also sees classes that are complete, so that the next one's draws are as if it had picked them.
     """
     parts = []
     for label, share in _shares(signals.labels, k, before).items():
-        if share:
+        there = before[signals.labels[before] == label]
+        if share or (goes_on and len(there)):
             rows = np.flatnonzero(signals.labels == label)
-            there = np.searchsorted(rows, before[signals.labels[before] == label])
+            there = np.searchsorted(rows, there)
             part = select(signals.rows(rows), share, there)
             parts.append(replace(part, indices=rows[part.indices]))
     gains = [part.gains for part in parts if part.gains is not None]
@@ -239,10 +242,5 @@ def _balanced(
 
 def _shares(labels: NDArray[np.int64], k: int, before: Rows) -> dict[int, int]:
     shares = per_class(labels, k + len(before))
-    have = dict(zip(*np.unique(labels[before], return_counts=True), strict=True))
-    missing = {label: share - int(have.get(label, 0)) for label, share in shares.items()}
-    while (excess := sum(max(0, share) for share in missing.values()) - k) > 0:
-        # some class has more than its share already: the others give way, the largest first
-        largest = max(missing, key=lambda label: missing[label])
-        missing[largest] -= min(excess, 1)
-    return {label: max(0, share) for label, share in missing.items()}
+    have = np.bincount(np.searchsorted(list(shares), labels[before]), minlength=len(shares))
+    return dict(zip(shares, beyond(np.array(list(shares.values())), have, k).tolist(), strict=True))

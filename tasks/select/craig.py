@@ -15,7 +15,7 @@ from winnow.tasks.select.greedy import check, greedy
 from winnow.tasks.select.last_layer import rescaled_gradients
 from winnow.tasks.select.ranking import order
 from winnow.tasks.select.set_functions import FacilityLocation, Function, SparseFacilityLocation
-from winnow.tasks.select.signals import Selection, Signals
+from winnow.tasks.select.signals import NO_ROWS, Selection, Signals
 from winnow.tasks.select.similarity import UNIT, check_dense, dense, nearest, sparse_kernel, whole
 
 __all__ = ["Gradients", "check_size", "craig", "definition", "nearest_pick"]
@@ -24,20 +24,22 @@ _CANCELS = 2.0**-18  # squared distances below this share of ‖g_i‖² + ‖g_
 _TILE = 1 << 22  # similarities of samples with picks that are handled together
 
 
-def definition(signals: Signals, budget: int, *, generator: np.random.Generator) -> NDArray[np.int64]:
+def definition(
+    signals: Signals, budget: int, *, generator: np.random.Generator, already: NDArray[np.int64] = NO_ROWS
+) -> NDArray[np.int64]:
     """CRAIG's picks on gradients written out: the reference that tests hold the engine to."""
     inputs = np.column_stack([signals.features, np.ones(signals.n)]).astype(np.float64)
     g = (signals.residuals[:, :, None] * inputs[:, None]).reshape(signals.n, -1)
     apart = np.linalg.norm(g[:, None] - g, axis=2)
     s = np.rint((1 - apart / (2 * np.linalg.norm(g, axis=1).max())) * UNIT) / UNIT
     ties = generator.random(signals.n)
-    S: list[int] = []
-    while len(S) < budget:
+    S: list[int] = already.tolist()
+    while len(S) < len(already) + budget:
         represented = s[:, S].max(axis=1, initial=0.0, keepdims=True)
         gain = np.maximum(s - represented, 0.0).sum(axis=0)
         gain[S] = -np.inf
         S.append(int(order(-gain.round(9), ties)[0]))  # arg max; rounding makes equals tie
-    return np.array(S)
+    return np.array(S[len(already) :])
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ def craig(
     budget: int,
     *,
     generator: np.random.Generator,
+    already: NDArray[np.int64] = NO_ROWS,
     neighbours: int | None = None,
     optimizer: str = "lazy",
 ) -> Selection:
@@ -122,6 +125,8 @@ def craig(
         signals: residuals r = softmax − one-hot and features h, the last layer's input.
         budget: k, samples to keep.
         generator: breaks ties, and draws for the stochastic optimiser.
+        already: int64 (m,), rows that count as picked before the first pick, in this order, with a share
+            of the weights.
         neighbours: how many others, those of nearest gradients, can stand for a sample while picks are made,
             as in facility_location; None for all.
         optimizer: ``"lazy"`` and ``"naive"`` pick the same; ``"stochastic"`` looks at ⌈N/k · ln 100⌉ random
@@ -174,9 +179,10 @@ def craig(
     else:
         near = nearest(gradients, min(neighbours, signals.n - 1))
         function = SparseFacilityLocation(sparse_kernel(*near))
-    picks, gains = greedy(function, budget, optimizer, ties, generator)
-    weights = np.bincount(nearest_pick(gradients, picks), minlength=budget)
-    return Selection.of(picks, weights=weights, gains=gains / UNIT * reach)
+    picks, gains = greedy(function, budget, optimizer, ties, generator, already)
+    standing = np.concatenate([already, picks])
+    weights = np.bincount(nearest_pick(gradients, standing), minlength=len(standing))
+    return Selection.of(picks, weights=weights[len(already) :], gains=gains / UNIT * reach)
 
 
 def nearest_pick(gradients: Gradients, picks: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -20,7 +20,7 @@ from winnow.tasks.select.last_layer import (
     rescaled_gradients,
 )
 from winnow.tasks.select.ranking import order
-from winnow.tasks.select.signals import Selection, Signals
+from winnow.tasks.select.signals import NO_ROWS, Selection, Signals
 
 __all__ = ["definition", "glister"]
 
@@ -33,6 +33,7 @@ def definition(
     budget: int,
     *,
     generator: np.random.Generator,
+    already: NDArray[np.int64] = NO_ROWS,
     eta: float | None = None,
     refresh: int = 1,
 ) -> NDArray[np.int64]:
@@ -43,15 +44,17 @@ def definition(
     step = 0.2 / (u**2).sum(axis=1).mean() if eta is None else eta
     ties = generator.random(n)
     S: list[int] = []
-    while len(S) < budget:
+    while len(S) < len(already) + budget:
         p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
         slope = (p - label).T @ u / n  # ∇L_V(θ_S)
         gain = step * (b @ slope * u).sum(axis=1)
         gain[S] = -np.inf
-        picks = order(-gain.round(9), ties)[: min(refresh, budget - len(S))]
+        ranked = order(-gain.round(9), ties)
+        ranked = np.append(already[len(S) :], ranked[~np.isin(ranked, already)])  # these first
+        picks = ranked[: min(refresh, len(already) + budget - len(S))]
         z -= step * u @ u[picks].T @ b[picks]
         S += picks.tolist()
-    return np.array(S)
+    return np.array(S[len(already) :])
 
 
 def glister(
@@ -59,6 +62,7 @@ def glister(
     budget: int,
     *,
     generator: np.random.Generator,
+    already: NDArray[np.int64] = NO_ROWS,
     eta: float | None = None,
     refresh: int = 1,
     validation: Signals | None = None,
@@ -79,6 +83,7 @@ def glister(
             lose those of samples that are confidently wrong.
         budget: k, samples to keep.
         generator: breaks ties.
+        already: int64 (m,), rows that count as picked before the first pick, in this order.
         eta: η, the learning rate. Default a tenth of the longest safe step on the mean validation loss: 0.2 /
             (1 + mean ‖h_v‖²).
         refresh: picks between two passes over the validation samples.
@@ -126,22 +131,29 @@ def glister(
     else:
         step = float(np.ldexp(eta, exponent + u_exponent))
     lengths = np.sqrt(gradients.squared)
-    _check_step(step, budget * lengths.max() * np.sqrt(squared.max()))
+    there, total = len(already), len(already) + budget
+    _check_step(step, total * lengths.max() * np.sqrt(squared.max()))
     ties = generator.random(signals.n)
-    picks, gains = np.empty(budget, np.int64), np.empty(budget)
-    for block in blocks(budget, refresh):
+    picks, gains = np.append(already, np.empty(budget, np.int64)), np.empty(total)
+    learned = already[: there // refresh * refresh]  # whole blocks, which need no slope
+    if len(learned):
+        logits -= step * u @ (gradients.u[learned].T @ gradients.b[learned])
+    for block in blocks(total, refresh):
+        if block.stop <= there:
+            continue
+        start = max(block.start, there)
         errors = softmax(logits)
         errors[np.arange(len(labels)), labels] -= 1
         slope = mean_gradient(LastLayer(errors, u, squared))
         products = correlation(gradients, slope)
-        products[picks[: block.start]] = -np.inf
+        products[picks[:start]] = -np.inf
         rounding = ROUNDING * float(np.linalg.norm(slope))
-        for pick in range(block.start, block.stop):
+        for pick in range(start, block.stop):
             row = arg_max(products, ties, rounding * lengths[int(np.argmax(products))])
             picks[pick], gains[pick], products[row] = row, step * products[row], -np.inf
         chosen = picks[block]
         logits -= step * (u @ gradients.u[chosen].T) @ gradients.b[chosen]
-    return Selection.of(picks, gains=gains)
+    return Selection.of(picks[there:], gains=gains[there:])
 
 
 def _check_step(step: float, reach: float) -> None:

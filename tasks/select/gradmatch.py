@@ -10,7 +10,7 @@ from winnow.tasks.score.gradients import LastLayer
 from winnow.tasks.select.last_layer import mean_gradient, relevant, rescaled_gradients
 from winnow.tasks.select.pursuit import pursue
 from winnow.tasks.select.ranking import order
-from winnow.tasks.select.signals import Selection, Signals
+from winnow.tasks.select.signals import NO_ROWS, Selection, Signals
 
 __all__ = ["definition", "gradmatch"]
 
@@ -18,7 +18,12 @@ _OVERWHELMING = 2.0**100  # λ above so many times ‖g‖² leaves weights that
 
 
 def definition(
-    signals: Signals, budget: int, *, generator: np.random.Generator, lam: float = 0.5
+    signals: Signals,
+    budget: int,
+    *,
+    generator: np.random.Generator,
+    already: NDArray[np.int64] = NO_ROWS,
+    lam: float = 0.5,
 ) -> NDArray[np.int64]:
     """GradMatch's picks on gradients written out: the reference that tests hold the engine to."""
     from scipy.optimize import nnls
@@ -26,18 +31,19 @@ def definition(
     inputs = np.column_stack([signals.features, np.ones(signals.n)]).astype(np.float64)
     g = (signals.residuals[:, :, None] * inputs[:, None]).reshape(signals.n, -1)
     mean, ties = g.mean(axis=0), generator.random(signals.n)
-    S, w = np.zeros(0, int), np.zeros(0)
-    while len(S) < budget:
+    S, w = already, np.zeros(0)
+    while True:
+        if len(S):
+            ridge = np.sqrt(lam) * np.eye(len(S))
+            w = nnls(np.vstack([g[S].T, ridge]), np.append(mean, np.zeros(len(S))))[0]
+            S, w = S[w > 1e-12], w[w > 1e-12]
         product = (g @ (mean - w @ g[S])).round(9)  # ⟨g_i, r⟩; rounding makes equals tie
-        product[S] = -np.inf
-        if product.max() <= 0:
+        ranked, picks = order(-product, ties), S[~np.isin(S, already)]
+        rest = ranked[~np.isin(ranked, S)]
+        if len(picks) == budget or product[rest[0]] <= 0:
             break
-        S = np.append(S, order(-product, ties)[0])
-        ridge = np.sqrt(lam) * np.eye(len(S))
-        w = nnls(np.vstack([g[S].T, ridge]), np.append(mean, np.zeros(len(S))))[0]
-        S, w = S[w > 1e-12], w[w > 1e-12]
-    rest = order(-(g @ (mean - w @ g[S])).round(9), ties)
-    return np.append(S, rest[~np.isin(rest, S)][: budget - len(S)])
+        S = np.append(S, rest[0])
+    return np.append(picks, rest[~np.isin(rest, already)][: budget - len(picks)])
 
 
 def gradmatch(
@@ -45,6 +51,7 @@ def gradmatch(
     budget: int,
     *,
     generator: np.random.Generator,
+    already: NDArray[np.int64] = NO_ROWS,
     lam: float = 0.5,
     validation: Signals | None = None,
 ) -> Selection:
@@ -63,6 +70,7 @@ def gradmatch(
         signals: residuals b = softmax − one-hot, features h.
         budget: k, samples to keep.
         generator: breaks ties.
+        already: int64 (m,), rows that are in S before the first pick, as far as their weights are above 0.
         lam: λ ≥ 0, in units of ‖g‖².
         validation: match the mean gradient of these samples instead, given by residuals and features. If both
             have labels, only those whose label occurs in ``signals`` count: with ``balanced=True`` each class
@@ -118,7 +126,8 @@ def gradmatch(
             f"{np.ldexp(np.sqrt(gradients.squared.max()), exponent):.0e}.",
             remedy="pass a smaller lam; 0 is the least",
         )
-    picks, weights, gains = pursue(gradients, target, budget, scaled_lam, generator.random(signals.n))
+    ties = generator.random(signals.n)
+    picks, weights, gains = pursue(gradients, target, budget, scaled_lam, ties, already)
     weights = signals.n * np.ldexp(weights, theirs_exponent - exponent)
     return Selection.of(
         picks, weights=np.where(weights > 0, weights, 1.0), gains=np.ldexp(gains, 2 * theirs_exponent)

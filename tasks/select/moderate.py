@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from winnow.tasks.errors import BadInput
 from winnow.tasks.select.graphs import rescaled
 from winnow.tasks.select.ranking import order
-from winnow.tasks.select.signals import Selection, Signals
+from winnow.tasks.select.signals import NO_ROWS, Selection, Signals
 
 __all__ = ["centre_distances", "definition", "moderate"]
 
@@ -19,7 +19,12 @@ CENTRES = {"mean": lambda h: h.mean(axis=0, dtype=np.float64), "median": lambda 
 
 
 def definition(
-    signals: Signals, budget: int, *, generator: np.random.Generator, centre: str = "mean"
+    signals: Signals,
+    budget: int,
+    *,
+    generator: np.random.Generator,
+    already: NDArray[np.int64] = NO_ROWS,
+    centre: str = "mean",
 ) -> NDArray[np.int64]:
     """Moderate's picks, one class and one rank at a time: the reference that tests hold the engine to."""
     h, y, N = signals.features.astype(np.float64), signals.labels, signals.n
@@ -27,11 +32,16 @@ def definition(
     d = np.array([np.sqrt(((h[i] - c[y[i]]) ** 2).sum()) for i in range(N)], np.float32)
     ranked = order(d, generator.random(N))
     outwards = sorted(range(N), key=lambda rank: abs(rank - (N - 1) / 2))  # from the median rank
-    return ranked[outwards[:budget]]
+    return np.array([row for row in ranked[outwards] if row not in already][:budget])
 
 
 def moderate(
-    signals: Signals, budget: int, *, generator: np.random.Generator, centre: str = "mean"
+    signals: Signals,
+    budget: int,
+    *,
+    generator: np.random.Generator,
+    already: NDArray[np.int64] = NO_ROWS,
+    centre: str = "mean",
 ) -> Selection:
     """Keep the samples whose distance to their class's centre is closest to the median distance.
 
@@ -43,6 +53,7 @@ def moderate(
         signals: features, penultimate ones of a trained network in the paper, and labels.
         budget: k, samples to keep.
         generator: breaks ties.
+        already: int64 (m,), rows that are kept already: they keep their ranks.
         centre: of a class: ``"mean"`` as in the paper, or ``"median"`` of each dimension as in its authors'
             code.
 
@@ -76,6 +87,7 @@ def moderate(
     distances = centre_distances(features, signals.labels, centre=centre)
     ranked = order(distances, generator.random(signals.n))
     off_centre = np.abs(2 * np.arange(signals.n) - (signals.n - 1))
+    off_centre[np.isin(ranked, already)] = signals.n  # behind all others
     rows = ranked[np.argsort(off_centre, kind="stable")[:budget]]
     return Selection.of(rows, gains=np.ldexp(distances[rows], exponent))
 

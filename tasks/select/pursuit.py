@@ -9,6 +9,7 @@ from winnow.tasks.score.gradients import LastLayer
 from winnow.tasks.select.blocks import blocks
 from winnow.tasks.select.last_layer import ROUNDING, arg_max, correlation
 from winnow.tasks.select.ranking import order
+from winnow.tasks.select.signals import NO_ROWS
 
 __all__ = ["pursue"]
 
@@ -22,7 +23,12 @@ Vector = NDArray[np.float64]
 
 
 def pursue(
-    gradients: LastLayer, target: Vector, k: int, lam: float, ties: Vector
+    gradients: LastLayer,
+    target: Vector,
+    k: int,
+    lam: float,
+    ties: Vector,
+    already: NDArray[np.int64] = NO_ROWS,
 ) -> tuple[NDArray[np.int64], Vector, Vector]:
     """Lower E(S, w) = ‖Σ_{i∈S} w_i g_i − t‖² + λ‖w‖² with w ≥ 0 and |S| ≤ k, one sample at a time.
 
@@ -32,6 +38,7 @@ def pursue(
         k: samples to pick.
         lam: λ ≥ 0.
         ties: (N,), all different: of products that rounding cannot tell apart, the lowest enters first.
+        already: int64 (m,), rows that enter before all others, and are not among the picks.
 
     Returns:
         int64 (k,) picks in order of entry, and float64 (k,) their weights and what each took off E. Once no
@@ -43,26 +50,35 @@ def pursue(
     >>> picks.tolist(), weights.tolist(), gains.round(6).tolist()
     ([0, 1], [0.6, 0.0], [0.36, 0.0])
     """
-    support = _Support(gradients, target, min(k, len(ties)), lam)
+    support = _Support(gradients, target, min(len(already) + k, len(ties)), lam)
+    there = np.zeros(len(ties), bool)
+    there[already] = True
     lengths = np.sqrt(gradients.squared)
     rounding_of_target = FITTED * float(np.linalg.norm(target))
-    closed = np.zeros(len(ties), bool)  # in the support, or seen to add nothing
+    closed = np.zeros(len(ties), bool)  # in the support, seen to add nothing, or not to enter yet
+    closed[~there] = waiting = len(already) > 0
     while True:
         left_over = support.left_over()
         products = correlation(gradients, left_over)
-        if support.size == k:
+        if np.count_nonzero(~there[support.rows[: support.size]]) == k:
             break
         products_of_open = np.where(closed, -np.inf, products)
         rounding = ROUNDING * float(np.linalg.norm(left_over))
         highest = int(np.argmax(products_of_open))
         if not products_of_open[highest] > lengths[highest] * max(rounding, rounding_of_target):
-            break
+            if not waiting:
+                break
+            closed[~there] = waiting = False
+            continue
         row = arg_max(products_of_open, ties, rounding * lengths[highest])
         closed[row] = True
         closed[support.enter(row)] = False
     picks, weights, gains = support.by_entry()
+    new = ~there[picks]
+    there[picks] = True
+    picks, weights, gains = picks[new], weights[new], gains[new]
     rest = order(-products, ties)
-    rest = rest[~np.isin(rest, picks)][: k - len(picks)]
+    rest = rest[~there[rest]][: k - len(picks)]
     nothing = np.zeros(len(rest))
     return np.concatenate([picks, rest]), np.append(weights, nothing), np.append(gains, nothing)
 

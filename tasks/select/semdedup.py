@@ -9,7 +9,7 @@ from winnow.tasks.errors import BadInput
 from winnow.tasks.score.prototypicality import spherical_kmeans
 from winnow.tasks.select.blocks import blocks
 from winnow.tasks.select.ranking import order
-from winnow.tasks.select.signals import Selection, Signals
+from winnow.tasks.select.signals import NO_ROWS, Selection, Signals
 from winnow.tasks.select.space import Points
 
 __all__ = ["definition", "semdedup"]
@@ -20,7 +20,12 @@ GRID = 2.0**-40  # cosines are rounded to it: coarser than the rounding of a pro
 
 
 def definition(
-    signals: Signals, budget: int, *, generator: np.random.Generator, clusters: int | None = None
+    signals: Signals,
+    budget: int,
+    *,
+    generator: np.random.Generator,
+    already: NDArray[np.int64] = NO_ROWS,
+    clusters: int | None = None,
 ) -> NDArray[np.int64]:
     """SemDeDup's picks from all cosines within clusters: the reference that tests hold the engine to."""
     ties, seed = generator.random(signals.n), int(generator.integers(2**31))
@@ -28,16 +33,23 @@ def definition(
     unit = Points.of(signals.features[rows], "cosine")
     to_centre, cluster = _clusters(unit, clusters or round(signals.n**0.5), seed)
     x, m = unit[:], np.empty(signals.n)
+    to_centre[np.isin(rows, already)] = -np.inf  # before all others
     for c in np.unique(cluster):
         members = np.flatnonzero(cluster == c)
         members = members[to_centre[members].argsort(kind="stable")]  # farthest first
         before = np.tri(len(members), k=-1, dtype=bool)
         m[rows[members]] = np.where(before, x[members] @ x[members].T, -1.0).max(axis=1)
+    m[already] = np.inf
     return order(m.round(12), ties)[:budget]  # rounding makes equals tie
 
 
 def semdedup(
-    signals: Signals, budget: int, *, generator: np.random.Generator, clusters: int | None = None
+    signals: Signals,
+    budget: int,
+    *,
+    generator: np.random.Generator,
+    already: NDArray[np.int64] = NO_ROWS,
+    clusters: int | None = None,
 ) -> Selection:
     """Keep the samples that are least similar to any before them in their cluster.
 
@@ -53,6 +65,7 @@ def semdedup(
         signals: features of a pre-trained network.
         budget: k, samples to keep.
         generator: seeds k-means and breaks ties.
+        already: int64 (m,), rows that are kept already: they come before all others of their clusters.
         clusters: of k-means; default √N, rounded. ``balanced=True`` clusters each class on its own.
 
     Returns:
@@ -89,14 +102,17 @@ def semdedup(
     ties, seed = generator.random(signals.n), int(generator.integers(2**31))
     rows = np.argsort(ties)  # of copies, the lowest tie comes first
     m = np.empty(signals.n)
-    m[rows] = _redundancy(Points.of(signals.features[rows], "cosine"), clusters, seed)
+    points = Points.of(signals.features[rows], "cosine")
+    m[rows] = _redundancy(points, clusters, seed, np.isin(rows, already))
+    m[already] = np.inf
     kept = order(m, ties)[:budget]
     return Selection.of(kept, gains=m[kept])
 
 
-def _redundancy(x: Points, clusters: int, seed: int) -> NDArray[np.float64]:
+def _redundancy(x: Points, clusters: int, seed: int, there: NDArray[np.bool_]) -> NDArray[np.float64]:
     """m of each sample; of samples equally far from the centre, the first counts as before."""
     to_centre, cluster = _clusters(x, clusters, seed)
+    to_centre[there] = -np.inf  # before all others
     m = np.empty(len(x))
     ends = np.bincount(cluster, minlength=clusters).cumsum()
     for members in np.split(np.argsort(cluster, kind="stable"), ends[:-1]):
