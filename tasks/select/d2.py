@@ -290,9 +290,7 @@ def d2(
         g = s + messages(s, near, np.exp(-gamma_forward * distances), indptr)
         repulsion = np.exp(-gamma_reverse * distances)
         there = np.searchsorted(rows, before[np.isin(before, rows)])
-        chosen, priority = greedy(
-            g, near, repulsion, share, ties=ties[rows], indptr=indptr, already=there
-        )
+        chosen, priority = greedy(g, near, repulsion, share, ties=ties[rows], indptr=indptr, already=there)
         picks.append(rows[chosen])
         priorities.append(priority)
     return Selection.of(np.concatenate(picks), gains=np.concatenate(priorities))

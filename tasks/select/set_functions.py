@@ -271,7 +271,7 @@ class LogDeterminantOfFeatures(Function):
     def add_all(self, rows: Rows) -> None:
         if not len(rows):
             return
-        gram = np.eye(self.phi.shape[1])
+        gram: NDArray[Any] = np.eye(self.phi.shape[1])
         step = max(1, _ELEMENTS // len(gram))
         for part in blocks(len(rows), step):
             phi = self.phi[rows[part]]
