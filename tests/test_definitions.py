@@ -115,3 +115,19 @@ def test_engine_picks_as_defined(name, params, kind, seed):
 
 def test_every_selector_has_a_definition():
     assert {name for name, _ in DEFINITIONS} == set(selectors.names()) - {"full"}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kind", ["different", "copies"])
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [(name, params) for name, params in DEFINITIONS if selectors.get(name).accepts("already")],
+)
+def test_engine_goes_on_as_defined(name, params, kind, seed):
+    """From rows that it would not have picked, in any order."""
+    signals, entry = random_signals(kind, seed), selectors.get(name)
+    there = np.random.default_rng(seed + 9).permutation(N)[:3]
+    how = {"budget": BUDGET, "already": there, **params}
+    expected = definition_of(entry)(signals=signals, generator=np.random.default_rng(seed), **how)
+    chosen = entry(signals, generator=np.random.default_rng(seed), **how)
+    assert chosen.indices.tolist() == expected.tolist()

@@ -217,3 +217,99 @@ def test_documented(name):
     entry = selectors.get(name)
     assert entry.summary.endswith("."), entry.doc
     assert ">>>" in entry.doc
+
+
+# -- what is there already -----------------------------------------------------------------------------------
+
+GOING_ON = [name for name in NAMES if selectors.get(name).accepts("already")]
+VARIANTS = [
+    *((name, {}) for name in GOING_ON),
+    *(
+        (name, {"optimizer": optimizer, **kernel})
+        for name in ("facility_location", "graph_cut")
+        for optimizer in ("lazy", "naive", "approximate_lazy")
+        for kernel in ({}, {"neighbours": 8}, {"kernel": "gradients"})
+    ),
+    ("log_determinant", {"kernel": "gradients"}),
+    ("log_determinant", {"optimizer": "naive"}),
+    ("k_center", {"metric": "cosine"}),
+    ("herding", {"metric": "cosine"}),
+    ("d2", {"graph_mode": "directed", "gamma_reverse": 0.0}),
+    ("d2", {"score": "el2n", "mis_ratio": 0.2}),
+]
+
+
+def with_copies(given: Signals) -> Signals:
+    """The same with every third sample a copy of the one before it."""
+    rows = np.arange(given.n)
+    rows[2::3] -= 1
+    copies = given.rows(rows)
+    return copies.replace(ids=np.arange(given.n))
+
+
+def test_the_coverage_methods_go_on():
+    wanted = {
+        "k_center",
+        "herding",
+        "facility_location",
+        "graph_cut",
+        "log_determinant",
+        "d2",
+        "zcore",
+        "badge",
+    }
+    assert wanted <= set(GOING_ON)
+
+
+@pytest.mark.parametrize(("name", "params"), VARIANTS, ids=[name for name, _ in VARIANTS])
+@pytest.mark.parametrize("kind", ["different", "copies", "permuted"])
+def test_twice_k_is_k_and_then_k_more(name, params, kind):
+    given = signals()
+    if kind == "copies":
+        given = with_copies(given)
+    if kind == "permuted":
+        given = given.replace(ids=np.random.default_rng(3).permutation(N))
+    both = choose(name, given, 40, **params)
+    one = choose(name, given, 20, **params)
+    two = choose(name, given, 20, already=one.indices, **params)
+    assert [*one.indices, *two.indices] == both.indices.tolist()
+    np.testing.assert_allclose(np.concatenate([one.gains, two.gains]), both.gains, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("full", "cal")])
+@pytest.mark.parametrize("balanced", [False, True])
+def test_what_is_there_is_never_picked(name, balanced):
+    given, generator = signals(), np.random.default_rng(1)
+    for there in (np.array([5]), generator.permutation(N)[:100], generator.permutation(N)[: N - 12]):
+        chosen = choose(name, given, 12, already=there, balanced=balanced)
+        assert len(np.unique(chosen.indices)) == 12
+        assert not set(chosen.indices.tolist()) & set(there.tolist())
+    nothing = choose(name, given, 12, already=np.empty(0, np.int64), balanced=balanced)
+    assert nothing.indices.tolist() == choose(name, given, 12, balanced=balanced).indices.tolist()
+
+
+@pytest.mark.parametrize("name", GOING_ON)
+def test_balanced_rounds_fill_the_shares_of_all(name):
+    given = signals()
+    one = choose(name, given, 30, balanced=True)
+    two = choose(name, given, 30, balanced=True, already=one.indices)
+    both = choose(name, given, 60, balanced=True)
+    picked = np.concatenate([one.indices, two.indices])
+    if name != "badge":  # its draws run on from class to class
+        assert set(picked.tolist()) == set(both.indices.tolist())
+    assert np.bincount(given.labels[picked]).tolist() == np.bincount(given.labels[both.indices]).tolist()
+
+
+@pytest.mark.parametrize(
+    ("there", "message"),
+    [
+        (np.array([0, N]), r"already\[1\] = 240: there are 240 samples"),
+        (np.array([-1]), r"already\[0\] = -1"),
+        (np.array([3, 3]), "already names row 3 twice"),
+        (np.array([0.5]), "already is float64"),
+        (np.arange(N), "budget = 20 samples, but 240 of 240 are there already"),
+    ],
+)
+def test_what_cannot_be_there_is_refused(there, message):
+    with pytest.raises(BadInput, match=message):
+        choose("k_center", signals(), 20, already=there)
