@@ -641,3 +641,28 @@ def test_a_graph_with_too_few_neighbours():
     )
     with pytest.raises(BadInput, match="1 neighbours a sample, neighbours = 2 asked for"):
         choose("graph_cut", signals, 1, neighbours=2)
+
+
+@pytest.mark.parametrize("rows", [[], [7], [*range(40, 110, 2), 3, 3 + 60]])
+@pytest.mark.parametrize("name", ["dense", "sparse", "cut", "sparse cut", "gradients", "features"])
+def test_many_picks_at_once_are_one_after_another(name, rows):
+    signals = problem()
+    kernel, near = similarity.Kernel.of(signals, "features"), similarity.nearest_of(signals, "features", 5)
+    make = {
+        "dense": lambda: set_functions.FacilityLocation(similarity.dense(kernel)),
+        "sparse": lambda: set_functions.SparseFacilityLocation(near),
+        "cut": lambda: set_functions.GraphCut(kernel),
+        "sparse cut": lambda: set_functions.SparseGraphCut(near),
+        "gradients": lambda: set_functions.LogDeterminant(similarity.Kernel.of(signals, "gradients"), 60),
+        "features": lambda: set_functions.LogDeterminantOfFeatures(kernel.vectors),
+    }[name]
+    at_once, one_by_one = make(), make()
+    at_once.add_all(np.array(rows, np.int64))
+    for row in rows:
+        one_by_one.add(row)
+    for function in (at_once, one_by_one):
+        function.add(11)
+    if name in ("gradients", "features"):
+        np.testing.assert_allclose(at_once.value, one_by_one.value, rtol=1e-8)
+    else:
+        assert at_once.value.tolist() == one_by_one.value.tolist()

@@ -111,7 +111,7 @@ def _sweep(
         function.add(int(rows[best]))
         left[best if drawn is None else drawn[best]] = left[-1]  # the last takes its place
         left = left[:-1]
-    return np.array(picks), np.array(gains)
+    return np.array(picks, np.int64), np.array(gains)
 
 
 def _left_after(n: int, already: Rows, draw: Callable[[int], Rows]) -> Rows:
@@ -159,4 +159,4 @@ def _lazy(function: Function, budget: int, ties: NDArray[np.float64], beta: floa
         picks.append(row)
         gains.append(-negative)
         function.add(row)
-    return np.array(picks[len(already) :]), np.array(gains[len(already) :])
+    return np.array(picks[len(already) :], np.int64), np.array(gains[len(already) :])
