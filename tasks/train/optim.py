@@ -50,7 +50,10 @@ class Optimizer:
     @torch.no_grad()
     def update(self, lr: Any) -> None:
         """Move the parameters that have a gradient; ``lr`` is a number or a tensor on their device."""
-        used = [i for i, p in enumerate(self._parameters) if p.grad is not None]
-        parameters = [self._parameters[i] for i in used]
-        buffers = {name: [values[i] for i in used] for name, values in self._buffers.items()}
-        self._rule(parameters, [p.grad for p in parameters], **buffers, lr=lr)
+        grads = [p.grad for p in self._parameters]
+        parameters, buffers = self._parameters, self._buffers
+        if any(grad is None for grad in grads):
+            used = [i for i, grad in enumerate(grads) if grad is not None]
+            grads, parameters = [grads[i] for i in used], [parameters[i] for i in used]
+            buffers = {name: [values[i] for i in used] for name, values in buffers.items()}
+        self._rule(parameters, grads, **buffers, lr=lr)
