@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from winnow.flows import presets
 from winnow.flows.experiment import Experiment, experiment
 from winnow.tasks import lists
 from winnow.tasks.artifacts import Artifact
@@ -86,7 +87,7 @@ class Choice(Experiment):
         from winnow.tasks.select.allocation import check_fits
         from winnow.tasks.select.budget import check_room, check_size, count
 
-        file, params, n = self.values["already"], self.params(), samples.rows
+        file, params, n = self.values["already"], self.params(samples), samples.rows
         before = None if file is None else bring_already(samples, file)
         budget = count(self.values["budget"], n)
         check_room(budget, n, 0 if before is None else before.rows)
@@ -95,18 +96,20 @@ class Choice(Experiment):
             check_size(selectors.get(self.values["method"]), n, budget, params)
         return before
 
-    def params(self) -> dict[str, Any]:
-        """Parameters of the selector, the flow's score and upstream among them."""
-        params = dict(self.values["params"] or {})
+    def params(self, samples: Artifact) -> dict[str, Any]:
+        """Parameters of the selector, with the flow's score and upstream; a large pool's kernel is sparse."""
+        balanced = self.values["balanced"]
+        kernels = presets.kernels_of(samples.rows, balanced=balanced, upstream=self.upstream)
+        params = {**kernels.get(self.values["method"], {}), **(self.values["params"] or {})}
         accepted = selectors.get(self.values["method"]).parameters(upstream=self.upstream)
         if "score" in accepted and "score" not in params:
             params["score"] = self.values["score"]
         return {**params, **({"upstream": True} if self.upstream else {})}
 
-    def choice(self) -> dict[str, Any]:
+    def choice(self, samples: Artifact) -> dict[str, Any]:
         """The selection itself, for its receipt."""
         names = ("method", "budget", "seed", "balanced")
-        return {**{name: self.values[name] for name in names}, "params": self.params()}
+        return {**{name: self.values[name] for name in names}, "params": self.params(samples)}
 
     def signals(self, samples: Artifact) -> dict[str, Any]:
         """What the method reads: brought by the user, else made."""
@@ -121,7 +124,8 @@ class Choice(Experiment):
             signals["scores"] = bring_scores(samples, values["scores"])
         dynamics = "scores" in needs and "scores" not in signals and values["logits"] is None
         trained = bool(needs & {"probabilities", "residuals"})
-        if "labels" in needs or dynamics or trained or values["logits"] is not None:
+        known = "labels" in wanted and samples.facts["labelled"]
+        if known or "labels" in needs or dynamics or trained or values["logits"] is not None:
             signals["labels"] = self._labels(samples)
         if values["logits"] is not None:
             signals["scores"] = bring_logits(samples, signals["labels"], values["logits"])
@@ -130,7 +134,7 @@ class Choice(Experiment):
             signals = {**recorded.signals, **signals}
         if "features" in wanted and "embeddings" not in signals and "graph" not in signals:
             signals["embeddings"] = self.embeddings(samples)
-        if method.name != "d2" and "graph" in wanted and (k := (values["params"] or {}).get("neighbours")):
+        if method.name != "d2" and "graph" in wanted and (k := self.params(samples).get("neighbours")):
             signals["graph"] = knn(signals["embeddings"], k, device=self.device)
         reads = {"features": "embeddings", "probabilities": "logits", "residuals": "logits"}
         names = {reads.get(name, name) for name in {*wanted, *needs}}

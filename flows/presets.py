@@ -8,7 +8,19 @@ from typing import Any
 from winnow.flows.forms import At, merged
 from winnow.tasks.registry import datasets
 
-__all__ = ["PRESETS", "as_json", "ccs", "compare", "d2", "deepcore", "elfs", "grid", "select", "selectors_of"]
+__all__ = [
+    "PRESETS",
+    "as_json",
+    "ccs",
+    "compare",
+    "d2",
+    "deepcore",
+    "elfs",
+    "grid",
+    "kernels_of",
+    "select",
+    "selectors_of",
+]
 
 Values = dict[str, Any]  # parameters of a flow by name
 
@@ -249,24 +261,33 @@ def grid(method: str, dataset: str, fraction: float) -> dict[str, tuple[Any, ...
     return {"mis_ratio": tuple(cut for cut in cuts if cut + fraction <= 1 + 1e-9) or (0.0,)}
 
 
-_DENSE_SAMPLES = 32_768  # a dense kernel of more takes over 4 GiB
+DENSE_SAMPLES = 32_768  # a dense kernel of more takes over 4 GiB
+
+
+def kernels_of(samples: int, *, balanced: bool, upstream: bool) -> dict[str, Values]:
+    """Parameters of the selectors whose kernel, of so many samples, is kNN-sparse instead of dense.
+
+    With ``balanced`` each class has its own kernel, and the published kernels (``upstream``) are dense.
+
+    >>> kernels_of(50_000, balanced=False, upstream=False)["craig"]
+    {'neighbours': 100}
+    """
+    sparse = samples > DENSE_SAMPLES and not (balanced or upstream)
+    names = ("facility_location", "graph_cut", "craig") if sparse else ()
+    return {name: {"neighbours": 100} for name in names}
 
 
 def selectors_of(dataset: str, *, balanced: bool, upstream: bool) -> dict[str, Values]:
     """Parameters of selectors in a comparison, by name: a number, or a table by fraction.
-
-    If the dataset is too large for a dense kernel, methods that can take a kNN-sparse one do; but with
-    ``balanced`` each class has its own kernel, and the published kernels (``upstream``) are dense.
 
     >>> selectors_of("cifar10", balanced=False, upstream=False)["craig"]
     {'neighbours': 100}
     >>> "craig" in selectors_of("digits", balanced=False, upstream=False)
     False
     """
-    sparse = datasets.get(dataset).samples.get("train", 0) > _DENSE_SAMPLES and not (balanced or upstream)
-    kernels = ("facility_location", "graph_cut", "craig") if sparse else ()
+    samples = datasets.get(dataset).samples.get("train", 0)
     searched = {"elfs": elfs(dataset), "ccs": ccs(dataset), "d2": d2(dataset)}
-    return {name: {"neighbours": 100} for name in kernels} | {
+    return kernels_of(samples, balanced=balanced, upstream=upstream) | {
         name: {key: values[key] for key in grid(name, dataset, 0.1) if key in values}
         for name, values in searched.items()
     }

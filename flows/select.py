@@ -83,14 +83,14 @@ def select(
     before = run.before(samples)
     signals = run.signals(samples)
 
-    how: dict[str, Any] = {"params": run.params(), "already": before}
+    how: dict[str, Any] = {"params": run.params(samples), "already": before}
     chosen = select_from(samples, method, budget, seed=seed, balanced=balanced, **how, **signals)
     told = explain(samples, chosen, method, **how, **run.shown(signals))
     return deliver(
         samples,
         chosen,
         told,
-        choice=run.choice(),
+        choice=run.choice(samples),
         signals=signals,
         already=before,
         output=output,

@@ -99,6 +99,39 @@ def test_what_was_dropped_and_why(arrays, tmp_path):
         assert row["why"] == f"{similarity.max():.2f} similar to kept {nearest}"
 
 
+def test_a_large_pool_gets_a_sparse_kernel(arrays, tmp_path, monkeypatch):
+    from winnow.flows import presets
+
+    path, features = arrays
+    monkeypatch.setattr(presets, "DENSE_SAMPLES", N - 1)
+    output = tmp_path / "keep.csv"
+    choose(path, budget=10, embeddings=str(path), output=str(output))
+    assert read_receipt(output).params == {"neighbours": 100}
+    expected = winnow.select(features, "facility_location", 10, neighbours=100).indices
+    assert {int(row["path"]) for row in rows_in(output)} == set(expected.tolist())
+    choose(path, budget=10, embeddings=str(path), output=str(output), params={"neighbours": 5})
+    assert read_receipt(output).params == {"neighbours": 5}
+
+
+def test_labels_of_a_pool_reach_methods_that_only_use_them(arrays, tmp_path):
+    path, _ = arrays
+    rng = np.random.default_rng(3)
+    np.save(tmp_path / "y.npy", rng.integers(0, 3, N))
+    np.savez(tmp_path / "s.npz", aum=rng.normal(size=N))
+    choose(
+        path,
+        budget=12,
+        method="d2",
+        score="aum",
+        embeddings=str(path),
+        scores=f"{tmp_path}/s.npz",
+        params={"graph_mode": "per_class"},
+        dataset_options={"labels": f"{tmp_path}/y.npy"},
+        output=f"{tmp_path}/o.csv",
+    )
+    assert len(rows_in(tmp_path / "o.csv")) == 12
+
+
 def test_why_a_sample_is_in_a_list_or_not(arrays, tmp_path):
     path, features = arrays
     output = tmp_path / "keep.csv"

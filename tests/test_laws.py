@@ -224,7 +224,8 @@ def test_documented(name):
 GOING_ON = [name for name in NAMES if selectors.get(name).accepts("already")]
 OPTIMIZERS = ("lazy", "naive", "stochastic", "approximate_lazy")
 VARIANTS = [
-    *((name, {}) for name in GOING_ON),
+    # with its default λ, samples leave GradMatch's support again: smaller choices are no part of larger ones
+    *((name, {}) for name in GOING_ON if name != "gradmatch"),
     *(
         (name, {"optimizer": optimizer, **kernel})
         for name in ("facility_location", "graph_cut", "log_determinant", "craig")
@@ -283,15 +284,9 @@ def test_twice_k_is_k_and_then_k_more(name, params, kind):
         label, share = given.labels[both.indices], np.bincount(given.labels[one.indices])
         begins = np.arange(80) - np.searchsorted(label, label) < share[label]
     there = both.indices[begins]
-    # the size of stochastic samples depends on k; draws run on from class to class; and see above
-    if not (
-        params.get("optimizer") == "stochastic"
-        or (name == "badge" and kind == "balanced")
-        or (name == "gradmatch" and not params)
-    ):
+    # the size of stochastic samples depends on k, and BADGE's draws run on from class to class
+    if params.get("optimizer") != "stochastic" and not (name == "badge" and kind == "balanced"):
         assert one.indices.tolist() == there.tolist()
-    elif name == "gradmatch" and one.indices.tolist() != there.tolist():
-        return
     two = choose(name, given, 40, already=there, **how)
     assert two.indices.tolist() == both.indices[~begins].tolist()
     rtol = ROUNDED.get(name, 0.0)
@@ -300,7 +295,7 @@ def test_twice_k_is_k_and_then_k_more(name, params, kind):
         assert two.weights.tolist() == both.weights[~begins].tolist()
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("full", "cal")])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "full"])
 @pytest.mark.parametrize("balanced", [False, True])
 def test_what_is_there_is_never_picked(name, balanced):
     given, generator = signals(), np.random.default_rng(1)
